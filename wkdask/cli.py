@@ -1,0 +1,66 @@
+"""The command `wkdask`: parses, calls, prints. Heavy imports wait until a command runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+import wkdask
+from wkdask.errors import WkdaskError
+
+__all__ = ["main"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(wkdask.__version__)
+def main() -> None:
+    """Lazy dask arrays on WKW volumes, the file format of WEBKNOSSOS."""
+
+
+@main.command()
+@click.argument("path", type=click.Path())
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+def info(path: str, as_json: bool) -> None:
+    """Show what the dataset or mag directory PATH holds.
+
+    Layers, mags, dtypes, boxes, voxel size, files and bytes on disk.
+    """
+    from wkdask import display
+
+    with _errors_as_text():
+        facts = display.describe(path)
+    click.echo(json.dumps(facts, indent=2) if as_json else display.as_text(facts))
+
+
+@main.command()
+@click.argument("dataset", type=click.Path(), required=False)
+@click.option(
+    "--output",
+    type=click.Path(),
+    help="A new directory for the results.  [default: wkdask-demo, here]",
+)
+def demo(dataset: str | None, output: str | None) -> None:
+    """Run the whole route on a synthetic dataset, or on DATASET, and verify every voxel.
+
+    Slices lazily, runs a function per chunk on a cluster of processes, and downsamples color and
+    segmentation. DATASET is only read: results go to a new directory. Ends in PASS or FAIL.
+    """
+    from wkdask.demo import run_demo
+
+    with _errors_as_text():
+        passed = run_demo(dataset, output, click.echo)
+    click.secho("PASS" if passed else "FAIL", fg="green" if passed else "red", bold=True)
+    sys.exit(0 if passed else 1)
+
+
+@contextmanager
+def _errors_as_text() -> Iterator[None]:
+    """Show our errors as one line instead of a traceback."""
+    try:
+        yield
+    except (WkdaskError, OSError) as error:
+        raise click.ClickException(str(error)) from None

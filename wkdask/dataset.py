@@ -1,0 +1,547 @@
+"""Datasets, layers and mags: what WEBKNOSSOS shows of a directory.
+
+It brings `datasource-properties.json` and mag directories together and checks one against the
+other. Voxels are the business of views; `MagView` is the view of a whole mag.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, SupportsIndex
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from wkdask import properties
+from wkdask.errors import (
+    ArgumentError,
+    ExistsError,
+    FormatError,
+    NameLookupError,
+    PropertiesError,
+    storage_error,
+)
+from wkdask.geometry import BoundingBox, Mag, MagLike, Vec3Like, vec3
+from wkdask.header import BlockType, VolumeHeader
+from wkdask.labelled import Labels
+from wkdask.properties import DatasetProperties, LayerProperties, MagProperties
+from wkdask.view import View
+from wkdask.volume import HEADER_NAME, Volume
+
+__all__ = ["Dataset", "Layer", "MagView", "create", "open", "open_mag"]
+
+Path_ = str | os.PathLike[str]
+_EMPTY = BoundingBox((0, 0, 0), (0, 0, 0))
+
+
+def open(path: Path_) -> Dataset:  # noqa: A001
+    """Open a dataset, a directory with `datasource-properties.json`.
+
+    Parameters
+    ----------
+    path
+        The directory.
+
+    Raises
+    ------
+    MissingError
+        If the directory or the file is missing.
+    PropertiesError
+        If the file can't be understood.
+
+    Examples
+    --------
+    >>> _ = wkdask.create("tissue", voxel_size=(11.24, 11.24, 28))
+    >>> wkdask.open("tissue").voxel_size
+    (11.24, 11.24, 28.0)
+    """
+    return Dataset(path)
+
+
+def create(
+    path: Path_,
+    voxel_size: tuple[float, float, float],
+    unit: str = "nanometer",
+    exist_ok: bool = False,
+) -> Dataset:
+    """Make a dataset without layers.
+
+    Parameters
+    ----------
+    path
+        The directory; its last part is the dataset's name.
+    voxel_size
+        Edges of a voxel of mag 1, `(x, y, z)`, in `unit`.
+    unit
+        A unit of length that WEBKNOSSOS knows.
+    exist_ok
+        Whether an existing dataset is opened; its voxel size and unit must be the same.
+
+    Raises
+    ------
+    ExistsError
+        If something else is there.
+    ArgumentError
+        If the voxel size or the unit can't be used.
+    """
+    directory = Path(os.path.abspath(path))
+    properties.check_unit(unit)
+    new = DatasetProperties(
+        name=directory.name, voxel_size=_voxel_size(voxel_size), unit=unit
+    )
+    if os.path.lexists(directory / properties.FILE_NAME):
+        return _existing(directory, new, exist_ok)
+    if os.path.lexists(directory) and (not directory.is_dir() or any(directory.iterdir())):
+        raise ExistsError(f"{directory} exists and is no empty directory: choose another path.")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(error, directory, "creating the dataset") from None
+    properties.save(directory, new)
+    return Dataset(directory)
+
+
+def open_mag(path: Path_) -> MagView:
+    """Open a bare mag directory; its box is that of the files on disk.
+
+    Parameters
+    ----------
+    path
+        A directory with `header.wkw`. Where its name is a mag, such as `2-2-1`, that is its mag.
+
+    Raises
+    ------
+    MissingError
+        If there is no such directory, or no `header.wkw` in it.
+    FormatError
+        If `header.wkw` is not a WKW header.
+    """
+    volume = Volume.open(path)
+    name = os.path.basename(volume.path)
+    mag = Mag(name) if re.fullmatch(r"[1-9]\d*(-[1-9]\d*-[1-9]\d*)?", name) else None
+    return MagView(volume, volume.box_on_disk(), Labels(mag=mag))
+
+
+class Dataset:
+    """A directory of layers; get one from `wkdask.open` or `wkdask.create`.
+
+    Each change reads `datasource-properties.json` again and replaces it atomically.
+    """
+
+    def __init__(self, path: Path_) -> None:
+        self._path = Path(os.path.abspath(path))
+        self._properties = properties.load(self._path)
+
+    @property
+    def path(self) -> Path:
+        """The directory, absolute."""
+        return self._path
+
+    @property
+    def name(self) -> str:
+        """The name in the JSON."""
+        return self._properties.name
+
+    @property
+    def voxel_size(self) -> tuple[float, float, float]:
+        """Edges of a voxel of mag 1, `(x, y, z)`, in `unit`."""
+        return self._properties.voxel_size
+
+    @property
+    def unit(self) -> str:
+        """The unit of `voxel_size`."""
+        return self._properties.unit
+
+    @property
+    def layers(self) -> dict[str, Layer]:
+        """The layers by name, also those in formats that wkdask does not read."""
+        return {layer.name: Layer(self, layer.name) for layer in self._properties.layers}
+
+    def __getitem__(self, name: str) -> Layer:
+        self._properties.layer(name)
+        return Layer(self, name)
+
+    def add_layer(
+        self,
+        name: str,
+        category: str,
+        dtype: DTypeLike,
+        num_channels: SupportsIndex = 1,
+        bounding_box: BoundingBox | None = None,
+        *,
+        largest_segment_id: int | None = None,
+    ) -> Layer:
+        """Add a layer without mags.
+
+        Parameters
+        ----------
+        name
+            Also the name of its directory.
+        category
+            `"color"` or `"segmentation"`.
+        dtype
+            One of the ten dtypes of WKW; whole numbers for a segmentation.
+        num_channels
+            Values per voxel.
+        bounding_box
+            Where data will be, in voxels of mag 1; `MagView.write` extends it.
+        largest_segment_id
+            Of a segmentation, if known.
+
+        Raises
+        ------
+        ExistsError
+            If there is a layer of this name.
+        ArgumentError
+            If an argument can't be used, such as a name that leaves the dataset.
+        """
+        channels = VolumeHeader(_dtype_name(dtype), num_channels.__index__())
+        layer = LayerProperties(
+            name=name,
+            category=category,
+            bounding_box=bounding_box or _EMPTY,
+            dtype=channels.dtype,
+            num_channels=channels.num_channels,
+            largest_segment_id=largest_segment_id,
+        )
+        if category == "segmentation" and np.dtype(layer.dtype).kind not in "ui":
+            raise ArgumentError(f"a segmentation holds whole numbers, but dtype is {layer.dtype}.")
+
+        def added(found: DatasetProperties) -> DatasetProperties:
+            if any(other.name == name for other in found.layers):
+                raise ExistsError(f"{self.path} has a layer {name!r} already.")
+            return found.with_layer(layer)
+
+        self._change(added)
+        return Layer(self, name)
+
+    def __repr__(self) -> str:
+        layers = ", ".join(self.layers)
+        return f"Dataset({str(self.path)!r}, voxel_size={self.voxel_size}, layers=[{layers}])"
+
+    def _change(self, change: Callable[[DatasetProperties], DatasetProperties]) -> None:
+        changed = change(properties.load(self._path))
+        properties.save(self._path, changed)
+        self._properties = changed
+
+    def _change_layer(
+        self, name: str, change: Callable[[LayerProperties], LayerProperties]
+    ) -> None:
+        self._change(lambda found: found.with_layer(change(found.layer(name))))
+
+
+class Layer:
+    """A layer of a dataset: the same tissue in one or more mags; get one by `dataset[name]`."""
+
+    def __init__(self, dataset: Dataset, name: str) -> None:
+        self._dataset = dataset
+        self._name = name
+
+    @property
+    def dataset(self) -> Dataset:
+        """The dataset of the layer."""
+        return self._dataset
+
+    @property
+    def properties(self) -> LayerProperties:
+        """What the JSON says of the layer."""
+        return self._dataset._properties.layer(self._name)
+
+    @property
+    def name(self) -> str:
+        """The name, unique in the dataset."""
+        return self._name
+
+    @property
+    def category(self) -> str:
+        """`"color"` or `"segmentation"`."""
+        return self.properties.category
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of one channel."""
+        return np.dtype(self.properties.dtype)
+
+    @property
+    def num_channels(self) -> int:
+        """Values per voxel."""
+        return self.properties.num_channels
+
+    @property
+    def data_format(self) -> str:
+        """How voxels are stored; wkdask reads and writes `"wkw"`."""
+        return self.properties.data_format
+
+    @property
+    def largest_segment_id(self) -> int | None:
+        """The largest id of a segmentation, if known."""
+        return self.properties.largest_segment_id
+
+    @largest_segment_id.setter
+    def largest_segment_id(self, value: int | None) -> None:
+        self._change(lambda found: replace(found, largest_segment_id=value))
+
+    @property
+    def bounding_box(self) -> BoundingBox:
+        """Where there are data, in voxels of mag 1."""
+        return self.properties.bounding_box
+
+    @bounding_box.setter
+    def bounding_box(self, value: BoundingBox) -> None:
+        self._change(lambda found: replace(found, bounding_box=value))
+
+    @property
+    def mags(self) -> dict[Mag, MagView]:
+        """The mags, from fine to coarse."""
+        return {entry.mag: self._open(entry) for entry in sorted(self._entries, key=_by_mag)}
+
+    def __getitem__(self, mag: MagLike) -> MagView:
+        wanted = Mag(mag)
+        for entry in self._entries:
+            if entry.mag == wanted:
+                return self._open(entry)
+        names = ", ".join(str(entry.mag) for entry in sorted(self._entries, key=_by_mag))
+        raise NameLookupError(
+            f"layer {self.name!r} has no mag {wanted}; it has {names or 'none: add_mag makes one'}."
+        )
+
+    def add_mag(
+        self,
+        mag: MagLike,
+        block_edge: SupportsIndex = 32,
+        blocks_per_file_edge: SupportsIndex = 32,
+        block_type: BlockType = "lz4hc",
+    ) -> MagView:
+        """Add a mag without voxels, that is, full of zeros.
+
+        Parameters
+        ----------
+        mag
+            Its factors, such as `2` or `"2-2-1"`.
+        block_edge
+            Voxels per edge of a block, a power of two.
+        blocks_per_file_edge
+            Blocks per edge of a file, a power of two.
+        block_type
+            `"raw"`, `"lz4"`, or `"lz4hc"`, which is smaller and slower to write.
+
+        Raises
+        ------
+        ExistsError
+            If the layer has this mag, or its directory holds voxels.
+        ArgumentError
+            If an argument can't be used.
+        """
+        new = MagProperties(Mag(mag))
+        found = self.properties
+        header = VolumeHeader(
+            found.dtype,
+            found.num_channels,
+            block_edge.__index__(),
+            blocks_per_file_edge.__index__(),
+            block_type,
+        )
+        if any(entry.mag == new.mag for entry in found.mags):
+            raise ExistsError(f"layer {self.name!r} has a mag {new.mag} already.")
+        self._check_format()
+        self._check_inside(self._default_path(new.mag))
+        Volume.create(self._default_path(new.mag), header)
+        axes = {"axisOrder": {"c": 0, "x": 1, "y": 2, "z": 3}, "cubeLength": header.file_edge}
+        entry = replace(new, path=f"./{self.name}/{new.mag}", extra=axes)
+        self._change(lambda layer: layer.with_mag(entry))
+        return self._open(entry)
+
+    def __repr__(self) -> str:
+        mags = ", ".join(str(entry.mag) for entry in self._entries)
+        return (
+            f"Layer({self.name!r}, {self.category}, {self.dtype}, num_channels={self.num_channels}, "
+            f"bounding_box={self.bounding_box}, mags=[{mags}])"
+        )
+
+    @property
+    def _entries(self) -> tuple[MagProperties, ...]:
+        return self.properties.mags
+
+    def _change(self, change: Callable[[LayerProperties], LayerProperties]) -> None:
+        self._dataset._change_layer(self._name, change)
+
+    def _extend(self, written: BoundingBox) -> None:
+        """Make the layer's box contain a box of mag 1."""
+        if not self.bounding_box.contains_bbox(written):
+            self._change(
+                lambda found: replace(found, bounding_box=found.bounding_box.extended_by(written))
+            )
+
+    def _open(self, entry: MagProperties) -> MagView:
+        self._check_format()
+        path = self._mag_path(entry)
+        volume = Volume.open(path)
+        self._check_against(volume)
+        labels = Labels(
+            entry.mag, self.name, self.category, self._dataset.voxel_size, self._dataset.unit
+        )
+        factors = entry.mag.factors
+        box = self.bounding_box.align_with_mag(factors, ceil=True).in_mag(factors)
+        return MagView(volume, box, labels, layer=self, read_only=not self._is_inside(path))
+
+    def _mag_path(self, entry: MagProperties) -> Path:
+        if entry.path is not None:
+            return self._dataset.path / entry.path
+        path = self._default_path(entry.mag)
+        # Older writers name isotropic mags by three numbers.
+        long_name = path.with_name("-".join(map(str, entry.mag)))
+        return long_name if not path.exists() and long_name.exists() else path
+
+    def _default_path(self, mag: Mag) -> Path:
+        return self._dataset.path / self.name / str(mag)
+
+    def _is_inside(self, path: Path) -> bool:
+        """Return whether a path stays in the dataset, symbolic links followed."""
+        return path.resolve().is_relative_to(self._dataset.path.resolve())
+
+    def _check_inside(self, path: Path) -> None:
+        if not self._is_inside(path):
+            raise ArgumentError(
+                f"{path} leads out of the dataset {self._dataset.path}, so it is not written to."
+            )
+
+    def _check_format(self) -> None:
+        if self.properties.data_format != "wkw":
+            raise FormatError(
+                f"layer {self.name!r} is stored as {self.properties.data_format}, but wkdask reads "
+                "and writes voxels of WKW layers only."
+            )
+
+    def _check_against(self, volume: Volume) -> None:
+        header, said = volume.header, self.properties
+        if (header.dtype, header.num_channels) != (said.dtype, said.num_channels):
+            raise PropertiesError(
+                f"{self._dataset.path / properties.FILE_NAME} says that layer {self.name!r} has "
+                f"{said.num_channels} channel(s) of {said.dtype}, but "
+                f"{os.path.join(volume.path, HEADER_NAME)} says {header.num_channels} of "
+                f"{header.dtype}. Correct the one that is wrong."
+            )
+
+
+class MagView(View):
+    """The view of a whole mag.
+
+    Positions in `read`, `write` and `get_view` are absolute, and writing is not bounded. Arrays
+    (`to_dask`, `[...]`, `to_xarray`, `store`) and chunk functions cover `bounding_box`.
+    """
+
+    def __init__(
+        self,
+        volume: Volume,
+        bounding_box: BoundingBox,
+        labels: Labels,
+        *,
+        layer: Layer | None = None,
+        read_only: bool = False,
+    ) -> None:
+        super().__init__(
+            volume.path,
+            volume.header.to_wkw(),
+            bounding_box.bottomright,
+            is_bounded=False,
+            read_only=read_only,
+            mag_view_bbox_at_creation=bounding_box,
+            labels=labels,
+        )
+        self._data_box = bounding_box
+        self._layer = layer
+
+    @property
+    def bounding_box(self) -> BoundingBox:
+        """The layer's box in voxels of this mag, aligned outwards."""
+        return self._data_box
+
+    @property
+    def layer(self) -> Layer | None:
+        """The layer, if the mag was opened through one."""
+        return self._layer
+
+    def get_view(
+        self,
+        offset: Vec3Like | None = None,
+        size: Vec3Like | None = None,
+        read_only: bool | None = None,
+    ) -> View:
+        """Return a view of a part.
+
+        Parameters
+        ----------
+        offset
+            Its first voxel, absolute; None is the first one of `bounding_box`.
+        size
+            Its voxels per axis; None reaches to the end of `bounding_box`.
+        read_only
+            None inherits. Only a read-only part may leave the box [0, end of `bounding_box`).
+
+        Raises
+        ------
+        BoundsError, ReadOnlyError
+            As in `View.get_view`.
+        """
+        if self._data_box.is_empty and (offset is None or size is None):
+            raise ArgumentError(
+                f"{self!r} has an empty bounding box: give offset and size with read_only=True, "
+                "write to it, or set the bounding_box of its layer."
+            )
+        start = vec3(self._data_box.topleft if offset is None else offset, "offset")
+        if size is None:
+            size = [b - a for a, b in zip(start, self._data_box.bottomright, strict=True)]
+        return super().get_view(start, size, read_only)
+
+    def write(self, data: NDArray[Any], offset: Vec3Like = (0, 0, 0)) -> None:
+        """Write voxels at an absolute position, and extend the layer's box to contain them.
+
+        See `View.write`. The box is kept in the JSON: write from one process at a time, or set the
+        layer's `bounding_box` before and write through views of it.
+        """
+        super().write(data, offset)
+        written = BoundingBox(offset, np.shape(data)[-3:])
+        self._data_box = self._data_box.extended_by(written)
+        self._box = BoundingBox((0, 0, 0), self._data_box.bottomright)
+        self._mag_box = self._data_box
+        if self._layer is not None and self.mag is not None:
+            self._layer._extend(written.scaled_by(self.mag))
+
+    def _whole(self) -> View:
+        return self.get_view()
+
+
+def _by_mag(entry: MagProperties) -> Mag:
+    return entry.mag
+
+
+def _dtype_name(dtype: DTypeLike) -> str:
+    try:
+        return np.dtype(dtype).name
+    except TypeError:
+        raise ArgumentError(f"dtype is {dtype!r}, which is no NumPy dtype.") from None
+
+
+def _voxel_size(value: Any) -> tuple[float, float, float]:
+    with contextlib.suppress(TypeError, ValueError):
+        x, y, z = map(float, value)
+        if all(0 < edge < float("inf") for edge in (x, y, z)):
+            return x, y, z
+    raise ArgumentError(f"voxel_size is {value!r}, but must be three positive lengths (x, y, z).")
+
+
+def _existing(directory: Path, new: DatasetProperties, exist_ok: bool) -> Dataset:
+    if not exist_ok:
+        raise ExistsError(f"{directory} is a dataset already: wkdask.open it, or pass exist_ok=True.")
+    dataset = Dataset(directory)
+    if (dataset.voxel_size, dataset.unit) != (new.voxel_size, new.unit):
+        raise ExistsError(
+            f"{directory} has voxels of {dataset.voxel_size} {dataset.unit}, not of "
+            f"{new.voxel_size} {new.unit}. Open it, or choose another path."
+        )
+    return dataset

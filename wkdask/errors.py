@@ -1,0 +1,166 @@
+"""The exceptions of wkdask; they know nothing of arrays or files.
+
+Every error that wkdask raises on purpose is a `WkdaskError`, and also the built-in exception that a
+Python user would expect::
+
+    WkdaskError
+    ├── ArgumentError      ValueError, AssertionError   an argument can't be used
+    │   ├── BoundsError    IndexError                   a box leaves the view
+    │   ├── DtypeError     TypeError                    voxels of another dtype
+    │   └── AlignmentError                              two tasks would write one file or block
+    ├── ReadOnlyError      AssertionError               a write through a read-only view
+    ├── StateError         AssertionError               opened twice, closed while not open
+    ├── MissingError       FileNotFoundError            a path that must exist does not
+    ├── ExistsError        FileExistsError              a path that must not exist does
+    ├── NameLookupError    KeyError                     a layer or mag that the dataset lacks
+    ├── FormatError        ValueError                   a file is not what it must be
+    │   └── PropertiesError                             likewise, datasource-properties.json
+    ├── StorageError       OSError                      the file system refused, with its `errno`
+    │   ├── AccessError    PermissionError
+    │   └── DirectoryError IsADirectoryError
+    ├── ExtraError         ImportError                  an optional package is not installed
+    └── ChunkErrors        ExceptionGroup               every failure of a run that collected them
+
+The classes that stand for an `assert` of the original `View` are `AssertionError` too, so that code
+written for it keeps working.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+
+__all__ = [
+    "AccessError",
+    "AlignmentError",
+    "ArgumentError",
+    "BoundsError",
+    "ChunkErrors",
+    "DirectoryError",
+    "DtypeError",
+    "ExistsError",
+    "ExtraError",
+    "FormatError",
+    "MissingError",
+    "NameLookupError",
+    "PropertiesError",
+    "ReadOnlyError",
+    "StateError",
+    "StorageError",
+    "WkdaskError",
+    "storage_error",
+]
+
+
+class WkdaskError(Exception):
+    """The root of every error that wkdask raises on purpose."""
+
+
+class ArgumentError(WkdaskError, ValueError, AssertionError):
+    """An argument can't be used; nothing was read or written."""
+
+
+class BoundsError(ArgumentError, IndexError):
+    """A box does not lie where it must."""
+
+
+class DtypeError(ArgumentError, TypeError):
+    """Voxels come in another dtype than the volume stores."""
+
+
+class AlignmentError(ArgumentError):
+    """Chunks do not lie on the grid that they must lie on."""
+
+
+class ReadOnlyError(WkdaskError, AssertionError):
+    """A write through a view that may only be read."""
+
+
+class StateError(WkdaskError, AssertionError):
+    """A view was opened twice, or closed while it was not open."""
+
+
+class MissingError(WkdaskError, FileNotFoundError):
+    """A file or directory that must exist does not."""
+
+
+class ExistsError(WkdaskError, FileExistsError):
+    """A file or directory that must not exist does."""
+
+
+class NameLookupError(WkdaskError, KeyError):
+    """A dataset has no layer, or a layer no mag, of this name."""
+
+    def __str__(self) -> str:
+        # KeyError shows its argument's repr, with quotes around the sentence.
+        return str(self.args[0]) if self.args else ""
+
+
+class FormatError(WkdaskError, ValueError):
+    """A file exists but is not what it must be; it is never read as zeros."""
+
+
+class PropertiesError(FormatError):
+    """`datasource-properties.json` can't be understood or contradicts the files."""
+
+
+class StorageError(WkdaskError, OSError):
+    """The file system refused; `errno` and `filename` say what and where."""
+
+
+class AccessError(StorageError, PermissionError):
+    """No permission to read or write a file."""
+
+
+class DirectoryError(StorageError, IsADirectoryError):
+    """A directory lies where a file must be."""
+
+
+class ExtraError(WkdaskError, ImportError):
+    """An optional package is not installed; the text names the command that installs it."""
+
+
+class ChunkErrors(WkdaskError, ExceptionGroup[Exception]):
+    """Every failure of a run with `on_error="collect"`.
+
+    Each exception in `exceptions` carries a note that names its chunk.
+    """
+
+    def derive(self, excs: Sequence[Exception]) -> ChunkErrors:
+        """Return a group of the same kind, as `ExceptionGroup.split` and `except*` need it."""
+        return ChunkErrors(self.message, excs)
+
+
+_STORAGE_ERRORS: dict[int, tuple[type[StorageError], str]] = {
+    errno.EACCES: (AccessError, "Ask for permission, or open another path."),
+    errno.EPERM: (AccessError, "Ask for permission, or open another path."),
+    errno.EISDIR: (DirectoryError, "A file was expected: move the directory away."),
+    errno.EMFILE: (StorageError, "Raise the limit of open files (ulimit -n) or use fewer threads."),
+    errno.ENOSPC: (StorageError, "Free space and run again; no file was changed by halves."),
+    errno.EROFS: (StorageError, "Write to a file system that is not mounted read-only."),
+}
+
+
+def storage_error(error: OSError, path: str | os.PathLike[str], doing: str) -> StorageError:
+    """Return `error` as one of ours: the same `errno`, with the path and what to do.
+
+    Parameters
+    ----------
+    error
+        What the operating system said.
+    path
+        The file or directory that was touched.
+    doing
+        The attempt in two or three words, such as ``"reading voxels"``.
+
+    Examples
+    --------
+    >>> import errno
+    >>> print(storage_error(OSError(errno.EISDIR, "Is a directory"), "x0.wkw", "reading voxels"))
+    [Errno 21] Is a directory, while reading voxels. A file was expected: move the directory away.: 'x0.wkw'
+    """
+    code = error.errno or 0
+    kind, advice = _STORAGE_ERRORS.get(code, (StorageError, ""))
+    text = f"{error.strerror or error}, while {doing}. {advice}".rstrip()
+    return kind(code, text, os.fspath(path))

@@ -1,0 +1,668 @@
+"""`datasource-properties.json` <-> frozen values; it keeps what it does not know.
+
+This module knows JSON and one file name. It must not know arrays, volumes or where voxels lie: what
+stands in the file is neither compared with `header.wkw` nor is a mag's `path` followed.
+
+Both forms are read: the current one, and the legacy one (`scale` as a list in nanometre,
+`wkwResolutions`). Only the current one is written. Keys that no field stands for are in `extra`;
+unknown keys inside `id`, `scale` and `boundingBox` are there too, under that name. A `path` or
+`largestSegmentId` of null is read as absent, and absent is how it is written.
+
+Facts of the format that are marked *measured* are what webknossos 4.3.3 writes and accepts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import numbers
+import os
+import re
+import reprlib
+import stat
+import sys
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from wkdask.errors import (
+    ArgumentError,
+    MissingError,
+    NameLookupError,
+    PropertiesError,
+    storage_error,
+)
+from wkdask.geometry import BoundingBox, Mag
+
+__all__ = [
+    "CATEGORIES",
+    "FILE_NAME",
+    "UNITS",
+    "DatasetProperties",
+    "LayerProperties",
+    "MagProperties",
+    "check_layer_name",
+    "check_unit",
+    "element_class",
+    "load",
+    "parse",
+    "render",
+    "save",
+]
+
+FILE_NAME = "datasource-properties.json"
+
+CATEGORIES = ("color", "segmentation")
+"""What a layer may show."""
+
+UNITS = (
+    *("yoctometer", "zeptometer", "attometer", "femtometer", "picometer", "nanometer"),
+    *("micrometer", "millimeter", "centimeter", "decimeter", "meter", "hectometer", "kilometer"),
+    *("megameter", "gigameter", "terameter", "petameter", "exameter", "zettameter", "yottameter"),
+    *("angstrom", "inch", "foot", "yard", "mile", "parsec"),
+)
+"""Units of the voxel size that webknossos writes (measured); it also reads "nm", "µm" and so on."""
+
+_KINDS = {"uint": (8, 16, 32, 64), "int": (8, 16, 32, 64), "float": (32, 64)}
+_BITS = {f"{kind}{bits}": (kind, bits) for kind, sizes in _KINDS.items() for bits in sizes}
+_FLOAT_CLASSES = {"float32": "float", "float64": "double"}
+_MAX_JSON_INTEGER = 2**53 - 1
+
+_Keys = Mapping[str, Sequence[str]]
+# The keys that fields stand for, with the keys inside those that are objects; all others are extra.
+_MAG_KEYS: _Keys = {"mag": (), "path": ()}
+_LAYER_KEYS: _Keys = {
+    **dict.fromkeys(("name", "category", "dataFormat", "mags", "wkwResolutions"), ()),
+    **dict.fromkeys(("numChannels", "elementClass", "largestSegmentId"), ()),
+    "boundingBox": ("topLeft", "width", "height", "depth"),
+}
+_DATASET_KEYS: _Keys = {"id": ("name", "team"), "scale": ("factor", "unit"), "dataLayers": ()}
+
+_T = TypeVar("_T")
+_D = TypeVar("_D")
+
+
+@dataclass(frozen=True, slots=True)
+class MagProperties:
+    """A resolution level of a layer, as the file lists it.
+
+    Raises
+    ------
+    ArgumentError
+        If `extra` holds a key that a field stands for.
+    """
+
+    mag: Mag
+    """Which level."""
+    path: str | None = None
+    """Where its files are, as in the JSON: relative to the dataset. None: `<layer>/<mag>`."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Every other key as read: `cubeLength`, `axisOrder`, unknown ones."""
+
+    def __post_init__(self) -> None:
+        _check_extra(self.extra, _MAG_KEYS)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerProperties:
+    """A layer of a dataset, in any data format.
+
+    Raises
+    ------
+    ArgumentError
+        If the name would leave the dataset, a value is not one that the file can hold, a mag comes
+        twice, or `extra` holds a key that a field stands for.
+
+    Examples
+    --------
+    >>> layer = LayerProperties("color", "color", BoundingBox((0, 0, 0), (64, 64, 64)), "uint8", 3)
+    >>> layer = layer.with_mag(MagProperties(Mag("2-2-1"))).with_mag(MagProperties(Mag(1)))
+    >>> [str(entry.mag) for entry in layer.mags]
+    ['1', '2-2-1']
+    """
+
+    name: str
+    """Also the name of its directory."""
+    category: str
+    """`"color"` or `"segmentation"`."""
+    bounding_box: BoundingBox
+    """Where there are data, in voxels of mag 1."""
+    dtype: str
+    """NumPy name of one channel; as read, if the layer is of another format and it is not known."""
+    num_channels: int = 1
+    """Values per voxel."""
+    data_format: str = "wkw"
+    """How voxels are stored: `"wkw"`, or a format that is only passed on."""
+    mags: tuple[MagProperties, ...] = ()
+    """The levels; always in the order from fine to coarse."""
+    largest_segment_id: int | None = None
+    """The largest id of a segmentation; None if nobody counted."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Every other key as read. In other formats, an `elementClass` that is not understood too."""
+
+    def __post_init__(self) -> None:
+        check_layer_name(self.name)
+        if self.category not in CATEGORIES:
+            raise ArgumentError(
+                f"category is {self.category!r}, but must be {_either(CATEGORIES)}."
+            )
+        if "elementClass" not in self.extra:
+            _check_dtype(self.dtype)
+        if self.num_channels < 1:
+            raise ArgumentError(f"num_channels is {self.num_channels}, but must be at least 1.")
+        known = dict(_LAYER_KEYS)
+        if self.data_format != "wkw":
+            del known["elementClass"]
+        _check_extra(self.extra, known)
+        _check_unique([entry.mag for entry in self.mags], f"layer {self.name!r} lists mag")
+        ordered = tuple(sorted(self.mags, key=lambda entry: entry.mag))
+        object.__setattr__(self, "mags", ordered)
+
+    def with_mag(self, mag_properties: MagProperties) -> LayerProperties:
+        """Return a layer that lists this mag, in place of an entry for the same mag."""
+        others = [entry for entry in self.mags if entry.mag != mag_properties.mag]
+        return dataclasses.replace(self, mags=(*others, mag_properties))
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetProperties:
+    """All that `datasource-properties.json` says.
+
+    Raises
+    ------
+    ArgumentError
+        If the voxel size is not three positive numbers, a layer's name comes twice, or `extra`
+        holds a key that a field stands for.
+
+    Examples
+    --------
+    >>> dataset = DatasetProperties("cortex", (11.2, 11.2, 28.0))
+    >>> parse(render(dataset), "cortex") == dataset
+    True
+    """
+
+    name: str
+    """As in `id`; WEBKNOSSOS itself goes by the directory's name."""
+    voxel_size: tuple[float, float, float]
+    """Edges of a voxel of mag 1 `(x, y, z)`, in `unit`."""
+    unit: str = "nanometer"
+    """Unit of `voxel_size`, as read; `check_unit` knows which are good to write."""
+    layers: tuple[LayerProperties, ...] = ()
+    """In the order of the file."""
+    team: str = ""
+    """As in `id`; not used any more."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Every other key as read: `version`, `defaultViewConfiguration`, unknown ones."""
+
+    def __post_init__(self) -> None:
+        if len(self.voxel_size) != 3 or not all(map(_is_length, self.voxel_size)):
+            raise ArgumentError(
+                f"voxel_size is {self.voxel_size!r}, but must be three positive numbers (x, y, z)."
+            )
+        object.__setattr__(self, "voxel_size", tuple(map(float, self.voxel_size)))
+        object.__setattr__(self, "layers", tuple(self.layers))
+        _check_extra(self.extra, _DATASET_KEYS)
+        _check_unique([layer.name for layer in self.layers], f"dataset {self.name!r} lists layer")
+
+    def layer(self, name: str) -> LayerProperties:
+        """Return a layer by its name.
+
+        Raises
+        ------
+        NameLookupError
+            If there is none; the text lists the names that there are.
+        """
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        names = ", ".join(layer.name for layer in self.layers) or "no layers at all"
+        raise NameLookupError(f"dataset {self.name!r} has no layer {name!r}; it has {names}.")
+
+    def with_layer(self, layer: LayerProperties) -> DatasetProperties:
+        """Return a dataset with this layer, in place of one of its name or behind the others."""
+        layers = {old.name: old for old in self.layers} | {layer.name: layer}
+        return dataclasses.replace(self, layers=tuple(layers.values()))
+
+
+def check_layer_name(name: str) -> None:
+    """Refuse names that would leave the dataset or hide in it.
+
+    webknossos *opens* all other names; it only *creates* names of the letters a to z, digits and
+    `_-.$` (measured).
+
+    Raises
+    ------
+    ArgumentError
+        If `name` is empty, begins with a dot, or contains a slash, a backslash or NUL.
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"[^./\\\0][^/\\\0]*", name):
+        raise ArgumentError(
+            f"layer name is {name!r}, but must be the name of a directory in the dataset: "
+            "not empty, no dot in front, no slash, backslash or NUL."
+        )
+
+
+def check_unit(unit: str) -> None:
+    """Refuse a unit that webknossos does not write.
+
+    Raises
+    ------
+    ArgumentError
+        If `unit` is none of `UNITS`.
+    """
+    if unit not in UNITS:
+        raise ArgumentError(f"unit is {unit!r}, but must be {_either(UNITS)}.")
+
+
+def element_class(dtype: str, num_channels: int) -> str:
+    """Return the `elementClass` of voxels: the kind of number, and the bits of all channels.
+
+    webknossos writes and reads the same for every dtype and count of channels (measured). `float`
+    and `double` are 32 and 64 bits *in all*: two float32 are `double`, three are `float96`. It
+    reads `float` with two channels as float16, which WKW can't store: `parse` refuses that.
+
+    Parameters
+    ----------
+    dtype
+        NumPy name of one channel.
+    num_channels
+        Values per voxel.
+
+    Raises
+    ------
+    ArgumentError
+        If WKW does not store this dtype.
+
+    Examples
+    --------
+    >>> element_class("uint8", 3), element_class("float32", 1), element_class("float32", 2)
+    ('uint24', 'float', 'double')
+    """
+    _check_dtype(dtype)
+    kind, bits = _BITS[dtype]
+    name = f"{kind}{bits * num_channels}"
+    return _FLOAT_CLASSES.get(name, name)
+
+
+def load(directory: str | os.PathLike[str]) -> DatasetProperties:
+    """Read the properties of a dataset.
+
+    Raises
+    ------
+    MissingError
+        If the directory or the file in it does not exist.
+    PropertiesError
+        If the file is not JSON, lacks a key or holds a wrong value; the text names the place.
+    StorageError
+        If the file system refuses.
+    """
+    path = os.path.join(directory, FILE_NAME)
+    try:
+        with open(path, "rb") as file:
+            text = file.read().decode("utf-8-sig")
+    except (FileNotFoundError, NotADirectoryError):
+        raise _missing(directory) from None
+    except OSError as error:
+        raise storage_error(error, path, "reading properties") from error
+    except UnicodeDecodeError as error:
+        raise _not_json(path, error) from None
+    return parse(text, path)
+
+
+def save(directory: str | os.PathLike[str], properties: DatasetProperties) -> None:
+    """Write the properties of a dataset: the file is the old one or the new one, never half of it.
+
+    An existing file keeps its permissions.
+
+    Raises
+    ------
+    ArgumentError
+        If an `extra` holds what JSON can't. Nothing is written then.
+    MissingError
+        If the directory does not exist.
+    StorageError
+        If the file system refuses.
+    """
+    data = render(properties).encode()
+    path = os.path.join(directory, FILE_NAME)
+    # The ending is that of every unfinished file of wkdask.
+    temporary = os.path.join(directory, f".{FILE_NAME}.{uuid.uuid4().hex}.wkdask-tmp")
+    try:
+        _write_new(temporary, data, path)
+        os.replace(temporary, path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise _missing(directory) from None
+    except OSError as error:
+        raise storage_error(error, path, "writing properties") from error
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+
+
+def parse(text: str, source: str | os.PathLike[str]) -> DatasetProperties:
+    """Return the properties from the text of the file.
+
+    Parameters
+    ----------
+    text
+        JSON.
+    source
+        What errors call it; a path, usually.
+
+    Raises
+    ------
+    PropertiesError
+        If the text is not JSON, lacks a key or holds a wrong value; the text names the place.
+    """
+    try:
+        value = json.loads(text, parse_float=_json_number, parse_constant=_json_number)
+    except (ValueError, RecursionError) as error:
+        raise _not_json(source, error) from None
+    return _read_dataset(_Node(value, os.fspath(source)))
+
+
+def render(properties: DatasetProperties) -> str:
+    """Return the text of the file, in the current form.
+
+    Raises
+    ------
+    ArgumentError
+        If an `extra` holds what JSON can't.
+    """
+    try:
+        # Plain ASCII is UTF-8 too, and also holds half a surrogate pair, which JSON allows.
+        return json.dumps(_dataset_json(properties), indent=4, allow_nan=False) + "\n"
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ArgumentError(
+            f"the properties of {properties.name!r} hold what JSON can't: {error}. "
+            "Look into every extra, and for NumPy numbers."
+        ) from None
+
+
+_ABSENT = object()
+
+
+@dataclass(frozen=True, slots=True)
+class _Node:
+    """A JSON value that knows its place, so that every error can name it."""
+
+    value: Any
+    source: str
+    place: str = ""
+
+    def __getitem__(self, key: str) -> _Node:
+        """Return what is under `key`; if there is nothing, whoever reads it raises."""
+        value = self.of(dict, "an object").get(key, _ABSENT)
+        return _Node(value, self.source, f"{self.place}.{key}".lstrip("."))
+
+    def optional(self, key: str, read: Callable[[_Node], _T], default: _D) -> _T | _D:
+        """Return what is under `key`, or `default` if that is nothing or null."""
+        node = self[key]
+        return default if node.value in (None, _ABSENT) else read(node)
+
+    def items(self) -> list[_Node]:
+        """Return the values of a list."""
+        values = self.of(list, "a list")
+        return [_Node(v, self.source, f"{self.place}[{i}]") for i, v in enumerate(values)]
+
+    def three(self, read: Callable[[_Node], _T]) -> tuple[_T, _T, _T]:
+        """Return the values of a list of three."""
+        if not isinstance(self.value, list) or len(self.value) != 3:
+            raise self.error("a list of three (x, y, z)")
+        x, y, z = map(read, self.items())
+        return x, y, z
+
+    def extra(self, known: _Keys) -> dict[str, Any]:
+        """Return the unknown keys, and those inside known objects under the object's name."""
+        rest = {key: value for key, value in self.value.items() if key not in known}
+        for key, names in known.items():
+            inner = self.value.get(key)
+            if names and isinstance(inner, dict) and not inner.keys() <= {*names}:
+                rest[key] = {k: v for k, v in inner.items() if k not in names}
+        return rest
+
+    def of(self, kind: type[_T], allowed: str) -> _T:
+        """Return the value if it is of this JSON type."""
+        if not isinstance(self.value, kind):
+            raise self.error(allowed)
+        return self.value
+
+    def text(self) -> str:
+        return self.of(str, "text")
+
+    def one_of(self, allowed: Iterable[str]) -> str:
+        if self.value not in allowed:
+            raise self.error(_either(allowed))
+        return str(self.value)
+
+    def whole(self, least: int | None = None) -> int:
+        """Return a whole number; 5.0 is one, for JSON and for webknossos (measured)."""
+        value = self.value
+        allowed = "a whole number" if least is None else f"a whole number of at least {least}"
+        if not _is_number(value) or value != int(value):
+            raise self.error(allowed)
+        if least is not None and value < least:
+            raise self.error(allowed)
+        return int(value)
+
+    def length(self) -> float:
+        if not _is_length(self.value):
+            raise self.error("a positive number")
+        return float(self.value)
+
+    def error(self, allowed: str) -> PropertiesError:
+        came = "is missing" if self.value is _ABSENT else f"is {reprlib.repr(self.value)}"
+        place = self.place or "the file"
+        return PropertiesError(f"{self.source}: {place} {came}, but must be {allowed}.")
+
+    @contextlib.contextmanager
+    def checked(self) -> Iterator[None]:
+        """Turn what a frozen value refuses into an error of the file."""
+        try:
+            yield
+        except ArgumentError as error:
+            place = self.place or "the file"
+            raise PropertiesError(f"{self.source}: {place} can't be used: {error}") from None
+
+
+def _read_dataset(node: _Node) -> DatasetProperties:
+    # webknossos needs `id` but nothing in it (measured).
+    name, team = (node["id"].optional(key, _Node.text, "") for key in ("name", "team"))
+    voxel_size, unit = _read_scale(node["scale"])
+    layers = tuple(_read_layer(layer) for layer in node["dataLayers"].items())
+    extra = node.extra(_DATASET_KEYS)
+    with node.checked():
+        return DatasetProperties(name, voxel_size, unit, layers, team, extra)
+
+
+def _read_scale(node: _Node) -> tuple[tuple[float, float, float], str]:
+    if isinstance(node.value, list):
+        return node.three(_Node.length), "nanometer"
+    unit = node.optional("unit", _Node.text, "nanometer")
+    return node["factor"].three(_Node.length), unit
+
+
+def _read_layer(node: _Node) -> LayerProperties:
+    name = node["name"].text()
+    with node["name"].checked():
+        check_layer_name(name)
+    data_format = node["dataFormat"].text()
+    dtype, num_channels, passed_on = _read_voxel_type(node, data_format)
+    extra = node.extra(_LAYER_KEYS) | passed_on
+    with node.checked():
+        return LayerProperties(
+            name=name,
+            category=node["category"].one_of(CATEGORIES),
+            bounding_box=_read_box(node["boundingBox"]),
+            dtype=dtype,
+            num_channels=num_channels,
+            data_format=data_format,
+            mags=_read_mags(node),
+            largest_segment_id=node.optional("largestSegmentId", _read_segment_id, None),
+            extra=extra,
+        )
+
+
+def _read_voxel_type(node: _Node, data_format: str) -> tuple[str, int, dict[str, Any]]:
+    """Return dtype, count of channels, and `elementClass` itself if it is only to be passed on."""
+    name = node["elementClass"].text()
+    # WEBKNOSSOS takes uint24 as RGB; webknossos refuses it without numChannels (measured).
+    num_channels = node.optional("numChannels", lambda n: n.whole(1), 3 if name == "uint24" else 1)
+    classes = {element_class(dtype, num_channels): dtype for dtype in _BITS}
+    dtype = classes.get(_FLOAT_CLASSES.get(name, name))
+    if dtype is not None:
+        return dtype, num_channels, {}
+    if data_format == "wkw":
+        allowed = f"{_either(classes)}, as numChannels is {num_channels}"
+        raise node["elementClass"].error(allowed)
+    return name, num_channels, {"elementClass": name}
+
+
+def _read_box(node: _Node) -> BoundingBox:
+    topleft = node["topLeft"].three(_Node.whole)
+    return BoundingBox(topleft, [node[key].whole(0) for key in ("width", "height", "depth")])
+
+
+def _read_mags(node: _Node) -> tuple[MagProperties, ...]:
+    """Return the entries of `mags`, and those of `wkwResolutions` that are not among them."""
+    legacy = node.optional("wkwResolutions", _Node.items, None)
+    entries = node["mags"].items() if legacy is None else node.optional("mags", _Node.items, [])
+    current = [_read_mag(entry, "mag") for entry in entries]
+    older = [_read_mag(entry, "resolution") for entry in legacy or []]
+    listed = [entry.mag for entry in current]
+    return (*current, *(entry for entry in older if entry.mag not in listed))
+
+
+def _read_mag(node: _Node, key: str) -> MagProperties:
+    mag = _read_factors(node[key])
+    path = node.optional("path", _Node.text, None)
+    with node.checked():
+        return MagProperties(mag, path, node.extra({**_MAG_KEYS, key: ()}))
+
+
+def _read_factors(node: _Node) -> Mag:
+    # A list, a number, or text such as "2-2-1"; webknossos refuses {"x", "y", "z"} (measured).
+    if not isinstance(node.value, list | int | str):
+        raise node.error("a list of three, a whole number, or text such as '2-2-1'")
+    with node.checked():
+        return Mag(node.three(_Node.whole) if isinstance(node.value, list) else node.value)
+
+
+def _read_segment_id(node: _Node) -> int:
+    if not isinstance(node.value, dict):
+        return node.whole()
+    node["customJsonEncoding"].one_of(("bigint",))
+    text = node["value"].text()
+    if not re.fullmatch(r"-?[0-9]{1,30}", text):
+        raise node["value"].error("digits")
+    return int(text)
+
+
+def _dataset_json(dataset: DatasetProperties) -> dict[str, Any]:
+    known = {
+        "id": {"name": dataset.name, "team": dataset.team},
+        "scale": {"factor": list(dataset.voxel_size), "unit": dataset.unit},
+        "dataLayers": [_layer_json(layer) for layer in dataset.layers],
+    }
+    return _merged(known, dataset.extra)
+
+
+def _layer_json(layer: LayerProperties) -> dict[str, Any]:
+    sizes = zip(("width", "height", "depth"), layer.bounding_box.size, strict=True)
+    known = {
+        "name": layer.name,
+        "category": layer.category,
+        "boundingBox": {"topLeft": list(layer.bounding_box.topleft), **dict(sizes)},
+        "dataFormat": layer.data_format,
+        "mags": [
+            _merged({"mag": list(entry.mag), "path": entry.path}, entry.extra)
+            for entry in layer.mags
+        ],
+        "largestSegmentId": _segment_id_json(layer.largest_segment_id),
+        "numChannels": layer.num_channels,
+    }
+    if "elementClass" not in layer.extra:
+        known["elementClass"] = element_class(layer.dtype, layer.num_channels)
+    return _merged(known, layer.extra)
+
+
+def _segment_id_json(value: int | None) -> Any:
+    if value is None or abs(value) <= _MAX_JSON_INTEGER:
+        return value
+    return {"customJsonEncoding": "bigint", "value": str(value)}
+
+
+def _merged(known: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Return both as one object, without what is None in `known`."""
+    result = {key: value for key, value in known.items() if value is not None}
+    for key, value in extra.items():
+        result[key] = {**result[key], **value} if key in result else value
+    return result
+
+
+def _check_extra(extra: Mapping[str, Any], known: _Keys) -> None:
+    """Refuse an extra key that would contradict a field."""
+    for key, names in known.items():
+        inner = extra.get(key) if names else None
+        if key in extra and (not isinstance(inner, Mapping) or any(n in inner for n in names)):
+            raise ArgumentError(f"extra holds {key!r}, but a field stands for that. Set the field.")
+
+
+def _check_dtype(dtype: str) -> None:
+    if dtype not in _BITS:
+        raise ArgumentError(f"dtype is {dtype!r}, but must be {_either(_BITS)}.")
+
+
+def _check_unique(values: Sequence[object], text: str) -> None:
+    for value in values:
+        if values.count(value) > 1:
+            raise ArgumentError(f"{text} {str(value)!r} twice, but it must be there once.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _is_length(value: Any) -> bool:
+    return _is_number(value) and bool(0 < value <= sys.float_info.max)
+
+
+def _either(allowed: Iterable[str]) -> str:
+    return f"one of {', '.join(allowed)}"
+
+
+def _json_number(text: str) -> float:
+    """Return a number; NaN and infinity are not JSON, and 1e999 could not be written again."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not a number that JSON holds")
+    return value
+
+
+def _not_json(source: str | os.PathLike[str], error: Exception) -> PropertiesError:
+    return PropertiesError(
+        f"{os.fspath(source)} is not JSON in UTF-8: {error}. Repair it, or restore a copy."
+    )
+
+
+def _missing(directory: str | os.PathLike[str]) -> MissingError:
+    where = os.fspath(directory)
+    if not os.path.isdir(where):
+        return MissingError(f"{where} is not a directory that exists. Check the path.")
+    return MissingError(
+        f"{where} has no {FILE_NAME}, so it is not a dataset. "
+        "Open the directory that holds this file, or create a dataset."
+    )
+
+
+def _write_new(path: str, data: bytes, like: str) -> None:
+    """Write a new file with the permissions of `like`, or the default ones if there is none."""
+    with open(path, "xb") as file:
+        with contextlib.suppress(FileNotFoundError):
+            os.chmod(path, stat.S_IMODE(os.stat(like).st_mode))
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,119 @@
+"""Where dask collections are computed: a cluster, an executor, or dask's own scheduler.
+
+It knows schedulers and progress bars, and nothing of volumes or views.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import cloudpickle
+import dask
+import dask.array
+import dask.multiprocessing
+import dask.threaded
+from dask.base import get_scheduler
+from dask.diagnostics import ProgressBar
+from dask.local import get_async
+from distributed import Client, progress as show_progress
+
+from wkdask.errors import ArgumentError, WkdaskError
+
+__all__ = ["refuse_query_planning", "run"]
+
+
+def run(
+    collection: dask.array.Array,
+    executor: Client | Executor | None = None,
+    *,
+    progress: bool = False,
+) -> Any:
+    """Compute a dask collection and return its value.
+
+    Parameters
+    ----------
+    collection
+        What to compute.
+    executor
+        A `distributed.Client`; any `concurrent.futures.Executor`; or None for dask's current
+        scheduler: the active client if there is one, else what dask is configured for (threads).
+    progress
+        Whether to show a bar while it runs, in a terminal or in Jupyter.
+
+    Raises
+    ------
+    ArgumentError
+        If `executor` is something else.
+    """
+    if executor is not None and not isinstance(executor, Client | Executor):
+        raise ArgumentError(
+            f"executor is {executor!r}, but must be a distributed.Client, a "
+            "concurrent.futures.Executor, or None for dask's current scheduler."
+        )
+    client = executor if isinstance(executor, Client) else _active_client(executor)
+    if client is not None:
+        return _run_on_client(collection, client, progress)
+    with ProgressBar() if progress else contextlib.nullcontext():
+        return _run_here(collection, executor)
+
+
+def refuse_query_planning() -> None:
+    """Raise if dask arrays are expressions, which can't be stored or sliced lazily."""
+    if dask.config.get("array.query-planning", False):
+        raise WkdaskError(
+            "dask's array.query-planning is on, but its array expressions can neither be stored "
+            'nor sliced lazily. Switch it off: dask.config.set({"array.query-planning": False}).'
+        )
+
+
+def _active_client(executor: Executor | None) -> Client | None:
+    """Return the client that dask would use if it was asked to compute now."""
+    owner = None if executor else getattr(get_scheduler(), "__self__", None)
+    return owner if isinstance(owner, Client) else None
+
+
+def _run_on_client(collection: dask.array.Array, client: Client, progress: bool) -> Any:
+    future = client.compute(collection)
+    try:
+        if progress:
+            # The text bar blocks until all is done, also in Jupyter, where the widget would not.
+            show_progress(future, notebook=False)
+        return future.result()
+    finally:
+        future.cancel()
+
+
+def _run_here(collection: dask.array.Array, executor: Executor | None) -> Any:
+    if executor is not None:
+        return collection.compute(scheduler=_getter(executor))
+    if get_scheduler(collections=[collection]) is not dask.threaded.get:
+        return collection.compute()
+    workers = dask.config.get("num_workers", None) or os.cpu_count() or 1
+    # A pool of our own, because leaving it waits for the tasks that run: after an error nothing
+    # goes on writing behind the caller's back.
+    with ThreadPoolExecutor(workers, thread_name_prefix="wkdask") as pool:
+        return collection.compute(scheduler=_getter(pool))
+
+
+def _getter(executor: Executor) -> Callable[..., Any]:
+    """Return a dask scheduler that runs tasks by `executor.submit`."""
+    workers = getattr(executor, "_max_workers", None) or os.cpu_count() or 1
+    get = partial(get_async, executor.submit, workers)
+    if isinstance(executor, ThreadPoolExecutor):
+        return partial(get, pack_exception=_keep_exception)
+    return partial(
+        get,
+        dumps=cloudpickle.dumps,
+        loads=cloudpickle.loads,
+        pack_exception=dask.multiprocessing.pack_exception,
+        raise_exception=dask.multiprocessing.reraise,
+    )
+
+
+def _keep_exception(error: BaseException, _dumps: object) -> tuple[BaseException, object]:
+    return error, error.__traceback__

@@ -1,0 +1,671 @@
+"""`View`: a volume restricted to a box, and the user's way to everything that can be done with it.
+
+The behaviour is that of `webknossos.dataset.view.View` of September 2021, with deviations that
+docs/view.md lists. It checks arguments and delegates; it knows neither files nor graphs.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from concurrent.futures import Executor
+from fractions import Fraction
+from functools import partial
+from typing import TYPE_CHECKING, Any, SupportsIndex
+
+import numpy as np
+import wkw
+from distributed import Client
+from numpy.typing import NDArray
+
+from wkdask import arrays, chunkmap, labelled
+from wkdask.errors import AlignmentError, ArgumentError, BoundsError, ReadOnlyError, StateError
+from wkdask.geometry import BoundingBox, Mag, Vec3, Vec3Like, cubed, positive3, vec3
+from wkdask.grid import ChunkGrid, region_of
+from wkdask.header import VolumeHeader
+from wkdask.labelled import Labels
+from wkdask.scheduling import run
+from wkdask.volume import Volume
+
+if TYPE_CHECKING:
+    import dask.array as da
+    import xarray as xr
+
+__all__ = ["View"]
+
+_MAX_POSITION = 2**32
+"""Positions are unsigned 32-bit numbers in libwkw, the reference implementation of WKW."""
+
+ChunkFunction = Callable[[tuple["View", int]], object]
+ZippedFunction = Callable[[tuple["View", "View", int]], object]
+
+
+class View:
+    """A volume restricted to a box; making one touches no disk.
+
+    Parameters
+    ----------
+    path_to_mag_view
+        A mag directory, such as `color/1`.
+    header
+        What its `header.wkw` says.
+    size
+        Voxels per axis `(x, y, z)`, in voxels of the volume's own mag, as everything here.
+    global_offset
+        The first voxel, `(x, y, z)`.
+    is_bounded
+        Whether reading and writing outside of the box is refused.
+    read_only
+        Whether writing is refused.
+    mag_view_bbox_at_creation
+        The layer's box in this mag, if known: where data end there, an unaligned write is normal.
+    labels
+        What xarray shall show; see `to_xarray`.
+
+    Examples
+    --------
+    >>> ds = wkdask.create("tissue", voxel_size=(8, 8, 8))
+    >>> layer = ds.add_layer("color", category="color", dtype="uint8",
+    ...                      bounding_box=wkdask.BoundingBox((10, 0, 0), (100, 64, 64)))
+    >>> view = layer.add_mag(1, block_edge=8, blocks_per_file_edge=8).get_view()
+    >>> view.shape
+    (1, 100, 64, 64)
+    >>> view.to_dask().chunks
+    ((1,), (54, 46), (64,), (64,))
+    >>> view.write(np.full((100, 64, 64), 7, np.uint8))
+    >>> int(view[0, ::2, 5, 5].sum().compute())
+    350
+    """
+
+    def __init__(
+        self,
+        path_to_mag_view: str | os.PathLike[str],
+        header: wkw.Header,
+        size: Vec3Like,
+        global_offset: Vec3Like = (0, 0, 0),
+        is_bounded: bool = True,
+        read_only: bool = False,
+        mag_view_bbox_at_creation: BoundingBox | None = None,
+        *,
+        labels: Labels | None = None,
+    ) -> None:
+        self._volume = Volume(os.fspath(path_to_mag_view), VolumeHeader.from_wkw(header))
+        self._box = BoundingBox(global_offset, size)
+        self._is_bounded = is_bounded
+        self._read_only = read_only
+        self._mag_box = mag_view_bbox_at_creation
+        self._labels = labels or Labels()
+        self._is_open = False
+
+    @property
+    def path(self) -> str:
+        """The mag directory, absolute."""
+        return self._volume.path
+
+    @property
+    def volume(self) -> Volume:
+        """The mag directory and its header, frozen; what tasks carry."""
+        return self._volume
+
+    @property
+    def header(self) -> wkw.Header:
+        """How voxels are stored, as `wkw` says it."""
+        return self._volume.header.to_wkw()
+
+    @property
+    def size(self) -> Vec3:
+        """Voxels per axis, `(x, y, z)`."""
+        return self._box.size
+
+    @property
+    def global_offset(self) -> Vec3:
+        """The first voxel, `(x, y, z)`."""
+        return self._box.topleft
+
+    @property
+    def bounding_box(self) -> BoundingBox:
+        """The voxels of the view, in absolute positions."""
+        return self._box
+
+    @property
+    def read_only(self) -> bool:
+        """Whether writing is refused."""
+        return self._read_only
+
+    @property
+    def mag(self) -> Mag | None:
+        """The resolution level, if known."""
+        return self._labels.mag
+
+    @property
+    def num_channels(self) -> int:
+        """Values per voxel."""
+        return self._volume.header.num_channels
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of one channel."""
+        return np.dtype(self._volume.header.dtype)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """The shape of the view as an array, `(c, x, y, z)`."""
+        return (self.num_channels, *self.bounding_box.size)
+
+    @property
+    def ndim(self) -> int:
+        """Axes of the view as an array: always 4."""
+        return 4
+
+    def get_dtype(self) -> type[np.generic]:
+        """Return the NumPy type of one channel."""
+        return self.dtype.type
+
+    # --- open and close ---------------------------------------------------------------------
+
+    def open(self) -> View:
+        """Check once that the volume is there, so that each access need not; return the view.
+
+        Raises
+        ------
+        StateError
+            If the view is open.
+        MissingError, FormatError
+            If the directory or its header is not what the view expects.
+        """
+        if self._is_open:
+            raise StateError(f"{self!r} is open already; close it before you open it again.")
+        self._volume.check_header()
+        self._is_open = True
+        return self
+
+    def close(self) -> None:
+        """Undo `open`.
+
+        Raises
+        ------
+        StateError
+            If the view is not open.
+        """
+        if not self._is_open:
+            raise StateError(f"{self!r} is not open, so it can't be closed.")
+        self._is_open = False
+
+    def __enter__(self) -> View:
+        return self if self._is_open else self.open()
+
+    def __exit__(self, *exception: object) -> None:
+        if self._is_open:
+            self.close()
+
+    # --- voxels, eagerly --------------------------------------------------------------------
+
+    def read(
+        self, offset: Vec3Like = (0, 0, 0), size: Vec3Like | None = None
+    ) -> NDArray[np.generic]:
+        """Read voxels; where there is no file they are zeros.
+
+        Parameters
+        ----------
+        offset
+            The first voxel, relative to `global_offset`.
+        size
+            Voxels per axis; None means the view's size, not what remains behind `offset`.
+
+        Returns
+        -------
+        ndarray
+            `(c, x, y, z)` in Fortran order.
+
+        Raises
+        ------
+        BoundsError
+            If the box leaves the view, or is empty.
+        FormatError
+            If a file is there but unreadable.
+        """
+        box = self._checked_box(offset, self.size if size is None else size)
+        if not self._is_open:
+            self._volume.check_header()
+        return self._volume.read(region_of(box))
+
+    def read_bbox(self, bbox: BoundingBox | None = None) -> NDArray[np.generic]:
+        """Read a box given relative to the view, or all of it; see `read`."""
+        return self.read() if bbox is None else self.read(bbox.topleft, bbox.size)
+
+    def write(self, data: NDArray[Any], offset: Vec3Like = (0, 0, 0)) -> None:
+        """Write voxels.
+
+        Compressed files are written whole: what the data do not cover of them is read, kept and
+        written again, file by file. A warning says so unless the data end where the layer ends.
+
+        Parameters
+        ----------
+        data
+            `(c, x, y, z)`, or `(x, y, z)` for one channel, in exactly the dtype of the volume.
+        offset
+            The first voxel, relative to `global_offset`.
+
+        Raises
+        ------
+        ReadOnlyError
+            If the view is read-only.
+        ArgumentError
+            If dtype, channels or bounds do not fit; nothing is written.
+        """
+        self._check_writable()
+        voxels = np.asarray(data)
+        if voxels.ndim == 3:
+            voxels = voxels[np.newaxis]
+        self._volume.check_voxels(voxels.dtype, voxels.shape)
+        box = self._checked_box(offset, voxels.shape[1:])
+        if not self._is_open:
+            self._volume.check_header()
+        self._warn_if_unaligned(box)
+        self._volume.write(box, voxels)
+
+    def get_view(
+        self,
+        offset: Vec3Like | None = None,
+        size: Vec3Like | None = None,
+        read_only: bool | None = None,
+    ) -> View:
+        """Return a view of a part.
+
+        Parameters
+        ----------
+        offset
+            Its first voxel, relative to this view's; None is (0, 0, 0).
+        size
+            Its voxels per axis; None is this view's size.
+        read_only
+            None inherits. Only a read-only part may leave this view.
+
+        Raises
+        ------
+        ReadOnlyError
+            If this view is read-only and the part shall not be.
+        BoundsError
+            If the part has no voxel, or leaves this view without being read-only.
+        """
+        read_only = self._inherited(read_only)
+        box = self._checked_box(
+            (0, 0, 0) if offset is None else offset,
+            self.size if size is None else size,
+            bounded=not read_only,
+        )
+        return self._part(box, read_only)
+
+    # --- voxels, lazily ---------------------------------------------------------------------
+
+    def to_dask(self, chunks: Any = "file") -> da.Array:
+        """Return the view as a lazy dask array `(c, x, y, z)`; nothing is read yet.
+
+        Parameters
+        ----------
+        chunks
+            `"file"`: borders on those of files. `"auto"`: about dask's `array.chunk-size`, in whole
+            files or fractions of one. Or an edge length, three of them `(x, y, z)`, or four
+            `(c, x, y, z)`, where -1 spans the axis. Edge lengths cut on absolute multiples.
+
+        Raises
+        ------
+        ArgumentError
+            If `chunks` is none of these.
+        MissingError
+            If the directory is gone.
+        """
+        return arrays.to_dask(self._volume, self.bounding_box, chunks)
+
+    def __getitem__(self, index: Any) -> da.Array:
+        """Return a lazy part, indexed as an array `(c, x, y, z)` that begins where the view does."""
+        return self.to_dask()[index]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """Read everything, as `np.asarray(view)` asks for."""
+        return np.asarray(self._volume.read(region_of(self.bounding_box)), dtype=dtype)
+
+    def to_xarray(self) -> xr.DataArray:
+        """Return the view as a lazy `xarray.DataArray`, dims c, x, y, z.
+
+        Coordinates are the positions of each voxel's corner in voxels of mag 1 (of the volume's own
+        mag where that is not known); attributes tell mag, category, voxel size and unit.
+        """
+        return labelled.to_dataarray(self.to_dask(), self.bounding_box, self._labels)
+
+    def store(
+        self,
+        x: Any,
+        offset: Vec3Like = (0, 0, 0),
+        align: arrays.Align = "raise",
+        compute: bool = True,
+        *,
+        executor: Client | Executor | None = None,
+        progress: bool = False,
+    ) -> da.Array | None:
+        """Write a dask array, one task a chunk, without locks.
+
+        A chunk may cover a compressed file partly: the one task that owns the file merges it. Do not
+        store what is computed from *other* voxels of the same volume (a shifted copy, a filter with
+        a halo): they may be overwritten before they are read. Store it to another volume.
+
+        Parameters
+        ----------
+        x
+            A dask or NumPy array, `(c, x, y, z)`, or `(x, y, z)` for one channel.
+        offset
+            Where its first voxel goes, relative to the first voxel of `to_dask()`.
+        align
+            `"raise"` refuses chunks of which two would write one file (compressed) or one block
+            (raw); `"rechunk"` moves their borders.
+        compute
+            False returns the lazy writes: a dask array with the voxels written, one number a chunk.
+        executor
+            A `distributed.Client`, a `concurrent.futures.Executor`, or None for the active client or
+            dask's threads.
+        progress
+            Whether to show a bar.
+
+        Raises
+        ------
+        ReadOnlyError, AlignmentError, DtypeError, BoundsError, ArgumentError
+            Before anything runs, so that nothing is written.
+        """
+        view = self._whole()
+        view._check_writable()
+        start = vec3(offset, "offset")
+        if min(start) < 0:
+            raise BoundsError(f"offset is {start}, but must not be negative.")
+        corner = view._box.moved_by(start).topleft
+        array = arrays.aligned_array(x, view._volume, corner, align=align)
+        view._checked_box(start, array.shape[1:])
+        graph = arrays.store_graph(array, view._volume, corner)
+        if not compute:
+            return graph
+        try:
+            run(graph, executor, progress=progress)
+        finally:
+            view._volume.note_change()
+        return None
+
+    # --- functions of chunks ----------------------------------------------------------------
+
+    def for_each_chunk(
+        self,
+        work_on_chunk: ChunkFunction,
+        chunk_size: SupportsIndex | Vec3Like | None = None,
+        executor: Client | Executor | None = None,
+        *,
+        on_error: chunkmap.OnError = "raise",
+        progress: bool = False,
+        compute: bool = True,
+    ) -> da.Array | None:
+        """Run a function over the chunks of the view.
+
+        Parameters
+        ----------
+        work_on_chunk
+            Called with one tuple `(chunk_view, i)`; `i` counts from 0, x outermost, z fastest. What
+            it returns is dropped.
+        chunk_size
+            Voxels per axis, one number or three; chunks lie on absolute multiples of it, clipped at
+            the view. None is one file.
+        executor
+            A `distributed.Client`, a `concurrent.futures.Executor`, or None for the active client or
+            dask's threads.
+        on_error
+            `"raise"`: the first exception ends the run. `"collect"`: every chunk runs, and
+            `ChunkErrors` raises all failures at the end.
+        progress
+            Whether to show a bar.
+        compute
+            False returns the lazy run, a dask array of one receipt per chunk.
+
+        Raises
+        ------
+        AlignmentError
+            If the view is writable and two chunks would share a file (compressed) or a block (raw).
+        Exception
+            What `work_on_chunk` raised, with a note that names the chunk.
+        """
+        view = self._whole()
+        edge = view._volume.header.file_edge
+        grid = view._grid(cubed(edge if chunk_size is None else chunk_size, "chunk_size"))
+        if not view.read_only:
+            _check_chunks_apart(grid, view._volume.header)
+        work = partial(_work_on_chunk, view, grid, work_on_chunk)
+        graph = chunkmap.chunk_graph(work, grid, on_error=on_error)
+        return view._run(graph, executor, progress) if compute else graph
+
+    def for_zipped_chunks(
+        self,
+        work_on_chunk: ZippedFunction,
+        target_view: View,
+        source_chunk_size: SupportsIndex | Vec3Like | None = None,
+        target_chunk_size: SupportsIndex | Vec3Like | None = None,
+        executor: Client | Executor | None = None,
+        *,
+        on_error: chunkmap.OnError = "raise",
+        progress: bool = False,
+        compute: bool = True,
+    ) -> da.Array | None:
+        """Run a function over corresponding chunks of this view, the source, and a target.
+
+        Parameters
+        ----------
+        work_on_chunk
+            Called with one tuple `(source_chunk_view, target_chunk_view, i)`. The source's views are
+            read-only.
+        target_view
+            The target; each axis may have another size, in a ratio that is the chunks' ratio too.
+        source_chunk_size
+            Voxels per axis; None is the target's times the ratio of the views' sizes.
+        target_chunk_size
+            Voxels per axis, a multiple of the target's file edge; None is one file.
+        executor, on_error, progress, compute
+            As in `for_each_chunk`.
+
+        Raises
+        ------
+        ArgumentError
+            If a view is empty or the ratios differ.
+        AlignmentError
+            If the chunks of the two views do not correspond one by one, or share a target file.
+        """
+        source, target = self._whole(), target_view._whole()
+        edge = target._volume.header.file_edge
+        target_size = cubed(edge if target_chunk_size is None else target_chunk_size, "chunk size")
+        if any(length % edge for length in positive3(target_size, "target_chunk_size")):
+            raise AlignmentError(
+                f"target_chunk_size is {target_size}, but must be a multiple of the target's file "
+                f"edge {edge}, so that no two chunks write one file: {_nearest(target_size, edge)}."
+            )
+        target_grid = target._grid(target_size)
+        source_grid = source._grid(_source_chunk_size(source, target, source_chunk_size, target_size))
+        _check_correspondence(source_grid, target_grid)
+        work = partial(_work_on_pair, source, source_grid, target, target_grid, work_on_chunk)
+        graph = chunkmap.chunk_graph(work, target_grid, on_error=on_error)
+        return target._run(graph, executor, progress) if compute else graph
+
+    # --- identity ---------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.path!r}, global_offset={self.global_offset}, "
+            f"size={self.size})"
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, View):
+            return NotImplemented
+        return self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        return hash(self._identity())
+
+    def __dask_tokenize__(self) -> tuple[object, ...]:
+        from dask.base import normalize_token
+
+        return tuple(normalize_token(part) for part in self._identity())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_is_open": False}
+
+    def _identity(self) -> tuple[object, ...]:
+        flags = (self._is_bounded, self._read_only)
+        return ("wkdask.View", self._volume, self._box, flags, self._mag_box)
+
+    # --- helpers ----------------------------------------------------------------------------
+
+    def _whole(self) -> View:
+        """Return the view that chunk functions and arrays cover."""
+        return self
+
+    def _part(self, box: BoundingBox, read_only: bool) -> View:
+        """Return a view of a box that was checked."""
+        header = self.header
+        return View(
+            self.path, header, box.size, box.topleft, True, read_only, self._mag_box,
+            labels=self._labels,
+        )  # fmt: skip
+
+    def _inherited(self, read_only: bool | None) -> bool:
+        if self._read_only and read_only is False:
+            raise ReadOnlyError(f"{self!r} is read-only, so a part of it can't be written either.")
+        return self._read_only if read_only is None else read_only
+
+    def _check_writable(self) -> None:
+        if self._read_only:
+            raise ReadOnlyError(f"{self!r} is read-only. Get a view with read_only=False to write.")
+
+    def _checked_box(
+        self, offset: Vec3Like, size: Vec3Like, *, bounded: bool | None = None
+    ) -> BoundingBox:
+        """Return the absolute box of a part, or raise with the first thing that is wrong."""
+        start, extent = vec3(offset, "offset"), vec3(size, "size")
+        if min(start) < 0:
+            raise BoundsError(f"offset is {start}, but must not be negative.")
+        if min(extent) < 1:
+            raise BoundsError(f"size is {extent}, but must be at least 1 on every axis.")
+        part = BoundingBox(start, extent)
+        if (self._is_bounded if bounded is None else bounded) and not BoundingBox(
+            (0, 0, 0), self.size
+        ).contains_bbox(part):
+            raise BoundsError(
+                f"the box {part} (relative to the view) leaves the view, which has size "
+                f"{self.size}. Give offset and size that fit, or take a larger view."
+            )
+        absolute = part.moved_by(self.global_offset)
+        if max(absolute.bottomright) > _MAX_POSITION:
+            raise BoundsError(f"the box {absolute} ends beyond 2**32 voxels, which WKW can't hold.")
+        return absolute
+
+    def _warn_if_unaligned(self, box: BoundingBox) -> None:
+        header = self._volume.header
+        if not header.is_compressed:
+            return
+        sides = (*box.topleft, *box.bottomright)
+        # Where the layer ends, nobody else's voxels are read and written again.
+        ends = (*self._mag_box.topleft, *self._mag_box.bottomright) if self._mag_box else (None,) * 6
+        if any(side % header.file_edge and side != end for side, end in zip(sides, ends)):
+            # The text is the same for every box, so that Python shows it once and not per chunk.
+            warnings.warn(
+                f"writing parts of compressed files is slow: the whole files (edge "
+                f"{header.file_edge} in {self.path}) are read and written again. Write boxes that "
+                "lie on multiples of the file edge.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+
+    def _grid(self, chunk_size: Vec3) -> ChunkGrid:
+        if self._box.is_empty:
+            raise ArgumentError(f"{self!r} is empty: there is nothing to work on.")
+        return ChunkGrid(self._box, positive3(chunk_size, "chunk_size"))
+
+    def _chunk(self, grid: ChunkGrid, position: Vec3, *, read_only: bool) -> View:
+        return self._part(grid.chunk_box(position), read_only)
+
+    def _run(self, graph: da.Array, executor: Client | Executor | None, progress: bool) -> None:
+        try:
+            chunkmap.run_chunks(graph, executor, progress=progress)
+        finally:
+            if not self._read_only:
+                self._volume.note_change()
+
+
+def _work_on_chunk(view: View, grid: ChunkGrid, function: ChunkFunction, position: Vec3) -> None:
+    function((view._chunk(grid, position, read_only=view.read_only), grid.index(position)))
+
+
+def _work_on_pair(
+    source: View,
+    source_grid: ChunkGrid,
+    target: View,
+    target_grid: ChunkGrid,
+    function: ZippedFunction,
+    position: Vec3,
+) -> None:
+    source_chunk = source._chunk(source_grid, position, read_only=True)
+    target_chunk = target._chunk(target_grid, position, read_only=target.read_only)
+    function((source_chunk, target_chunk, target_grid.index(position)))
+
+
+def _check_chunks_apart(grid: ChunkGrid, header: VolumeHeader) -> None:
+    """Raise if two chunks of a writable view share what one task must own."""
+    edge = header.write_edge
+    lengths = zip(grid.chunk_size, grid.shape, strict=True)
+    if all(length % edge == 0 or count == 1 for length, count in lengths):
+        return
+    unit = "file" if header.is_compressed else "block"
+    raise AlignmentError(
+        f"chunk_size is {grid.chunk_size}, but chunks of a writable view must not share a {unit} "
+        f"(edge {edge}), because two tasks would overwrite each other. Use "
+        f"{_nearest(grid.chunk_size, edge)}, or get_view(read_only=True) if the function only reads."
+    )
+
+
+def _nearest(chunk_size: Vec3, edge: int) -> str:
+    """Name the chunk sizes next to `chunk_size` that are multiples of `edge`."""
+    below = tuple(max(edge, length // edge * edge) for length in chunk_size)
+    above = tuple(-(-length // edge) * edge for length in chunk_size)
+    return f"{below}" if below == above else f"{below} or {above}"
+
+
+def _source_chunk_size(
+    source: View, target: View, chunk_size: SupportsIndex | Vec3Like | None, target_chunk: Vec3
+) -> Vec3:
+    """Return the source's chunk size after checking that it has the ratio of the views."""
+    if source._box.is_empty or target._box.is_empty:
+        raise ArgumentError(f"a view is empty (source {source.size}, target {target.size}).")
+    ratios = [Fraction(a, b) for a, b in zip(source.size, target.size, strict=True)]
+    fitting = [ratio * length for ratio, length in zip(ratios, target_chunk, strict=True)]
+    if chunk_size is not None:
+        given = positive3(cubed(chunk_size, "source_chunk_size"), "source_chunk_size")
+        if list(given) != fitting:
+            raise ArgumentError(
+                f"chunks of {given} and {target_chunk} have another ratio than the views' sizes "
+                f"{source.size} and {target.size}. Leave source_chunk_size out, or use "
+                f"({', '.join(map(str, fitting))})."
+            )
+        return given
+    if any(length.denominator != 1 for length in fitting):
+        raise ArgumentError(
+            f"the views' sizes {source.size} and {target.size} have a ratio that gives no whole "
+            f"source chunk for target chunks of {target_chunk}. Choose other views or chunk sizes."
+        )
+    x, y, z = map(int, fitting)
+    return x, y, z
+
+
+def _check_correspondence(source: ChunkGrid, target: ChunkGrid) -> None:
+    """Raise unless the chunks of both grids cover the same parts, one by one."""
+    for axis, theirs, ours in zip("xyz", source.chunks, target.chunks, strict=True):
+        ratio = Fraction(sum(theirs), sum(ours))
+        if [length * ratio for length in ours] != list(theirs):
+            raise AlignmentError(
+                f"on axis {axis} the chunks of the source {theirs[:4]} do not correspond to those "
+                f"of the target {ours[:4]}: chunks lie on absolute multiples of their size, so both "
+                "views must begin at the same place of their chunk. Choose views whose offsets "
+                "have the ratio of their sizes."
+            )

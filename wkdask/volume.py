@@ -1,0 +1,248 @@
+"""A mag directory: a volume of voxels over many files; the one seam between arrays and disk.
+
+A `Volume` is a path and a header: small, picklable, without a handle. It knows where files lie and
+nothing of views, datasets or dask.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wkdask import wkwfile
+from wkdask.errors import (
+    ArgumentError,
+    DtypeError,
+    ExistsError,
+    FormatError,
+    MissingError,
+    storage_error,
+)
+from wkdask.geometry import BoundingBox, Vec3
+from wkdask.grid import Overlap, Region, overlaps, region_of
+from wkdask.header import HEADER_BYTES, VolumeHeader
+
+__all__ = ["HEADER_NAME", "Volume"]
+
+HEADER_NAME = "header.wkw"
+
+# Counts this process's own writes per directory, because modification times are coarse.
+_CHANGES: Counter[str] = Counter()
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A mag directory and how its voxels are stored. Making one touches no disk.
+
+    Examples
+    --------
+    >>> volume = Volume.create("tissue/1", VolumeHeader("uint8", block_edge=8))
+    >>> volume.write(BoundingBox((5, 0, 0), (1, 2, 3)), np.full((1, 1, 2, 3), 7, np.uint8))
+    >>> volume.read((range(4, 7), range(1), range(1)))[0, :, 0, 0]
+    array([0, 7, 0], dtype=uint8)
+    """
+
+    path: str
+    """The directory, absolute, so that it means the same on every worker."""
+    header: VolumeHeader
+    """What every file must hold; the block type is that of files to be written."""
+
+    def __post_init__(self) -> None:
+        if "\0" in self.path:
+            raise ArgumentError(f"the path {self.path!r} has a NUL character.")
+        object.__setattr__(self, "path", os.path.abspath(self.path))
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Volume:
+        """Return the volume of an existing directory, after reading its `header.wkw`.
+
+        Raises
+        ------
+        MissingError
+            If there is no directory or no `header.wkw` in it.
+        FormatError
+            If `header.wkw` is not a WKW header.
+        """
+        directory = os.fspath(path)
+        return cls(directory, _read_header(directory))
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], header: VolumeHeader) -> Volume:
+        """Make a directory with its `header.wkw`.
+
+        Raises
+        ------
+        ExistsError
+            If there is a `header.wkw` already; nothing is changed.
+        """
+        volume = cls(os.fspath(path), header)
+        target = os.path.join(volume.path, HEADER_NAME)
+        if os.path.lexists(target):
+            raise ExistsError(f"{target} exists: open the volume, or choose another path.")
+        with wkwfile.replacing(target) as descriptor:
+            os.write(descriptor, header.to_bytes())
+        return volume
+
+    def check_header(self) -> None:
+        """Raise unless `header.wkw` on disk still says what this volume's header says."""
+        found = _read_header(self.path)
+        if not found.same_voxels_as(self.header):
+            raise FormatError(
+                f"{os.path.join(self.path, HEADER_NAME)} holds {found}, but the volume was opened "
+                f"with {self.header}. Open it again."
+            )
+
+    def read(self, region: Region) -> NDArray[np.generic]:
+        """Return the voxels of a region, `(c, x, y, z)` in Fortran order; missing files are zeros.
+
+        Raises
+        ------
+        FormatError
+            If a file that the region touches is unreadable.
+        MissingError
+            If the whole directory is gone.
+        """
+        shape = (self.header.num_channels, *map(len, region))
+        out = np.zeros(shape, dtype=self.header.dtype, order="F")
+        complete = True
+        for part in self._parts(region):
+            target = out[(slice(None), *part.target)]
+            path = self.file_path(part.cell)
+            complete &= wkwfile.read_into(target, path, self.header, part.source)
+        if not complete:
+            self._check_exists()
+        return out
+
+    def write(self, box: BoundingBox, voxels: NDArray[np.generic]) -> None:
+        """Write a box; files of compressed volumes that it covers partly are merged.
+
+        Parameters
+        ----------
+        box
+            Where, in absolute voxels.
+        voxels
+            What, `(c, x, y, z)`, of exactly the volume's dtype and the box's size.
+
+        Raises
+        ------
+        ArgumentError
+            If dtype or shape do not fit; nothing is written.
+        FormatError
+            If a file that has to be merged is unreadable; it stays as it is.
+        """
+        self.check_voxels(voxels.dtype, voxels.shape)
+        if voxels.shape[1:] != box.size:
+            raise ArgumentError(f"voxels of shape {voxels.shape} do not fill the box {box}.")
+        self._check_exists()
+        for part in self._parts(region_of(box)):
+            self._write_part(part, voxels[(slice(None), *part.target)])
+        self.note_change()
+
+    def check_voxels(self, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> None:
+        """Raise unless an array of this dtype and shape `(c, x, y, z)` can be written here."""
+        if dtype != np.dtype(self.header.dtype):
+            raise DtypeError(
+                f"the voxels are {dtype}, but {self.path} stores {self.header.dtype}. "
+                f'Convert on purpose: data.astype("{self.header.dtype}").'
+            )
+        if len(shape) != 4 or shape[0] != self.header.num_channels:
+            raise ArgumentError(
+                f"the data have shape {shape}, but must be (c, x, y, z) with "
+                f"c = {self.header.num_channels}, the number of channels of {self.path}."
+            )
+
+    def file_path(self, cell: Vec3) -> str:
+        """Return where the file of a cell `(x, y, z)` of the file grid lies."""
+        x, y, z = cell
+        return f"{self.path}{os.sep}z{z}{os.sep}y{y}{os.sep}x{x}.wkw"
+
+    def files(self) -> Iterator[tuple[Vec3, int]]:
+        """Yield the cell `(x, y, z)` and the size in bytes of every file on disk."""
+        for z, z_entry in _numbered(self.path, "z", ""):
+            for y, y_entry in _numbered(z_entry.path, "y", ""):
+                for x, x_entry in _numbered(y_entry.path, "x", ".wkw"):
+                    yield (x, y, z), x_entry.stat().st_size
+
+    def box_on_disk(self) -> BoundingBox:
+        """Return the smallest box around the files on disk, in voxels."""
+        edge = self.header.file_edge
+        corners = np.array([cell for cell, _ in self.files()], dtype=np.int64).reshape(-1, 3)
+        if not len(corners):
+            return BoundingBox((0, 0, 0), (0, 0, 0))
+        return BoundingBox.from_corners(
+            corners.min(axis=0) * edge, (corners.max(axis=0) + 1) * edge
+        )
+
+    def version(self) -> tuple[int, int]:
+        """Return a value that differs after each change made through wkdask, by any process."""
+        try:
+            return os.stat(self.path).st_mtime_ns, _CHANGES[self.path]
+        except OSError as error:
+            raise _missing_or(error, self.path) from None
+
+    def note_change(self) -> None:
+        """Make `version` differ from now on."""
+        _CHANGES[self.path] += 1
+        with contextlib.suppress(OSError):
+            os.utime(self.path)
+
+    def _parts(self, region: Region) -> Iterator[Overlap]:
+        return overlaps(region, (self.header.file_edge,) * 3)
+
+    def _write_part(self, part: Overlap, voxels: NDArray[np.generic]) -> None:
+        path, edge = self.file_path(part.cell), self.header.file_edge
+        if voxels.shape[1:] == (edge, edge, edge):
+            wkwfile.write(path, self.header, voxels)
+        elif self.header.is_compressed:
+            whole = np.zeros((self.header.num_channels, edge, edge, edge), voxels.dtype, order="F")
+            wkwfile.read_into(whole, path, self.header, (range(edge),) * 3)
+            whole[(slice(None), *part.source_slices)] = voxels
+            wkwfile.write(path, self.header, whole)
+        else:
+            box = BoundingBox([axis.start for axis in part.source], voxels.shape[1:])
+            wkwfile.patch(path, self.header, box, voxels)
+
+    def _check_exists(self) -> None:
+        if not os.path.exists(os.path.join(self.path, HEADER_NAME)):
+            raise _no_header(self.path)
+
+
+def _read_header(directory: str) -> VolumeHeader:
+    path = os.path.join(directory, HEADER_NAME)
+    try:
+        with open(path, "rb") as file:
+            return VolumeHeader.from_bytes(file.read(HEADER_BYTES))
+    except FormatError as error:
+        raise FormatError(f"{path} {error}. Restore it: the voxels can't be read without.") from None
+    except OSError as error:
+        raise _missing_or(error, directory) from None
+
+
+def _missing_or(error: OSError, directory: str) -> Exception:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return _no_header(directory)
+    return storage_error(error, os.path.join(directory, HEADER_NAME), "reading the header")
+
+
+def _no_header(directory: str) -> MissingError:
+    if not os.path.isdir(directory):
+        return MissingError(f"{directory} is not a directory; a mag directory was expected.")
+    return MissingError(
+        f"{directory} has no {HEADER_NAME}, so it is no mag directory. Open a directory such as "
+        "color/1, or a dataset with wkdask.open."
+    )
+
+
+def _numbered(directory: str, prefix: str, suffix: str) -> Iterator[tuple[int, os.DirEntry[str]]]:
+    pattern = re.compile(f"{prefix}([0-9]+){re.escape(suffix)}")
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if match := pattern.fullmatch(entry.name):
+                yield int(match[1]), entry
