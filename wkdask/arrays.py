@@ -1,7 +1,7 @@
 """Volumes as lazy dask arrays, and dask arrays stored into volumes; it knows no views.
 
-A lazy array is one graph layer over a handle: path, header and box, a few hundred bytes and never an
-open file. Which voxels a slice needs is decided by `VolumeArray`, which reads just those.
+A lazy array is one graph layer over a handle: path, header and box, a few hundred bytes and never
+an open file. Which voxels a slice needs is decided by `VolumeArray`, which reads just those.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any, Literal
 
 import dask
@@ -71,10 +72,11 @@ class VolumeArray:
         channel, *spatial = _full_index(index)
         starts_and_sizes = zip(spatial, self.box.topleft, self.box.size, strict=True)
         axes = [_wanted(part, start, size) for part, start, size in starts_and_sizes]
-        voxels = self.volume.read(_ascending(axes))
+        voxels: NDArray[Any] = self.volume.read(_ascending(axes))
         # What `read` can't do is left to NumPy: descending axes, dropped axes, channels.
         rest = (_remaining(part, axis) for part, axis in zip(spatial, axes, strict=True))
-        return voxels[(channel, *rest)]
+        part: NDArray[Any] = voxels[(channel, *rest)]
+        return part
 
 
 def to_dask(volume: Volume, box: BoundingBox, chunks: Any = "file") -> da.Array:
@@ -118,7 +120,7 @@ def to_dask(volume: Volume, box: BoundingBox, chunks: Any = "file") -> da.Array:
 
 
 def aligned_array(source: Any, volume: Volume, corner: Vec3, *, align: Align) -> da.Array:
-    """Return `source` as a dask array `(c, x, y, z)` of which no two chunks write one file or block.
+    """Return `source` as a dask array of which no two chunks write one file or block.
 
     Parameters
     ----------
@@ -164,7 +166,7 @@ def aligned_array(source: Any, volume: Volume, corner: Vec3, *, align: Align) ->
 
 
 def store_graph(array: da.Array, volume: Volume, corner: Vec3) -> da.Array:
-    """Return the lazy writes of an array from `aligned_array`: voxels written, one number a chunk."""
+    """Return the lazy writes of an array from `aligned_array`: voxels written, per chunk."""
     # A fresh name each time: dask would not run a second store of the same name.
     return da.blockwise(
         partial(_store_chunk, volume, corner),
@@ -250,15 +252,15 @@ def _axis_lengths(part: Any, start: int, size: int, chunks: Any) -> tuple[int, .
         if sum(lengths) != size or min(lengths, default=1) < 1 or lengths != tuple(part):
             raise _bad_chunks(chunks, f" The chunks {part} do not fill an axis of {size} voxels.")
         return lengths
-    if not hasattr(part, "__index__") or operator.index(part) < 1 and part != -1:
+    if not hasattr(part, "__index__") or (operator.index(part) < 1 and part != -1):
         raise _bad_chunks(chunks)
     return cut_axis(start, start + size, operator.index(part)) if part != -1 else (size,)
 
 
 def _bad_chunks(chunks: Any, detail: str = "") -> ArgumentError:
     return ArgumentError(
-        f'chunks is {chunks!r}, but must be "file", "auto", a positive edge length, or one for each '
-        f"of (x, y, z) or (c, x, y, z), where -1 spans the axis.{detail}"
+        f'chunks is {chunks!r}, but must be "file", "auto", a positive edge length, or one for '
+        f"each of (x, y, z) or (c, x, y, z), where -1 spans the axis.{detail}"
     )
 
 
@@ -300,16 +302,14 @@ def _snapped(lengths: tuple[int, ...], start: int, unit: int) -> tuple[int, ...]
     ends = np.cumsum(lengths, dtype=np.int64) + start
     inner = {int(end) // unit * unit for end in ends[:-1]}
     borders = sorted({start, *(at for at in inner if at > start), int(ends[-1])})
-    return tuple(b - a for a, b in zip(borders[:-1], borders[1:], strict=True)) or (0,)
+    return tuple(b - a for a, b in pairwise(borders)) or (0,)
 
 
 def _without_empty(chunks: Chunks) -> Chunks:
     return tuple(tuple(length for length in axis if length) or (0,) for axis in chunks)
 
 
-def _misaligned(
-    chunks: Chunks, volume: Volume, corner: Vec3, aligned: Chunks
-) -> AlignmentError:
+def _misaligned(chunks: Chunks, volume: Volume, corner: Vec3, aligned: Chunks) -> AlignmentError:
     header = volume.header
     unit = "file" if header.is_compressed else "block"
     if len(chunks[0]) > 1:

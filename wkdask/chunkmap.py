@@ -20,9 +20,9 @@ from dask.layers import ArrayBlockIdDep
 from distributed import Client
 from numpy.typing import NDArray
 
+from wkdask.chunking import ChunkGrid
 from wkdask.errors import ArgumentError, ChunkErrors, WkdaskError
 from wkdask.geometry import Vec3
-from wkdask.grid import ChunkGrid
 from wkdask.scheduling import refuse_query_planning, run
 
 __all__ = ["ChunkReceipt", "OnError", "chunk_graph", "run_chunks"]

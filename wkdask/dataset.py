@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -91,9 +91,7 @@ def create(
     """
     directory = Path(os.path.abspath(path))
     properties.check_unit(unit)
-    new = DatasetProperties(
-        name=directory.name, voxel_size=_voxel_size(voxel_size), unit=unit
-    )
+    new = DatasetProperties(name=directory.name, voxel_size=_voxel_size(voxel_size), unit=unit)
     if os.path.lexists(directory / properties.FILE_NAME):
         return _existing(directory, new, exist_ok)
     if os.path.lexists(directory) and (not directory.is_dir() or any(directory.iterdir())):
@@ -359,8 +357,8 @@ class Layer:
     def __repr__(self) -> str:
         mags = ", ".join(str(entry.mag) for entry in self._entries)
         return (
-            f"Layer({self.name!r}, {self.category}, {self.dtype}, num_channels={self.num_channels}, "
-            f"bounding_box={self.bounding_box}, mags=[{mags}])"
+            f"Layer({self.name!r}, {self.category}, {self.dtype}, "
+            f"num_channels={self.num_channels}, bounding_box={self.bounding_box}, mags=[{mags}])"
         )
 
     @property
@@ -537,7 +535,7 @@ def _voxel_size(value: Any) -> tuple[float, float, float]:
 
 def _existing(directory: Path, new: DatasetProperties, exist_ok: bool) -> Dataset:
     if not exist_ok:
-        raise ExistsError(f"{directory} is a dataset already: wkdask.open it, or pass exist_ok=True.")
+        raise ExistsError(f"{directory} is a dataset already: open it, or pass exist_ok=True.")
     dataset = Dataset(directory)
     if (dataset.voxel_size, dataset.unit) != (new.voxel_size, new.unit):
         raise ExistsError(

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from wkdask.dataset import Dataset, Layer, MagView, create
 from wkdask.errors import ArgumentError, ExistsError
-from wkdask.geometry import BoundingBox, Mag, Vec3
+from wkdask.geometry import BoundingBox, Mag, MagLike, Vec3
+from wkdask.header import BlockType
 from wkdask.pyramid import downsample
 from wkdask.synthetic import Tissue
 from wkdask.view import View
@@ -35,7 +36,7 @@ Voxels = NDArray[np.generic]
 _VOXEL_SIZE_NM = (11.24, 11.24, 28.0)
 # Neither corner lies on a block or a file, and the size is odd.
 _BOX = BoundingBox((77, 41, 13), (301, 275, 97))
-_FILES = {"block_edge": 32, "blocks_per_file_edge": 4}
+_BLOCKS_PER_FILE_EDGE = 4
 _LARGEST_EDGE = 512
 _MODES = {"color": "median", "segmentation": "mode"}
 
@@ -71,8 +72,8 @@ def run_demo(
         truth[f"{first}_negative"] = _negative(result, first, truth[first], story)
         for name, category in [(layer.name, layer.category) for layer in result.layers.values()]:
             _halve(result[name], _MODES[category], truth[name], story)
-    echo(f"{story.compared:,} voxels compared with NumPy, {story.wrong:,} differ; {story.seconds:.1f} s")
-    echo(f"result: {result.path}")
+    echo(f"{story.compared:,} voxels compared with NumPy, {story.wrong:,} differ")
+    echo(f"result: {result.path}, after {story.seconds:.1f} s")
     return story.wrong == 0 and story.compared > 0
 
 
@@ -127,7 +128,7 @@ def _new_dataset(output: str | None, given: Dataset | None) -> Dataset:
     if given is None:
         return create(path, voxel_size=_VOXEL_SIZE_NM)
     if path.resolve().is_relative_to(given.path.resolve()):
-        raise ArgumentError(f"{path} lies in {given.path}, which is only read: choose another path.")
+        raise ArgumentError(f"{path} lies in {given.path}, which is only read: choose another.")
     return create(path, voxel_size=given.voxel_size, unit=given.unit)
 
 
@@ -137,20 +138,17 @@ def _new_dataset(output: str | None, given: Dataset | None) -> Dataset:
 def _painted(result: Dataset, story: _Story) -> dict[str, Voxels]:
     """Make synthetic layers, a file at a time, and return what they must hold."""
     tissue = Tissue(voxel_size=_VOXEL_SIZE_NM)
-    layers = {
-        "color": result.add_layer("color", "color", "uint8", bounding_box=_BOX),
-        "segmentation": result.add_layer("segmentation", "segmentation", "uint32", bounding_box=_BOX),
-    }
-    for name, layer in layers.items():
-        view = layer.add_mag(1, **_FILES, block_type="lz4").get_view()
+    for name, dtype in {"color": "uint8", "segmentation": "uint32"}.items():
+        layer = result.add_layer(name, name, dtype, bounding_box=_BOX)
+        view = _add_mag(layer, 1, "lz4").get_view()
         with story.step(f"painted {name}, {_text(view.size)} voxels, a file per task"):
             view.for_each_chunk(partial(_paint, tissue, name))
-    truth = {
+    truth: dict[str, Voxels] = {
         "color": tissue.grey(_BOX.topleft, _BOX.size)[np.newaxis],
         "segmentation": tissue.labels(_BOX.topleft, _BOX.size)[np.newaxis],
     }
-    layers["segmentation"].largest_segment_id = int(truth["segmentation"].max())
-    for name, layer in layers.items():
+    result["segmentation"].largest_segment_id = int(np.max(truth["segmentation"]))
+    for name, layer in result.layers.items():
         story.compare(_by_libwkw(layer[1]), truth[name])
     return truth
 
@@ -172,7 +170,7 @@ def _copied(given: Dataset, result: Dataset, story: _Story) -> dict[str, Voxels]
         copy = result.add_layer(layer.name, layer.category, layer.dtype, layer.num_channels)
         copy.largest_segment_id = layer.largest_segment_id
         copy.bounding_box = view.bounding_box.scaled_by(source.mag or Mag(1))
-        target = copy.add_mag(source.mag or 1, **_FILES, block_type="lz4")
+        target = _add_mag(copy, source.mag or 1, "lz4")
         with story.step(f"stored {layer.name}, {_text(view.size)} voxels, aligned to files"):
             target.store(view.to_dask(), align="rechunk")
         truth[layer.name] = _by_libwkw(view)
@@ -212,7 +210,7 @@ def _negative(result: Dataset, name: str, truth: Voxels, story: _Story) -> Voxel
         source.num_channels,
         bounding_box=result[name].bounding_box,
     )
-    target = layer.add_mag(source.mag or 1, **_FILES, block_type="raw")
+    target = _add_mag(layer, source.mag or 1, "raw")
     with story.step(f"wrote {layer.name} by a function of chunk pairs"):
         source.for_zipped_chunks(_write_complement, target)
     expected = _complement(truth)
@@ -226,14 +224,15 @@ def _write_complement(chunk: tuple[View, View, int]) -> None:
 
 
 def _complement(voxels: Voxels) -> Voxels:
-    return -voxels if voxels.dtype.kind == "f" else ~voxels  # type: ignore[operator]
+    result: Voxels = np.negative(voxels) if voxels.dtype.kind == "f" else np.invert(voxels)
+    return result
 
 
 def _halve(layer: Layer, mode: str, truth: Voxels, story: _Story) -> None:
     source = _finest(layer)
     factors = _halving(layer.dataset.voxel_size, source.mag or Mag(1))
     mag = Mag(f * m for f, m in zip(factors, source.mag or Mag(1), strict=True))
-    target = layer.add_mag(mag, **_FILES)
+    target = _add_mag(layer, mag, "lz4hc")
     with story.step(f"downsampled {layer.name} to mag {mag} by {mode}"):
         downsample(source, target, mode)
     expected = _plainly_downsampled(truth, source.bounding_box, factors, mode)
@@ -245,6 +244,11 @@ def _halving(voxel_size: tuple[float, float, float], mag: Mag) -> Vec3:
     edges = [edge * factor for edge, factor in zip(voxel_size, mag, strict=True)]
     x, y, z = (2 if edge < 1.5 * min(edges) else 1 for edge in edges)
     return x, y, z
+
+
+def _add_mag(layer: Layer, mag: MagLike, block_type: BlockType) -> MagView:
+    """Add a mag whose files are small enough that there are several of them."""
+    return layer.add_mag(mag, blocks_per_file_edge=_BLOCKS_PER_FILE_EDGE, block_type=block_type)
 
 
 def _finest(layer: Layer) -> MagView:
@@ -271,9 +275,9 @@ def _plainly_downsampled(voxels: Voxels, box: BoundingBox, factors: Vec3, mode: 
     padding = [(0, 0), *zip(before, after, strict=True)]
     padded = np.pad(voxels, padding, mode="symmetric")
     fx, fy, fz = factors
-    # Blocks in the order y fastest, then x, then z, which decides between equally frequent values.
-    blocks = [padded[:, x::fx, y::fy, z::fz] for z in range(fz) for x in range(fx) for y in range(fy)]
-    stacked = np.stack(blocks)
+    # In the order y fastest, then x, then z, which decides between equally frequent values.
+    corners = itertools.product(range(fz), range(fx), range(fy))
+    stacked = np.stack([padded[:, x::fx, y::fy, z::fz] for z, x, y in corners])
     return _plain_mode(stacked) if mode == "mode" else _plain_median(stacked)
 
 
@@ -281,13 +285,14 @@ def _plain_median(stacked: Voxels) -> Voxels:
     ordered = np.sort(stacked, axis=0)
     low, high = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
     if stacked.dtype.kind == "f":
-        return np.mean([low, high], axis=0).astype(stacked.dtype)
-    wide = low.astype(object) + high.astype(object) if low.itemsize == 8 else low.astype(np.int64) + high
-    return np.trunc(wide / 2).astype(stacked.dtype) if low.itemsize < 8 else _halved(wide, low.dtype)
-
-
-def _halved(wide: NDArray[np.object_], dtype: np.dtype[np.generic]) -> Voxels:
-    return np.vectorize(lambda n: -(-n // 2) if n < 0 else n // 2, otypes=[dtype])(wide)
+        mean: Voxels = np.mean([low, high], axis=0).astype(stacked.dtype)
+        return mean
+    # Python's whole numbers are exact also where the sum of two 64-bit ones is not.
+    total = (
+        low.astype(object) + high.astype(object) if low.itemsize == 8 else low + high.astype("i8")
+    )
+    midpoint: Voxels = (np.sign(total) * (abs(total) // 2)).astype(stacked.dtype)
+    return midpoint
 
 
 def _plain_mode(stacked: Voxels) -> Voxels:

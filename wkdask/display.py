@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
 
@@ -111,8 +112,7 @@ def _times(numbers: Any) -> str:
 
 
 def _bytes(count: float) -> str:
-    for unit in ("bytes", "KiB", "MiB", "GiB", "TiB"):
-        if count < 1024:
-            break
-        count /= 1024
-    return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+    if count < 1024:
+        return f"{count:.0f} bytes"
+    power = min(4, int(math.log(count, 1024)))
+    return f"{count / 1024**power:.1f} {' KMGT'[power]}iB"

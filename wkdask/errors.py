@@ -30,6 +30,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Sequence
+from typing import Any
 
 __all__ = [
     "AccessError",
@@ -121,13 +122,13 @@ class ExtraError(WkdaskError, ImportError):
     """An optional package is not installed; the text names the command that installs it."""
 
 
-class ChunkErrors(WkdaskError, ExceptionGroup[Exception]):
+class ChunkErrors(WkdaskError, ExceptionGroup[Exception]):  # noqa: N818
     """Every failure of a run with `on_error="collect"`.
 
     Each exception in `exceptions` carries a note that names its chunk.
     """
 
-    def derive(self, excs: Sequence[Exception]) -> ChunkErrors:
+    def derive(self, excs: Sequence[Any], /) -> Any:
         """Return a group of the same kind, as `ExceptionGroup.split` and `except*` need it."""
         return ChunkErrors(self.message, excs)
 
@@ -157,8 +158,9 @@ def storage_error(error: OSError, path: str | os.PathLike[str], doing: str) -> S
     Examples
     --------
     >>> import errno
-    >>> print(storage_error(OSError(errno.EISDIR, "Is a directory"), "x0.wkw", "reading voxels"))
-    [Errno 21] Is a directory, while reading voxels. A file was expected: move the directory away.: 'x0.wkw'
+    >>> error = storage_error(OSError(errno.ENOSPC, "No space left"), "x0.wkw", "writing")
+    >>> isinstance(error, WkdaskError), error.errno == errno.ENOSPC, error.filename
+    (True, True, 'x0.wkw')
     """
     code = error.errno or 0
     kind, advice = _STORAGE_ERRORS.get(code, (StorageError, ""))

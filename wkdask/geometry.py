@@ -47,10 +47,10 @@ def vec3(value: Vec3Like, what: str) -> Vec3:
 
 def cubed(value: SupportsIndex | Vec3Like, what: str) -> Vec3:
     """Return three ints from three ints, or from one that counts for every axis."""
-    if hasattr(value, "__index__"):
-        edge = operator.index(value)
-        return edge, edge, edge
-    return vec3(value, what)  # type: ignore[arg-type]
+    if isinstance(value, Iterable):
+        return vec3(value, what)
+    edge, _, _ = vec3((value,) * 3, what)
+    return edge, edge, edge
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -123,14 +123,11 @@ def _mag_factors(value: Any) -> Vec3:
     if isinstance(value, Mag):
         return value.factors
     try:
-        parts = [int(part) for part in value.split("-")] if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return cubed(value, "mag")
+        numbers = [int(part) for part in value.split("-")]
+        return cubed(numbers[0] if len(numbers) == 1 else numbers, "mag")
     except ValueError:
-        parts = None
-    if isinstance(parts, list) and len(parts) == 1:
-        parts = parts[0]
-    try:
-        return cubed(parts, "mag")
-    except (ArgumentError, TypeError):
         raise ArgumentError(
             f"mag is {value!r}, but must be like 2, (2, 2, 1), '2-2-1' or a Mag."
         ) from None
@@ -210,7 +207,7 @@ class BoundingBox:
         return BoundingBox((a + b for a, b in moves), self.size)
 
     def contains_bbox(self, inner: BoundingBox) -> bool:
-        """Return whether every voxel of `inner` lies in this box; an empty box lies in every box."""
+        """Return whether every voxel of `inner` lies in this box; an empty one always does."""
         return inner.is_empty or self.intersected_with(inner, dont_assert=True) == inner
 
     def intersected_with(self, other: BoundingBox, *, dont_assert: bool = False) -> BoundingBox:

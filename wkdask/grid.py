@@ -1,20 +1,19 @@
 """Regular grids over voxels: which cells does a region touch, and which slices of each.
 
-The same arithmetic serves files in a volume, blocks in a file and chunks in a view; it knows none of
-them. Cells lie on absolute multiples of their size. A region is given as one `range` per axis, so
-that it may skip voxels (`x[::4]`); a box is the region with step 1.
+The same arithmetic serves files in a volume and blocks in a file; it knows neither. Cells lie on
+absolute multiples of their size. A region is given as one `range` per axis, so that it may skip
+voxels (`x[::4]`); a box is the region with step 1.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 
 from wkdask.geometry import BoundingBox, Vec3
 
-__all__ = ["ChunkGrid", "Overlap", "Region", "box_of", "cut_axis", "overlaps", "region_of"]
+__all__ = ["Overlap", "Region", "box_of", "cut_axis", "overlaps", "region_of"]
 
 Region = tuple[range, range, range]
 """Voxel positions wanted per axis `(x, y, z)`, each an ascending `range`."""
@@ -48,9 +47,7 @@ def region_of(box: BoundingBox) -> Region:
 
 def box_of(region: Region) -> BoundingBox:
     """Return the smallest box around a region that is not empty."""
-    return BoundingBox.from_corners(
-        (axis[0] for axis in region), (axis[-1] + 1 for axis in region)
-    )
+    return BoundingBox.from_corners((axis[0] for axis in region), (axis[-1] + 1 for axis in region))
 
 
 def overlaps(region: Region, cell_size: Vec3) -> Iterator[Overlap]:
@@ -92,54 +89,4 @@ def cut_axis(start: int, stop: int, edge: int) -> tuple[int, ...]:
     (54, 46)
     """
     borders = [start, *range((start // edge + 1) * edge, stop, edge), stop]
-    return tuple(b - a for a, b in zip(borders[:-1], borders[1:], strict=True))
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkGrid:
-    """The chunks of a box: cells of `chunk_size` on absolute multiples, clipped at the box.
-
-    Chunks are counted from 0, x outermost and z fastest.
-    """
-
-    box: BoundingBox
-    """What is cut; not empty."""
-    chunk_size: Vec3
-    """Voxels per axis of a chunk that is not clipped."""
-
-    @property
-    def shape(self) -> Vec3:
-        """Chunks per axis, `(x, y, z)`."""
-        x, y, z = (
-            -(-stop // edge) - start // edge
-            for start, stop, edge in self._axes()
-        )
-        return x, y, z
-
-    def __len__(self) -> int:
-        return math.prod(self.shape)
-
-    @property
-    def chunks(self) -> tuple[tuple[int, ...], ...]:
-        """The lengths of the chunks per axis, as dask gives them."""
-        return tuple(cut_axis(*axis) for axis in self._axes())
-
-    def index(self, position: Vec3) -> int:
-        """Return the number of the chunk at a position of the grid."""
-        _, ny, nz = self.shape
-        x, y, z = position
-        return (x * ny + y) * nz + z
-
-    def chunk_box(self, position: Vec3) -> BoundingBox:
-        """Return the box of the chunk at a position of the grid, in the unit of `box`."""
-        corner = (
-            (start // edge + cell) * edge
-            for (start, _, edge), cell in zip(self._axes(), position, strict=True)
-        )
-        return self.box.intersected_with(BoundingBox(corner, self.chunk_size))
-
-    def __iter__(self) -> Iterator[BoundingBox]:
-        return (self.chunk_box(at) for at in product(*map(range, self.shape)))  # type: ignore[arg-type]
-
-    def _axes(self) -> Iterator[tuple[int, int, int]]:
-        return zip(self.box.topleft, self.box.bottomright, self.chunk_size, strict=True)
+    return tuple(b - a for a, b in pairwise(borders))

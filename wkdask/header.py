@@ -4,8 +4,9 @@ Only this module uses the names of the format, `file_len` and `block_len`; every
 `blocks_per_file_edge` and `block_edge`. It knows bytes, not paths.
 
 The layout is that of the WKW format, version 1, as the `wkw` package 1.1.24 reads and writes it:
-`WKW`, version, `log2(blocks per file edge) << 4 | log2(block edge)`, block type, voxel type, bytes per
-voxel with all channels, and the offset of the voxel data as little-endian uint64 (0 in `header.wkw`).
+`WKW`, version, `log2(blocks per file edge) << 4 | log2(block edge)`, block type, voxel type, bytes
+per voxel with all channels, and the offset of the voxel data as little-endian uint64, which is 0 in
+`header.wkw`.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ The voxels of a block always come in the order y fastest, then x, then z.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,8 +34,8 @@ __all__ = ["DTYPES", "MODES", "Kernel", "downsample"]
 
 Voxels = np.ndarray[Any, np.dtype[Any]]
 Factor = tuple[int, int, int]
-Loop = Callable[[Voxels, Voxels, Factor], None]
-"""`(source, target, factor)`, all in the order z, y, x; fills `target`."""
+Loop = Callable[[Voxels, Voxels, Factor, Voxels], None]
+"""`(source, target, factor, block)`, axes z, y, x: fills `target`; `block` has room for a block."""
 
 DTYPES = tuple(
     np.dtype(f"{kind}{bits}")
@@ -157,7 +158,7 @@ def _fill(loop: Loop, source: Voxels, target: Voxels, factor: Factor) -> None:
     planes: Voxels = np.require(source, requirements=["F", "A"]).T.view()
     planes.flags.writeable = False
     filled = target if target.flags.c_contiguous else np.empty(target.shape, target.dtype)
-    loop(planes, filled, factor)
+    loop(planes, filled, factor, np.empty(math.prod(factor), planes.dtype))
     if filled is not target:
         target[...] = filled
 
@@ -174,7 +175,8 @@ def _loop(function: _F) -> _F:
 
 def _inlined(function: _F) -> _F:
     """Compile a rule or walk as a part of every loop that uses it."""
-    return cast(_F, numba.njit(nogil=True, forceinline=True, error_model="numpy")(function))
+    bare = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # never called from outside
+    return cast(_F, numba.njit(forceinline=True, error_model="numpy", **bare)(function))
 
 
 def _by_type(name: _F) -> Callable[[_F], _F]:
@@ -433,17 +435,16 @@ def _walk_2x2x2(source: Any, target: Any, rule: Any) -> None:
 
 
 @_inlined
-def _walk(source: Any, target: Any, factor: Any, rule: Any) -> None:
+def _walk(source: Any, target: Any, factor: Any, block: Any, rule: Any) -> None:
     depth, height, width = factor
-    block = np.empty(depth * height * width, source.dtype)
     for z in range(target.shape[0]):
         for y in range(target.shape[1]):
             for x in range(target.shape[2]):
                 i = 0
-                for dz in range(depth):
-                    for dx in range(width):
-                        for dy in range(height):
-                            block[i] = source[z * depth + dz, y * height + dy, x * width + dx]
+                for dz in range(z * depth, (z + 1) * depth):
+                    for dx in range(x * width, (x + 1) * width):
+                        for dy in range(y * height, (y + 1) * height):
+                            block[i] = source[dz, dy, dx]
                             i += 1
                 target[z, y, x] = rule(block)
 
@@ -453,81 +454,81 @@ def _walk(source: Any, target: Any, factor: Any, rule: Any) -> None:
 
 
 @_loop
-def _median_2x2x1(source: Any, target: Any, factor: Any) -> None:
+def _median_2x2x1(source: Any, target: Any, factor: Any, block: Any) -> None:
     _walk_2x2x1(source, target, _median_of_4)
 
 
 @_loop
-def _median_2x2x2(source: Any, target: Any, factor: Any) -> None:
+def _median_2x2x2(source: Any, target: Any, factor: Any, block: Any) -> None:
     _walk_2x2x2(source, target, _median_of_8)
 
 
 @_loop
-def _median_any(source: Any, target: Any, factor: Any) -> None:
-    _walk(source, target, factor, _median_of_many)
+def _median_any(source: Any, target: Any, factor: Any, block: Any) -> None:
+    _walk(source, target, factor, block, _median_of_many)
 
 
 @_loop
-def _mode_2x2x1(source: Any, target: Any, factor: Any) -> None:
+def _mode_2x2x1(source: Any, target: Any, factor: Any, block: Any) -> None:
     _walk_2x2x1(source, target, _mode)
 
 
 @_loop
-def _mode_2x2x2(source: Any, target: Any, factor: Any) -> None:
+def _mode_2x2x2(source: Any, target: Any, factor: Any, block: Any) -> None:
     _walk_2x2x2(source, target, _mode)
 
 
 @_loop
-def _mode_any(source: Any, target: Any, factor: Any) -> None:
-    _walk(source, target, factor, _mode_of_many)
+def _mode_any(source: Any, target: Any, factor: Any, block: Any) -> None:
+    _walk(source, target, factor, block, _mode_of_many)
 
 
 @_loop
-def _max_2x2x1(source: Any, target: Any, factor: Any) -> None:
+def _max_2x2x1(source: Any, target: Any, factor: Any, block: Any) -> None:
     _walk_2x2x1(source, target, _largest)
 
 
 @_loop
-def _max_2x2x2(source: Any, target: Any, factor: Any) -> None:
+def _max_2x2x2(source: Any, target: Any, factor: Any, block: Any) -> None:
     _walk_2x2x2(source, target, _largest)
 
 
 @_loop
-def _max_any(source: Any, target: Any, factor: Any) -> None:
-    _walk(source, target, factor, _largest)
+def _max_any(source: Any, target: Any, factor: Any, block: Any) -> None:
+    _walk(source, target, factor, block, _largest)
 
 
 @_loop
-def _min_2x2x1(source: Any, target: Any, factor: Any) -> None:
+def _min_2x2x1(source: Any, target: Any, factor: Any, block: Any) -> None:
     _walk_2x2x1(source, target, _smallest)
 
 
 @_loop
-def _min_2x2x2(source: Any, target: Any, factor: Any) -> None:
+def _min_2x2x2(source: Any, target: Any, factor: Any, block: Any) -> None:
     _walk_2x2x2(source, target, _smallest)
 
 
 @_loop
-def _min_any(source: Any, target: Any, factor: Any) -> None:
-    _walk(source, target, factor, _smallest)
+def _min_any(source: Any, target: Any, factor: Any, block: Any) -> None:
+    _walk(source, target, factor, block, _smallest)
 
 
 @_loop
-def _mean_2x2x1(source: Any, target: Any, factor: Any) -> None:
+def _mean_2x2x1(source: Any, target: Any, factor: Any, block: Any) -> None:
     _walk_2x2x1(source, target, _mean)
 
 
 @_loop
-def _mean_2x2x2(source: Any, target: Any, factor: Any) -> None:
+def _mean_2x2x2(source: Any, target: Any, factor: Any, block: Any) -> None:
     _walk_2x2x2(source, target, _mean)
 
 
 @_loop
-def _mean_any(source: Any, target: Any, factor: Any) -> None:
-    _walk(source, target, factor, _mean)
+def _mean_any(source: Any, target: Any, factor: Any, block: Any) -> None:
+    _walk(source, target, factor, block, _mean)
 
 
-def _nearest(source: Voxels, target: Voxels, factor: Factor) -> None:
+def _nearest(source: Voxels, target: Voxels, factor: Factor, block: Voxels) -> None:
     target[...] = source[tuple(slice((step - 1) // 2, None, step) for step in factor)]
 
 

@@ -6,7 +6,6 @@ It knows views, factors and borders. How a block of voxels becomes one voxel is 
 from __future__ import annotations
 
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from functools import partial
 from math import prod
 
@@ -15,9 +14,10 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from wkdask import kernels
+from wkdask.chunking import ChunkGrid
 from wkdask.errors import ArgumentError
 from wkdask.geometry import BoundingBox, Vec3
-from wkdask.grid import ChunkGrid, region_of
+from wkdask.grid import region_of
 from wkdask.view import View
 
 __all__ = ["downsample"]
@@ -36,10 +36,10 @@ def downsample(
 ) -> None:
     """Fill a view of a coarser mag from a view of a finer one, one task per target file.
 
-    Target voxels whose source block leaves the layer's box in the source mag see its voxels mirrored
-    at the border, as in WEBKNOSSOS. Source voxels outside of `source_view` but inside the layer's box
-    are read where a target voxel needs them, so that the result does not depend on how a volume is
-    cut into views.
+    Target voxels whose source block leaves the layer's box in the source mag see its voxels
+    mirrored at the border, as in WEBKNOSSOS. Source voxels outside of `source_view` but inside the
+    layer's box are read where a target voxel needs them, so that the result does not depend on how
+    a volume is cut into views.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ def _read_mirrored(source: View, box: BoundingBox, inside: BoundingBox) -> NDArr
 
 
 def _mirrored(positions: NDArray[np.int64], low: int, high: int) -> NDArray[np.int64]:
-    """Map positions into [low, high) as `np.pad(mode="symmetric")` does: d c b a | a b c d | d c."""
+    """Map positions into [low, high) as `np.pad(mode="symmetric")`: c b a | a b c | c b a."""
     size = high - low
     phase = (positions - low) % (2 * size)
     return low + np.minimum(phase, 2 * size - 1 - phase)

@@ -20,7 +20,8 @@ import dask.threaded
 from dask.base import get_scheduler
 from dask.diagnostics import ProgressBar
 from dask.local import get_async
-from distributed import Client, progress as show_progress
+from distributed import Client
+from distributed import progress as show_progress
 
 from wkdask.errors import ArgumentError, WkdaskError
 

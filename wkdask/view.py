@@ -10,7 +10,6 @@ import os
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Executor
-from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
@@ -20,9 +19,10 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from wkdask import arrays, chunkmap, labelled
-from wkdask.errors import AlignmentError, ArgumentError, BoundsError, ReadOnlyError, StateError
-from wkdask.geometry import BoundingBox, Mag, Vec3, Vec3Like, cubed, positive3, vec3
-from wkdask.grid import ChunkGrid, region_of
+from wkdask.chunking import ChunkGrid, check_apart, chunk_grid, paired_grids
+from wkdask.errors import BoundsError, ReadOnlyError, StateError
+from wkdask.geometry import BoundingBox, Mag, Vec3, Vec3Like, cubed, vec3
+from wkdask.grid import region_of
 from wkdask.header import VolumeHeader
 from wkdask.labelled import Labels
 from wkdask.scheduling import run
@@ -319,7 +319,7 @@ class View:
         return arrays.to_dask(self._volume, self.bounding_box, chunks)
 
     def __getitem__(self, index: Any) -> da.Array:
-        """Return a lazy part, indexed as an array `(c, x, y, z)` that begins where the view does."""
+        """Return a lazy part, indexed like the array `(c, x, y, z)` of the view's voxels."""
         return self.to_dask()[index]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
@@ -346,9 +346,9 @@ class View:
     ) -> da.Array | None:
         """Write a dask array, one task a chunk, without locks.
 
-        A chunk may cover a compressed file partly: the one task that owns the file merges it. Do not
-        store what is computed from *other* voxels of the same volume (a shifted copy, a filter with
-        a halo): they may be overwritten before they are read. Store it to another volume.
+        A chunk may cover a compressed file partly: the one task that owns the file merges it. Do
+        not store what is computed from *other* voxels of the same volume (a shifted copy, a filter
+        with a halo): they may be overwritten before they are read. Store it to another volume.
 
         Parameters
         ----------
@@ -360,10 +360,10 @@ class View:
             `"raise"` refuses chunks of which two would write one file (compressed) or one block
             (raw); `"rechunk"` moves their borders.
         compute
-            False returns the lazy writes: a dask array with the voxels written, one number a chunk.
+            False returns the lazy writes: a dask array with the voxels written per chunk.
         executor
-            A `distributed.Client`, a `concurrent.futures.Executor`, or None for the active client or
-            dask's threads.
+            A `distributed.Client`, a `concurrent.futures.Executor`, or None for the active client
+            or dask's threads.
         progress
             Whether to show a bar.
 
@@ -412,8 +412,8 @@ class View:
             Voxels per axis, one number or three; chunks lie on absolute multiples of it, clipped at
             the view. None is one file.
         executor
-            A `distributed.Client`, a `concurrent.futures.Executor`, or None for the active client or
-            dask's threads.
+            A `distributed.Client`, a `concurrent.futures.Executor`, or None for the active client
+            or dask's threads.
         on_error
             `"raise"`: the first exception ends the run. `"collect"`: every chunk runs, and
             `ChunkErrors` raises all failures at the end.
@@ -430,13 +430,17 @@ class View:
             What `work_on_chunk` raised, with a note that names the chunk.
         """
         view = self._whole()
-        edge = view._volume.header.file_edge
-        grid = view._grid(cubed(edge if chunk_size is None else chunk_size, "chunk_size"))
+        header = view._volume.header
+        size = header.file_edge if chunk_size is None else chunk_size
+        grid = chunk_grid(view._box, cubed(size, "chunk_size"))
         if not view.read_only:
-            _check_chunks_apart(grid, view._volume.header)
+            check_apart(grid, header)
         work = partial(_work_on_chunk, view, grid, work_on_chunk)
         graph = chunkmap.chunk_graph(work, grid, on_error=on_error)
-        return view._run(graph, executor, progress) if compute else graph
+        if not compute:
+            return graph
+        view._run(graph, executor, progress)
+        return None
 
     def for_zipped_chunks(
         self,
@@ -455,8 +459,8 @@ class View:
         Parameters
         ----------
         work_on_chunk
-            Called with one tuple `(source_chunk_view, target_chunk_view, i)`. The source's views are
-            read-only.
+            Called with one tuple `(source_chunk_view, target_chunk_view, i)`. The source's views
+            are read-only.
         target_view
             The target; each axis may have another size, in a ratio that is the chunks' ratio too.
         source_chunk_size
@@ -474,19 +478,19 @@ class View:
             If the chunks of the two views do not correspond one by one, or share a target file.
         """
         source, target = self._whole(), target_view._whole()
-        edge = target._volume.header.file_edge
-        target_size = cubed(edge if target_chunk_size is None else target_chunk_size, "chunk size")
-        if any(length % edge for length in positive3(target_size, "target_chunk_size")):
-            raise AlignmentError(
-                f"target_chunk_size is {target_size}, but must be a multiple of the target's file "
-                f"edge {edge}, so that no two chunks write one file: {_nearest(target_size, edge)}."
-            )
-        target_grid = target._grid(target_size)
-        source_grid = source._grid(_source_chunk_size(source, target, source_chunk_size, target_size))
-        _check_correspondence(source_grid, target_grid)
+        source_grid, target_grid = paired_grids(
+            source._box,
+            target._box,
+            None if source_chunk_size is None else cubed(source_chunk_size, "source_chunk_size"),
+            None if target_chunk_size is None else cubed(target_chunk_size, "target_chunk_size"),
+            target._volume.header.file_edge,
+        )
         work = partial(_work_on_pair, source, source_grid, target, target_grid, work_on_chunk)
         graph = chunkmap.chunk_graph(work, target_grid, on_error=on_error)
-        return target._run(graph, executor, progress) if compute else graph
+        if not compute:
+            return graph
+        target._run(graph, executor, progress)
+        return None
 
     # --- identity ---------------------------------------------------------------------------
 
@@ -566,9 +570,10 @@ class View:
         if not header.is_compressed:
             return
         sides = (*box.topleft, *box.bottomright)
-        # Where the layer ends, nobody else's voxels are read and written again.
-        ends = (*self._mag_box.topleft, *self._mag_box.bottomright) if self._mag_box else (None,) * 6
-        if any(side % header.file_edge and side != end for side, end in zip(sides, ends)):
+        # Where the layer ends, there are no voxels beyond that would be read and written again.
+        layer = self._mag_box
+        ends = (*layer.topleft, *layer.bottomright) if layer else [None] * 6
+        if any(at % header.file_edge and at != end for at, end in zip(sides, ends, strict=True)):
             # The text is the same for every box, so that Python shows it once and not per chunk.
             warnings.warn(
                 f"writing parts of compressed files is slow: the whole files (edge "
@@ -577,11 +582,6 @@ class View:
                 RuntimeWarning,
                 stacklevel=3,
             )
-
-    def _grid(self, chunk_size: Vec3) -> ChunkGrid:
-        if self._box.is_empty:
-            raise ArgumentError(f"{self!r} is empty: there is nothing to work on.")
-        return ChunkGrid(self._box, positive3(chunk_size, "chunk_size"))
 
     def _chunk(self, grid: ChunkGrid, position: Vec3, *, read_only: bool) -> View:
         return self._part(grid.chunk_box(position), read_only)
@@ -609,63 +609,3 @@ def _work_on_pair(
     source_chunk = source._chunk(source_grid, position, read_only=True)
     target_chunk = target._chunk(target_grid, position, read_only=target.read_only)
     function((source_chunk, target_chunk, target_grid.index(position)))
-
-
-def _check_chunks_apart(grid: ChunkGrid, header: VolumeHeader) -> None:
-    """Raise if two chunks of a writable view share what one task must own."""
-    edge = header.write_edge
-    lengths = zip(grid.chunk_size, grid.shape, strict=True)
-    if all(length % edge == 0 or count == 1 for length, count in lengths):
-        return
-    unit = "file" if header.is_compressed else "block"
-    raise AlignmentError(
-        f"chunk_size is {grid.chunk_size}, but chunks of a writable view must not share a {unit} "
-        f"(edge {edge}), because two tasks would overwrite each other. Use "
-        f"{_nearest(grid.chunk_size, edge)}, or get_view(read_only=True) if the function only reads."
-    )
-
-
-def _nearest(chunk_size: Vec3, edge: int) -> str:
-    """Name the chunk sizes next to `chunk_size` that are multiples of `edge`."""
-    below = tuple(max(edge, length // edge * edge) for length in chunk_size)
-    above = tuple(-(-length // edge) * edge for length in chunk_size)
-    return f"{below}" if below == above else f"{below} or {above}"
-
-
-def _source_chunk_size(
-    source: View, target: View, chunk_size: SupportsIndex | Vec3Like | None, target_chunk: Vec3
-) -> Vec3:
-    """Return the source's chunk size after checking that it has the ratio of the views."""
-    if source._box.is_empty or target._box.is_empty:
-        raise ArgumentError(f"a view is empty (source {source.size}, target {target.size}).")
-    ratios = [Fraction(a, b) for a, b in zip(source.size, target.size, strict=True)]
-    fitting = [ratio * length for ratio, length in zip(ratios, target_chunk, strict=True)]
-    if chunk_size is not None:
-        given = positive3(cubed(chunk_size, "source_chunk_size"), "source_chunk_size")
-        if list(given) != fitting:
-            raise ArgumentError(
-                f"chunks of {given} and {target_chunk} have another ratio than the views' sizes "
-                f"{source.size} and {target.size}. Leave source_chunk_size out, or use "
-                f"({', '.join(map(str, fitting))})."
-            )
-        return given
-    if any(length.denominator != 1 for length in fitting):
-        raise ArgumentError(
-            f"the views' sizes {source.size} and {target.size} have a ratio that gives no whole "
-            f"source chunk for target chunks of {target_chunk}. Choose other views or chunk sizes."
-        )
-    x, y, z = map(int, fitting)
-    return x, y, z
-
-
-def _check_correspondence(source: ChunkGrid, target: ChunkGrid) -> None:
-    """Raise unless the chunks of both grids cover the same parts, one by one."""
-    for axis, theirs, ours in zip("xyz", source.chunks, target.chunks, strict=True):
-        ratio = Fraction(sum(theirs), sum(ours))
-        if [length * ratio for length in ours] != list(theirs):
-            raise AlignmentError(
-                f"on axis {axis} the chunks of the source {theirs[:4]} do not correspond to those "
-                f"of the target {ours[:4]}: chunks lie on absolute multiples of their size, so both "
-                "views must begin at the same place of their chunk. Choose views whose offsets "
-                "have the ratio of their sizes."
-            )

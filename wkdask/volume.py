@@ -220,7 +220,9 @@ def _read_header(directory: str) -> VolumeHeader:
         with open(path, "rb") as file:
             return VolumeHeader.from_bytes(file.read(HEADER_BYTES))
     except FormatError as error:
-        raise FormatError(f"{path} {error}. Restore it: the voxels can't be read without.") from None
+        raise FormatError(
+            f"{path} {error}. Restore it: the voxels can't be read without."
+        ) from None
     except OSError as error:
         raise _missing_or(error, directory) from None
 

@@ -1,8 +1,8 @@
 """One `.wkw` file: read a region of it, write it whole and atomically, patch blocks of a raw one.
 
-It knows a path and the header that the volume demands. Everything is read from one descriptor, after
-the file's own header, its size and its jump table were checked, so that a file is never read as
-something that it is not. Only a file that does not exist counts as zeros.
+It knows a path and the header that the volume demands. Everything is read from one descriptor,
+after the file's own header, its size and its jump table were checked, so that a file is never read
+as something that it is not. Only a file that does not exist counts as zeros.
 """
 
 from __future__ import annotations
