@@ -6,6 +6,7 @@ import importlib
 import math
 from collections import Counter
 from fractions import Fraction
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -240,8 +241,8 @@ def assert_same(actual: np.ndarray, expected: np.ndarray, mode: str) -> None:
 
 
 # Every mode and dtype is one more compilation: the loops for 2-2-2 are tried with every dtype,
-# the others with one dtype of each kind.
-FEW_DTYPES = tuple(map(np.dtype, ["uint8", "int8", "float64"]))
+# the others with two; what signs and 64 bits change there is among the examples.
+FEW_DTYPES = tuple(map(np.dtype, ["uint8", "float64"]))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -265,7 +266,7 @@ def test_agrees_with_the_slow_reference(mode: str, case: tuple[Any, Any]) -> Non
 
 
 @pytest.mark.parametrize("mode", MODES)
-@given(case=cases(FEW_DTYPES[:2]))
+@given(case=cases(FEW_DTYPES))
 @settings(deadline=None, max_examples=25)
 def test_memory_layout_does_not_matter(mode: str, case: tuple[Any, Any]) -> None:
     array, factor = case
@@ -280,7 +281,7 @@ def test_memory_layout_does_not_matter(mode: str, case: tuple[Any, Any]) -> None
 
 
 @pytest.mark.parametrize("mode", MODES)
-@given(case=cases(FEW_DTYPES[:2]), data=st.data())
+@given(case=cases(FEW_DTYPES), data=st.data())
 @settings(deadline=None, max_examples=25)
 def test_parts_give_the_same_as_the_whole(mode: str, case: tuple[Any, Any], data: Any) -> None:
     array, factor = case
@@ -292,7 +293,7 @@ def test_parts_give_the_same_as_the_whole(mode: str, case: tuple[Any, Any], data
 
 
 @pytest.mark.parametrize("mode", ["mode", "nearest", "max", "min"])
-@given(case=cases(FEW_DTYPES[:2]))
+@given(case=cases(FEW_DTYPES))
 @settings(deadline=None, max_examples=25)
 def test_never_invents_a_value(mode: str, case: tuple[Any, Any]) -> None:
     array, factor = case
@@ -329,8 +330,14 @@ def test_one_compilation_per_dtype_whatever_the_layout() -> None:
 # --- oracles ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("factor", [(2, 2, 1), (2, 2, 2), (1, 1, 2), (4, 2, 1), (3, 3, 2)])
-@pytest.mark.parametrize("dtype", FEW_DTYPES, ids=str)
+FACTORS = [(2, 2, 1), (2, 2, 2), (1, 1, 2), (4, 2, 1), (3, 3, 2)]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "factor"),
+    [*product(FEW_DTYPES, FACTORS), *product(map(np.dtype, ["int16", "u4", "i8"]), [(2, 2, 2)])],
+    ids=str,
+)
 @pytest.mark.parametrize("mode", ["median", "mode", "max", "min"])
 def test_webknossos_agrees(mode: str, dtype: np.dtype, factor: tuple[int, int, int]) -> None:
     pytest.importorskip("webknossos")

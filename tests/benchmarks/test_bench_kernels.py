@@ -93,9 +93,7 @@ def test_tinybrain(benchmark: Any, mode: str, dtype: str, function: str) -> None
     array = tissue(dtype)
     report(benchmark, mode, array)
     (result,) = benchmark(getattr(tinybrain, function), array[0], FACTOR, num_mips=1)
-    # Its rules for halves and ties are others, so only nearly all voxels agree.
+    # Its rules for halves and for ties are others, so it may differ by one or in few voxels.
     ours = downsample(array, FACTOR, mode)[0]
-    np.testing.assert_allclose(result[ours != result], ours[ours != result], atol=1) if (
-        mode == "mean"
-    ) else None
-    assert result.shape == ours.shape
+    close = np.abs(result.astype(float) - ours) <= 1 if mode == "mean" else result == ours
+    assert close.mean() > 0.95

@@ -1,0 +1,53 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+import wkdask
+
+REAL_VOLUME = "WKDASK_TEST_VOLUME"
+
+
+@pytest.fixture
+def tissue(tmp_path: Path) -> wkdask.Dataset:
+    """A dataset without layers, voxels of 11.24 x 11.24 x 28 nm."""
+    return wkdask.create(tmp_path / "tissue", voxel_size=(11.24, 11.24, 28))
+
+
+@pytest.fixture(scope="session")
+def real_volume() -> Path:
+    """A real volume with the layers color and segmentation, read-only; skips where there is none."""
+    default = Path(__file__).parents[2] / "shared" / "data" / "flyem-medulla"
+    path = Path(os.environ.get(REAL_VOLUME, default))
+    if not (path / "datasource-properties.json").exists():
+        pytest.skip(f"no real volume at {path}; set {REAL_VOLUME} to a WKW dataset to run this")
+    return path
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory):
+    """A cluster of two worker processes, shared by all tests that need one."""
+    from distributed import LocalCluster
+
+    with LocalCluster(
+        n_workers=2,
+        threads_per_worker=1,
+        processes=True,
+        host="127.0.0.1",
+        dashboard_address="127.0.0.1:0",
+        local_directory=str(tmp_path_factory.mktemp("dask")),
+    ) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def client(cluster):
+    """The active client of that cluster."""
+    from distributed import Client
+
+    with Client(cluster) as client:
+        yield client
