@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,8 +22,27 @@ def tissue(tmp_path: Path) -> wkdask.Dataset:
 
 
 @pytest.fixture(scope="session")
+def snapshot() -> Callable[[Path], dict[str, bytes | None]]:
+    """A function that returns everything below a directory: bytes by name, None for directories."""
+
+    def everything(root: Path) -> dict[str, bytes | None]:
+        paths = sorted(root.rglob("*"))
+        return {str(path): path.read_bytes() if path.is_file() else None for path in paths}
+
+    return everything
+
+
+@pytest.fixture(scope="session")
+def webknossos() -> Any:
+    """The `webknossos` library, an oracle; it warns when it is imported."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pytest.importorskip("webknossos")
+
+
+@pytest.fixture(scope="session")
 def real_volume() -> Path:
-    """A real volume with the layers color and segmentation, read-only; skips where there is none."""
+    """A real volume with layers color and segmentation, read-only; skips where there is none."""
     default = Path(__file__).parents[2] / "shared" / "data" / "flyem-medulla"
     path = Path(os.environ.get(REAL_VOLUME, default))
     if not (path / "datasource-properties.json").exists():

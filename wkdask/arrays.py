@@ -1,7 +1,7 @@
 """Volumes as lazy dask arrays, and dask arrays stored into volumes; it knows no views.
 
-A lazy array is one graph layer over a handle: path, header and box, a few hundred bytes and never
-an open file. Which voxels a slice needs is decided by `VolumeArray`, which reads just those.
+A lazy array is one graph layer over a handle: path, header and region, a few hundred bytes and
+never an open file. Which voxels a slice needs is decided by `VolumeArray`, which reads just those.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import operator
 import uuid
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -23,11 +22,11 @@ from numpy.typing import NDArray
 
 from wkdask.errors import AlignmentError, ArgumentError
 from wkdask.geometry import BoundingBox, Vec3
-from wkdask.grid import Region, cut_axis
+from wkdask.grid import axis_overlaps, cut_axis, region_of
 from wkdask.scheduling import refuse_query_planning
 from wkdask.volume import Volume
 
-__all__ = ["Align", "VolumeArray", "aligned_array", "store_graph", "to_dask"]
+__all__ = ["Align", "VolumeArray", "aligned_array", "part_of", "store_graph", "to_dask"]
 
 Align = Literal["raise", "rechunk"]
 Chunks = tuple[tuple[int, ...], ...]
@@ -37,45 +36,68 @@ _AXES = "cxyz"
 
 @dataclass(frozen=True, slots=True)
 class VolumeArray:
-    """A box of a volume that is indexed like an array and reads what the index asks for.
+    """A region of a volume that is indexed like an array and reads what the index asks for.
 
-    Indices are those of basic NumPy indexing: integers, and slices with any step.
+    Indices are those of basic NumPy indexing: integers, slices with any step, `...` and None.
 
     Examples
     --------
     >>> volume = Volume.create("tissue/1", VolumeHeader("uint8", block_edge=8))
-    >>> array = VolumeArray(volume, BoundingBox((5, 5, 5), (100, 100, 100)))
+    >>> array = VolumeArray.of_box(volume, BoundingBox((5, 5, 5), (100, 100, 100)))
+    >>> array.narrowed(np.s_[0, ..., ::-25]).shape
+    (100, 100, 4)
     >>> array[0, 10:20, ::-25, -1].shape
     (10, 4)
     """
 
     volume: Volume
-    box: BoundingBox
-    """Which voxels, in absolute positions."""
+    positions: tuple[range, range, range, range]
+    """The channels and the voxels, in absolute positions, `(c, x, y, z)`; any step."""
+    axes: tuple[int, ...] = (0, 1, 2, 3)
+    """Which of the four are axes; the others have one position and are dropped."""
+
+    @classmethod
+    def of_box(cls, volume: Volume, box: BoundingBox) -> VolumeArray:
+        """Return the array `(c, x, y, z)` of a box in absolute positions."""
+        return cls(volume, (range(volume.header.num_channels), *region_of(box)))
 
     @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """`(c, x, y, z)`."""
-        return (self.volume.header.num_channels, *self.box.size)
+    def shape(self) -> tuple[int, ...]:
+        """Positions per axis."""
+        return tuple(len(self.positions[axis]) for axis in self.axes)
 
     @property
     def ndim(self) -> int:
-        """Always 4."""
-        return 4
+        """Number of axes, at most 4."""
+        return len(self.axes)
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """The dtype of one channel."""
         return np.dtype(self.volume.header.dtype)
 
+    def narrowed(self, index: Any) -> VolumeArray:
+        """Return the array of what a basic index asks for, Nones aside; nothing is read."""
+        positions, axes = list(self.positions), []
+        parts = (part for part in _full_index(index, self.ndim) if part is not None)
+        for axis, part in zip(self.axes, parts, strict=True):
+            positions[axis] = _chosen(part, positions[axis])
+            if isinstance(part, slice):
+                axes.append(axis)
+        c, x, y, z = positions
+        return VolumeArray(self.volume, (c, x, y, z), tuple(axes))
+
+    def read(self) -> NDArray[Any]:
+        """Read it all."""
+        c, x, y, z = self.positions
+        voxels = self.volume.read((_ascending(x), _ascending(y), _ascending(z)))
+        turned = (slice(None, None, 1 if axis.step > 0 else -1) for axis in (x, y, z))
+        part: NDArray[Any] = voxels[(_as_slice(c), *turned)]
+        dropped = tuple(axis for axis in range(4) if axis not in self.axes)
+        return part.squeeze(dropped)
+
     def __getitem__(self, index: Any) -> NDArray[Any]:
-        channel, *spatial = _full_index(index)
-        starts_and_sizes = zip(spatial, self.box.topleft, self.box.size, strict=True)
-        axes = [_wanted(part, start, size) for part, start, size in starts_and_sizes]
-        voxels: NDArray[Any] = self.volume.read(_ascending(axes))
-        # What `read` can't do is left to NumPy: descending axes, dropped axes, channels.
-        rest = (_remaining(part, axis) for part, axis in zip(spatial, axes, strict=True))
-        part: NDArray[Any] = voxels[(channel, *rest)]
+        part: NDArray[Any] = self.narrowed(index).read()[_new_axes(index, self.ndim)]
         return part
 
 
@@ -100,12 +122,29 @@ def to_dask(volume: Volume, box: BoundingBox, chunks: Any = "file") -> da.Array:
     MissingError
         If the directory is gone.
     """
+    handle = VolumeArray.of_box(volume, box)
+    return _lazy(handle, _chunk_lengths(handle, chunks))
+
+
+def part_of(volume: Volume, box: BoundingBox, index: Any) -> da.Array:
+    """Return a lazy part of a box, by an index into the array `(c, x, y, z)` of its voxels.
+
+    Integers, slices, `...` and None choose voxels before dask sees them, so that whatever follows,
+    no others are read. Left to itself, dask reads whole chunks for negative steps and most chains
+    of slices. Other indices are left to it.
+    """
+    if not _is_basic(index):
+        return to_dask(volume, box)[index]
+    handle = VolumeArray.of_box(volume, box).narrowed(index)
+    return _lazy(handle, _file_lengths(handle))[_new_axes(index, 4)]
+
+
+def _lazy(handle: VolumeArray, lengths: Chunks) -> da.Array:
     refuse_query_planning()
-    handle = VolumeArray(volume, box)
-    lengths = _chunk_lengths(handle, chunks)
+    volume = handle.volume
     # The version makes the name new after every change, so that dask never returns older data.
     token = dask.base.tokenize(
-        volume.path, volume.header, box.topleft, box.size, lengths, volume.version()
+        volume.path, volume.header, handle.positions, handle.axes, lengths, volume.version()
     )
     return da.from_array(
         handle,
@@ -113,9 +152,8 @@ def to_dask(volume: Volume, box: BoundingBox, chunks: Any = "file") -> da.Array:
         name=f"wkdask-{token}",
         lock=False,
         asarray=False,
-        fancy=False,
         inline_array=True,
-        meta=np.empty((0,) * 4, dtype=handle.dtype),
+        meta=np.empty((0,) * handle.ndim, dtype=handle.dtype),
     )
 
 
@@ -149,7 +187,8 @@ def aligned_array(source: Any, volume: Volume, corner: Vec3, *, align: Align) ->
                 f"the data are a lazy {type(source).__name__}; pass its dask array (often x.data) "
                 "with the axes (c, x, y, z)."
             )
-        source = _wrapped(np.asarray(source), volume, corner)
+        source = _wrapped(np.asanyarray(source), volume, corner)
+    _check_unmasked(source._meta)
     if any(math.isnan(length) for length in source.shape):
         raise ArgumentError(
             f"the array has unknown chunks (shape {source.shape}), so nobody can say where they "
@@ -160,7 +199,7 @@ def aligned_array(source: Any, volume: Volume, corner: Vec3, *, align: Align) ->
     aligned = _aligned_chunks(array.chunks, volume, corner)
     if aligned != _without_empty(array.chunks):
         if align == "raise":
-            raise _misaligned(array.chunks, volume, corner, aligned)
+            raise _misaligned(array.chunks, volume, corner, aligned[-source.ndim :])
         array = array.rechunk(aligned)
     return array
 
@@ -186,6 +225,7 @@ def store_graph(array: da.Array, volume: Volume, corner: Vec3) -> da.Array:
 def _store_chunk(
     volume: Volume, corner: Vec3, voxels: Any, place: tuple[slice, ...]
 ) -> NDArray[np.int64]:
+    _check_unmasked(voxels)
     array = np.asarray(voxels)
     box = BoundingBox.from_corners(
         (axis.start for axis in place[1:]), (axis.stop for axis in place[1:])
@@ -195,83 +235,121 @@ def _store_chunk(
     return np.full((1,) * 4, box.volume, dtype=np.int64)
 
 
-def _full_index(index: Any) -> list[Any]:
-    parts = list(index) if isinstance(index, tuple) else [index]
-    if Ellipsis in parts:
-        at = parts.index(Ellipsis)
-        parts[at : at + 1] = [slice(None)] * (5 - len(parts))
-    return parts + [slice(None)] * (4 - len(parts))
+def _check_unmasked(array: Any) -> None:
+    if isinstance(array, np.ma.MaskedArray):
+        raise ArgumentError(
+            "the array is masked, but WKW stores no mask. Say what is stored under it: "
+            "x = da.ma.filled(x, 0)."
+        )
 
 
-def _wanted(part: Any, start: int, size: int) -> range:
-    """Return the absolute positions that an index of one axis asks for, in its order."""
+def _is_basic(index: Any) -> bool:
+    if isinstance(index, tuple):
+        return not any(isinstance(part, tuple) for part in index) and all(map(_is_basic, index))
+    if isinstance(index, bool):
+        return False
+    return index is None or index is Ellipsis or isinstance(index, slice | int | np.integer)
+
+
+def _full_index(index: Any, ndim: int) -> list[Any]:
+    """Return a basic index as one part for each of the axes, and the Nones between them."""
+    parts = index if isinstance(index, tuple) else (index,)
+    given = sum(part is not None and part is not Ellipsis for part in parts)
+    ellipses = parts.count(Ellipsis)
+    if given > ndim or ellipses > 1:
+        raise IndexError(f"the index {parts} has too many parts for an array of {ndim} axes")
+    at = parts.index(Ellipsis) if ellipses else len(parts)
+    return [*parts[:at], *[slice(None)] * (ndim - given), *parts[at + 1 :]]
+
+
+def _new_axes(index: Any, ndim: int) -> tuple[slice | None, ...]:
+    """Return the index that adds the Nones of `index` when all else is done."""
+    full = _full_index(index, ndim)
+    kept = (part for part in full if part is None or isinstance(part, slice))
+    return tuple(None if part is None else slice(None) for part in kept)
+
+
+def _chosen(part: Any, axis: range) -> range:
+    """Return the positions that an integer or slice asks for, in its order."""
     if isinstance(part, slice):
-        asked = range(*part.indices(size))
-        return range(start + asked.start, start + asked.stop, asked.step)
+        return axis[part]
     at = operator.index(part)
-    if not -size <= at < size:
-        raise IndexError(f"index {at} is out of bounds for an axis of {size} voxels")
-    at = start + at % size
-    return range(at, at + 1)
+    if not -len(axis) <= at < len(axis):
+        raise IndexError(f"index {at} is out of bounds for an axis of {len(axis)} voxels")
+    return range(axis[at], axis[at] + 1)
 
 
-def _ascending(axes: Iterable[range]) -> Region:
-    x, y, z = (axis if axis.step > 0 else axis[::-1] for axis in axes)
-    return x, y, z
+def _as_slice(axis: range) -> slice:
+    if not axis:
+        return slice(0)
+    return slice(axis.start, axis.stop if axis.stop >= 0 else None, axis.step)
 
 
-def _remaining(part: Any, axis: range) -> Any:
-    if not isinstance(part, slice):
-        return 0
-    return slice(None) if axis.step > 0 else slice(None, None, -1)
+def _ascending(axis: range) -> range:
+    return axis if axis.step > 0 else axis[::-1]
+
+
+def _file_lengths(handle: VolumeArray) -> Chunks:
+    """Return how many positions of each axis lie in each file, in their order."""
+    header = handle.volume.header
+    edges = (header.num_channels, *(header.file_edge,) * 3)
+    return tuple(_lengths_per_cell(handle.positions[axis], edges[axis]) for axis in handle.axes)
+
+
+def _lengths_per_cell(axis: range, edge: int) -> tuple[int, ...]:
+    lengths = [len(voxels) for _, voxels, _ in axis_overlaps(_ascending(axis), edge)] or [0]
+    return tuple(lengths if axis.step > 0 else reversed(lengths))
 
 
 def _chunk_lengths(handle: VolumeArray, chunks: Any) -> Chunks:
-    header = handle.volume.header
+    try:
+        given = _chunks_per_axis(handle, chunks)
+        starts = (axis.start for axis in handle.positions)
+        axes = zip(given, starts, handle.shape, strict=True)
+        return tuple(_axis_lengths(part, start, size) for part, start, size in axes)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(
+            f'chunks is {chunks!r}, but must be "file", "auto", a positive edge length, or one for '
+            f"each of (x, y, z) or (c, x, y, z), where -1 spans the axis ({error})."
+        ) from None
+
+
+def _chunks_per_axis(handle: VolumeArray, chunks: Any) -> tuple[Any, ...]:
+    """Return what `chunks` says of each of the axes `(c, x, y, z)`."""
     if isinstance(chunks, str):
         if chunks not in ("file", "auto"):
-            raise _bad_chunks(chunks)
-        edges = (header.file_edge,) * 3 if chunks == "file" else _auto_edges(handle)
-        chunks = (-1, *edges)
-    elif hasattr(chunks, "__index__"):
-        chunks = (-1, chunks, chunks, chunks)
-    try:
-        given = tuple(chunks)
-    except TypeError:
-        raise _bad_chunks(chunks) from None
+            raise ValueError("an unknown word")
+        edge = handle.volume.header.file_edge
+        return (-1, *((edge,) * 3 if chunks == "file" else _auto_edges(handle)))
+    given = tuple(chunks) if isinstance(chunks, tuple | list | np.ndarray) else (chunks,) * 3
     if len(given) not in (3, 4):
-        raise _bad_chunks(chunks)
-    starts = (0, *handle.box.topleft)
-    axes = zip(given if len(given) == 4 else (-1, *given), starts, handle.shape, strict=True)
-    return tuple(_axis_lengths(part, start, size, chunks) for part, start, size in axes)
+        raise ValueError(f"these are {len(given)}")
+    return given if len(given) == 4 else (-1, *given)
 
 
-def _axis_lengths(part: Any, start: int, size: int, chunks: Any) -> tuple[int, ...]:
-    if isinstance(part, tuple | list):
-        lengths = tuple(int(length) for length in part)
-        if sum(lengths) != size or min(lengths, default=1) < 1 or lengths != tuple(part):
-            raise _bad_chunks(chunks, f" The chunks {part} do not fill an axis of {size} voxels.")
+def _axis_lengths(part: Any, start: int, size: int) -> tuple[int, ...]:
+    if isinstance(part, tuple | list | np.ndarray):
+        lengths = tuple(operator.index(length) for length in part)
+        if sum(lengths) != size or min(lengths, default=0) < 1:
+            raise ValueError(f"{lengths} do not fill an axis of {size} voxels")
         return lengths
-    if not hasattr(part, "__index__") or (operator.index(part) < 1 and part != -1):
-        raise _bad_chunks(chunks)
-    return cut_axis(start, start + size, operator.index(part)) if part != -1 else (size,)
-
-
-def _bad_chunks(chunks: Any, detail: str = "") -> ArgumentError:
-    return ArgumentError(
-        f'chunks is {chunks!r}, but must be "file", "auto", a positive edge length, or one for '
-        f"each of (x, y, z) or (c, x, y, z), where -1 spans the axis.{detail}"
-    )
+    edge = operator.index(part)
+    if edge < 1 and edge != -1:
+        raise ValueError(f"{edge} is no length")
+    return cut_axis(start, start + size, edge) if edge != -1 else (size,)
 
 
 def _auto_edges(handle: VolumeArray) -> list[int]:
     """Double a block's edges in turn while it stays within dask's `array.chunk-size`."""
-    header, box = handle.volume.header, handle.box
+    header = handle.volume.header
     limit = dask.utils.parse_bytes(dask.config.get("array.chunk-size"))
     edges = [header.block_edge] * 3
     axis = 0
     while math.prod(edges) * header.voxel_bytes * 2 <= limit:
-        room = [edge < -(-size // edge) * edge for edge, size in zip(edges, box.size, strict=True)]
+        room = [
+            edge < -(-size // edge) * edge
+            for edge, size in zip(edges, handle.shape[1:], strict=True)
+        ]
         if not any(room):
             break
         edges[axis] *= 2 if room[axis] else 1

@@ -46,6 +46,13 @@ class ChunkGrid:
         """The lengths of the chunks per axis, as dask gives them."""
         return tuple(cut_axis(*axis) for axis in self._axes())
 
+    @property
+    def borders(self) -> tuple[range, ...]:
+        """Where two chunks meet, per axis: absolute multiples of `chunk_size` inside the box."""
+        return tuple(
+            range((start // edge + 1) * edge, stop, edge) for start, stop, edge in self._axes()
+        )
+
     def index(self, position: Vec3) -> int:
         """Return the number of the chunk at a position of the grid."""
         _, ny, nz = self.shape
@@ -89,8 +96,7 @@ def check_apart(grid: ChunkGrid, header: VolumeHeader) -> None:
         With the nearest chunk sizes that are safe.
     """
     edge = header.write_edge
-    lengths = zip(grid.chunk_size, grid.shape, strict=True)
-    if all(length % edge == 0 or count == 1 for length, count in lengths):
+    if all(border % edge == 0 for axis in grid.borders for border in axis):
         return
     unit = "file" if header.is_compressed else "block"
     raise AlignmentError(

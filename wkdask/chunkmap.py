@@ -6,7 +6,7 @@ secret: the work is any function of a chunk's position.
 
 from __future__ import annotations
 
-import pickle
+import traceback
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -21,9 +21,9 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from wkdask.chunking import ChunkGrid
-from wkdask.errors import ArgumentError, ChunkErrors, WkdaskError
+from wkdask.errors import ArgumentError, ChunkErrors
 from wkdask.geometry import Vec3
-from wkdask.scheduling import refuse_query_planning, run
+from wkdask.scheduling import is_on_worker, portable, refuse_query_planning, run
 
 __all__ = ["ChunkReceipt", "OnError", "chunk_graph", "run_chunks"]
 
@@ -39,6 +39,10 @@ class ChunkReceipt:
     """The chunk's number, from 0, x outermost and z fastest."""
     error: Exception | None = None
     """Why it failed, if failures are collected; a note names the chunk."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let an error that can't leave its process travel as one that can."""
+        return ChunkReceipt, (self.index, self.error and portable(self.error))
 
 
 def chunk_graph(work: Work, grid: ChunkGrid, *, on_error: OnError = "raise") -> da.Array:
@@ -102,21 +106,15 @@ def _run_chunk(work: Work, grid: ChunkGrid, collect: bool, position: Vec3) -> ND
         work(position)
     except Exception as error:
         error.add_note(f"in chunk {index}, {grid.chunk_box(position)}")
+        if not collect and is_on_worker():
+            # distributed would drop an error that can't be pickled, and the note with it.
+            raise portable(error) from error.__cause__
         if not collect:
             raise
-        receipt = ChunkReceipt(index, _portable(error))
+        # The line that failed stays known, but not the arrays that were in use there.
+        traceback.clear_frames(error.__traceback__)
+        receipt = ChunkReceipt(index, error)
     return _as_block(receipt)
-
-
-def _portable(error: Exception) -> Exception:
-    """Return the error, or one of ours that says the same if it can't travel between processes."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        stand_in = WkdaskError(repr(error))
-        stand_in.__notes__ = list(error.__notes__)
-        return stand_in
-    return error.with_traceback(None)
 
 
 def _as_block(receipt: ChunkReceipt) -> NDArray[np.object_]:

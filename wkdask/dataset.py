@@ -26,12 +26,12 @@ from wkdask.errors import (
     PropertiesError,
     storage_error,
 )
-from wkdask.geometry import BoundingBox, Mag, MagLike, Vec3Like, vec3
-from wkdask.header import BlockType, VolumeHeader
+from wkdask.geometry import BoundingBox, Mag, MagLike, Vec3Like, vec3, whole
+from wkdask.header import DTYPES, BlockType, VolumeHeader
 from wkdask.labelled import Labels
 from wkdask.properties import DatasetProperties, LayerProperties, MagProperties
 from wkdask.view import View
-from wkdask.volume import HEADER_NAME, Volume
+from wkdask.volume import HEADER_NAME, Volume, absolute
 
 __all__ = ["Dataset", "Layer", "MagView", "create", "open", "open_mag"]
 
@@ -89,9 +89,14 @@ def create(
     ArgumentError
         If the voxel size or the unit can't be used.
     """
-    directory = Path(os.path.abspath(path))
+    directory = Path(absolute(path))
     properties.check_unit(unit)
-    new = DatasetProperties(name=directory.name, voxel_size=_voxel_size(voxel_size), unit=unit)
+    new = DatasetProperties(
+        name=directory.name,
+        voxel_size=_voxel_size(voxel_size),
+        unit=unit,
+        extra={"version": 1},
+    )
     if os.path.lexists(directory / properties.FILE_NAME):
         return _existing(directory, new, exist_ok)
     if os.path.lexists(directory) and (not directory.is_dir() or any(directory.iterdir())):
@@ -132,7 +137,7 @@ class Dataset:
     """
 
     def __init__(self, path: Path_) -> None:
-        self._path = Path(os.path.abspath(path))
+        self._path = Path(absolute(path))
         self._properties = properties.load(self._path)
 
     @property
@@ -198,7 +203,7 @@ class Dataset:
         ArgumentError
             If an argument can't be used, such as a name that leaves the dataset.
         """
-        channels = VolumeHeader(_dtype_name(dtype), num_channels.__index__())
+        channels = VolumeHeader(_dtype_name(dtype), whole(num_channels, "num_channels"))
         layer = LayerProperties(
             name=name,
             category=category,
@@ -222,9 +227,14 @@ class Dataset:
         layers = ", ".join(self.layers)
         return f"Dataset({str(self.path)!r}, voxel_size={self.voxel_size}, layers=[{layers}])"
 
+    def _refresh(self) -> None:
+        self._properties = properties.load(self._path)
+
     def _change(self, change: Callable[[DatasetProperties], DatasetProperties]) -> None:
-        changed = change(properties.load(self._path))
-        properties.save(self._path, changed)
+        found = properties.load(self._path)
+        changed = change(found)
+        if changed != found:
+            properties.save(self._path, changed)
         self._properties = changed
 
     def _change_layer(
@@ -336,19 +346,19 @@ class Layer:
             If an argument can't be used.
         """
         new = MagProperties(Mag(mag))
+        self._dataset._refresh()
         found = self.properties
         header = VolumeHeader(
             found.dtype,
             found.num_channels,
-            block_edge.__index__(),
-            blocks_per_file_edge.__index__(),
+            whole(block_edge, "block_edge"),
+            whole(blocks_per_file_edge, "blocks_per_file_edge"),
             block_type,
         )
         if any(entry.mag == new.mag for entry in found.mags):
             raise ExistsError(f"layer {self.name!r} has a mag {new.mag} already.")
         self._check_format()
-        self._check_inside(self._default_path(new.mag))
-        Volume.create(self._default_path(new.mag), header)
+        self._create_volume(self._default_path(new.mag), header)
         axes = {"axisOrder": {"c": 0, "x": 1, "y": 2, "z": 3}, "cubeLength": header.file_edge}
         entry = replace(new, path=f"./{self.name}/{new.mag}", extra=axes)
         self._change(lambda layer: layer.with_mag(entry))
@@ -370,10 +380,24 @@ class Layer:
 
     def _extend(self, written: BoundingBox) -> None:
         """Make the layer's box contain a box of mag 1."""
-        if not self.bounding_box.contains_bbox(written):
-            self._change(
-                lambda found: replace(found, bounding_box=found.bounding_box.extended_by(written))
+        self._change(
+            lambda found: replace(found, bounding_box=found.bounding_box.extended_by(written))
+        )
+
+    def _create_volume(self, path: Path, header: VolumeHeader) -> None:
+        """Make the directory of a mag; a header that a crash left behind is replaced."""
+        self._check_inside(path)
+        volume = Volume(str(path), header)
+        if path.is_dir() and next(volume.files(), None) is not None:
+            raise ExistsError(
+                f"{path} holds voxels, though {properties.FILE_NAME} does not list it: delete the "
+                "directory, or open it with wkdask.open_mag."
             )
+        try:
+            (path / HEADER_NAME).unlink(missing_ok=True)
+        except OSError as error:
+            raise storage_error(error, path, "replacing an unused header") from None
+        Volume.create(path, header)
 
     def _open(self, entry: MagProperties) -> MagView:
         self._check_format()
@@ -502,8 +526,9 @@ class MagView(View):
         See `View.write`. The box is kept in the JSON: write from one process at a time, or set the
         layer's `bounding_box` before and write through views of it.
         """
-        super().write(data, offset)
-        written = BoundingBox(offset, np.shape(data)[-3:])
+        start = vec3(offset, "offset")
+        super().write(data, start)
+        written = BoundingBox(start, np.shape(data)[-3:])
         self._data_box = self._data_box.extended_by(written)
         self._box = BoundingBox((0, 0, 0), self._data_box.bottomright)
         self._mag_box = self._data_box
@@ -520,9 +545,12 @@ def _by_mag(entry: MagProperties) -> Mag:
 
 def _dtype_name(dtype: DTypeLike) -> str:
     try:
-        return np.dtype(dtype).name
+        # NumPy would take None for float64.
+        return np.dtype(dtype if dtype is not None else "none").name
     except TypeError:
-        raise ArgumentError(f"dtype is {dtype!r}, which is no NumPy dtype.") from None
+        raise ArgumentError(
+            f"dtype is {dtype!r}, but must be one of {', '.join(DTYPES)}."
+        ) from None
 
 
 def _voxel_size(value: Any) -> tuple[float, float, float]:

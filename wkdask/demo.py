@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import wkw
@@ -60,16 +61,18 @@ def run_demo(
     """
     story = _Story(echo)
     given = Dataset(source) if source is not None else None
+    sources = _sources(given) if given else []
     result = _new_dataset(output, given)
     with _cluster(workers) as client:
         address = client.dashboard_link
         hint = "" if importlib.util.find_spec("bokeh") else ' (pip install "wkdask[dashboard]")'
         echo(f"cluster: {workers} worker processes, dashboard {address}{hint}")
-        truth = _copied(given, result, story) if given else _painted(result, story)
+        truth = _copied(sources, result, story) if sources else _painted(result, story)
         for layer in list(result.layers.values()):
             _slice_lazily(layer, truth[layer.name], story)
         first = next(iter(result.layers))
-        truth[f"{first}_negative"] = _negative(result, first, truth[first], story)
+        negative = _unused(f"{first}_negative", lambda name: name in result.layers)
+        truth[negative] = _negative(result, first, negative, truth[first], story)
         for name, category in [(layer.name, layer.category) for layer in result.layers.values()]:
             _halve(result[name], _MODES[category], truth[name], story)
     echo(f"{story.compared:,} voxels compared with NumPy, {story.wrong:,} differ")
@@ -100,7 +103,8 @@ class _Story:
         if found.shape != expected.shape or found.dtype != expected.dtype:
             self.wrong += expected.size
         else:
-            self.wrong += int(np.count_nonzero(found != expected))
+            both_nan = (found != found) & (expected != expected)
+            self.wrong += int(np.count_nonzero((found != expected) & ~both_nan))
         self.compared += expected.size
 
 
@@ -123,13 +127,20 @@ def _cluster(workers: int) -> Iterator[Client]:
 def _new_dataset(output: str | None, given: Dataset | None) -> Dataset:
     if output is not None and os.path.lexists(output):
         raise ExistsError(f"{output} exists: name a new directory with --output.")
-    names = itertools.chain(["wkdask-demo"], (f"wkdask-demo-{i}" for i in itertools.count(2)))
-    path = Path(output or next(name for name in names if not os.path.lexists(name)))
+    path = Path(output or _unused("wkdask-demo", os.path.lexists))
     if given is None:
         return create(path, voxel_size=_VOXEL_SIZE_NM)
     if path.resolve().is_relative_to(given.path.resolve()):
-        raise ArgumentError(f"{path} lies in {given.path}, which is only read: choose another.")
+        raise ArgumentError(
+            f"{path} lies in {given.path}, which is only read: name another with --output."
+        )
     return create(path, voxel_size=given.voxel_size, unit=given.unit)
+
+
+def _unused(name: str, is_used: Callable[[str], bool]) -> str:
+    """Return a name, with a number behind it if it is used."""
+    names = itertools.chain([name], (f"{name}-{i}" for i in itertools.count(2)))
+    return next(name for name in names if not is_used(name))
 
 
 # --- where voxels come from ---------------------------------------------------------------------
@@ -159,13 +170,23 @@ def _paint(tissue: Tissue, name: str, chunk: tuple[View, int]) -> None:
     view.write(make(view.global_offset, view.size))
 
 
-def _copied(given: Dataset, result: Dataset, story: _Story) -> dict[str, Voxels]:
+def _sources(given: Dataset) -> list[tuple[Layer, MagView]]:
+    """Return the layers that wkdask can read, with their finest mag."""
+    layers = [layer for layer in given.layers.values() if layer.data_format == "wkw"]
+    sources = [
+        (layer, _finest(layer)) for layer in layers if layer.mags and layer.bounding_box.volume
+    ]
+    if not sources:
+        raise ArgumentError(f"{given.path} has no layer with voxels that are stored as WKW.")
+    return sources
+
+
+def _copied(
+    sources: list[tuple[Layer, MagView]], result: Dataset, story: _Story
+) -> dict[str, Voxels]:
     """Store the finest mag of each layer into the result, and return what it must hold."""
     truth = {}
-    for layer in given.layers.values():
-        if layer.data_format != "wkw" or not layer.mags:
-            continue
-        source = min(layer.mags.items())[1]
+    for layer, source in sources:
         view = _middle(source)
         copy = result.add_layer(layer.name, layer.category, layer.dtype, layer.num_channels)
         copy.largest_segment_id = layer.largest_segment_id
@@ -175,8 +196,6 @@ def _copied(given: Dataset, result: Dataset, story: _Story) -> dict[str, Voxels]
             target.store(view.to_dask(), align="rechunk")
         truth[layer.name] = _by_libwkw(view)
         story.compare(_by_libwkw(target), truth[layer.name])
-    if not truth:
-        raise ArgumentError(f"{given.path} has no layer that is stored as WKW.")
     return truth
 
 
@@ -200,11 +219,11 @@ def _slice_lazily(layer: Layer, truth: Voxels, story: _Story) -> None:
     story.compare(found, truth[0, :, ::2, z])
 
 
-def _negative(result: Dataset, name: str, truth: Voxels, story: _Story) -> Voxels:
+def _negative(result: Dataset, name: str, new: str, truth: Voxels, story: _Story) -> Voxels:
     """Run a function over pairs of chunks: every voxel becomes its complement."""
     source = _finest(result[name])
     layer = result.add_layer(
-        f"{name}_negative",
+        new,
         result[name].category,
         source.dtype,
         source.num_channels,
@@ -281,12 +300,12 @@ def _plainly_downsampled(voxels: Voxels, box: BoundingBox, factors: Vec3, mode: 
     return _plain_mode(stacked) if mode == "mode" else _plain_median(stacked)
 
 
-def _plain_median(stacked: Voxels) -> Voxels:
+def _plain_median(stacked: NDArray[Any]) -> Voxels:
+    if stacked.dtype.kind == "f":
+        median: Voxels = np.median(stacked, axis=0).astype(stacked.dtype)
+        return median
     ordered = np.sort(stacked, axis=0)
     low, high = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
-    if stacked.dtype.kind == "f":
-        mean: Voxels = np.mean([low, high], axis=0).astype(stacked.dtype)
-        return mean
     # Python's whole numbers are exact also where the sum of two 64-bit ones is not.
     total = (
         low.astype(object) + high.astype(object) if low.itemsize == 8 else low + high.astype("i8")

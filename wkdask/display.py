@@ -38,7 +38,9 @@ def as_text(facts: dict[str, Any]) -> str:
     """Return what `describe` returned as lines for a terminal."""
     lines = [facts["path"]]
     if "layers" in facts:
+        lines.append(f"  name       {facts['name']}")
         lines.append(f"  voxel size {_times(facts['voxel_size'])} {facts['unit']}")
+        lines += [] if facts["layers"] else ["  no layers"]
     for layer in facts.get("layers", ()):
         lines += _layer_lines(layer)
     return "\n".join([*lines, *_mag_lines(facts.get("mags", ()))])
@@ -81,11 +83,10 @@ def _describe_box(box: Any) -> dict[str, list[int]]:
 
 
 def _layer_lines(layer: dict[str, Any]) -> list[str]:
-    channels = f" x {layer['num_channels']} channels" if layer["num_channels"] > 1 else ""
     largest = layer["largest_segment_id"]
     ids = f", largest segment id {largest}" if largest is not None else ""
     lines = [
-        f"{layer['name']}: {layer['category']}, {layer['dtype']}{channels}{ids}",
+        f"{layer['name']}: {layer['category']}, {_voxel_type(layer)}{ids}",
         f"  box    {_box(layer['bounding_box'])} in mag 1",
     ]
     if "mags" not in layer:
@@ -95,11 +96,16 @@ def _layer_lines(layer: dict[str, Any]) -> list[str]:
 
 def _mag_lines(mags: Any) -> list[str]:
     return [
-        f"  mag {mag['mag'] or '?':<8} {_box(mag['bounding_box'])}, {mag['dtype']}, "
+        f"  mag {mag['mag'] or '?':<8} {_box(mag['bounding_box'])}, {_voxel_type(mag)}, "
         f"{mag['block_type']}, block edge {mag['block_edge']}, file edge {mag['file_edge']}, "
         f"{mag['files']} files, {_bytes(mag['bytes'])}"
         for mag in mags
     ]
+
+
+def _voxel_type(facts: dict[str, Any]) -> str:
+    channels = facts["num_channels"]
+    return f"{facts['dtype']} x {channels} channels" if channels > 1 else str(facts["dtype"])
 
 
 def _box(box: dict[str, list[int]]) -> str:

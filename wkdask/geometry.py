@@ -14,10 +14,34 @@ from typing import Any, SupportsIndex
 
 from wkdask.errors import ArgumentError, BoundsError
 
-__all__ = ["BoundingBox", "Mag", "MagLike", "Vec3", "Vec3Like", "cubed", "positive3", "vec3"]
+__all__ = [
+    "BoundingBox",
+    "Mag",
+    "MagLike",
+    "Vec3",
+    "Vec3Like",
+    "cubed",
+    "positive3",
+    "vec3",
+    "whole",
+]
 
 Vec3 = tuple[int, int, int]
 Vec3Like = Iterable[SupportsIndex]
+
+
+def whole(value: SupportsIndex, what: str) -> int:
+    """Return `value` as a Python int; floats are refused, not rounded.
+
+    Raises
+    ------
+    ArgumentError
+        If `value` is not a whole number; the text calls it `what`.
+    """
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ArgumentError(f"{what} is {value!r}, but must be a whole number.") from None
 
 
 def vec3(value: Vec3Like, what: str) -> Vec3:
@@ -125,7 +149,11 @@ def _mag_factors(value: Any) -> Vec3:
     try:
         if not isinstance(value, str):
             return cubed(value, "mag")
-        numbers = [int(part) for part in value.split("-")]
+        parts = value.split("-")
+        # int() would also take "1_0", " 1" and digits of other scripts.
+        if not (value.isascii() and all(part.isdigit() for part in parts)):
+            raise ValueError(value)
+        numbers = [int(part) for part in parts]
         return cubed(numbers[0] if len(numbers) == 1 else numbers, "mag")
     except ValueError:
         raise ArgumentError(

@@ -13,7 +13,7 @@ from itertools import pairwise, product
 
 from wkdask.geometry import BoundingBox, Vec3
 
-__all__ = ["Overlap", "Region", "box_of", "cut_axis", "overlaps", "region_of"]
+__all__ = ["Overlap", "Region", "axis_overlaps", "box_of", "cut_axis", "overlaps", "region_of"]
 
 Region = tuple[range, range, range]
 """Voxel positions wanted per axis `(x, y, z)`, each an ascending `range`."""
@@ -62,13 +62,14 @@ def overlaps(region: Region, cell_size: Vec3) -> Iterator[Overlap]:
     [(0, slice(0, 2, None)), (1, slice(2, 34, None)), (2, slice(34, 40, None))]
     """
     xs, ys, zs = (
-        list(_axis_overlaps(axis, edge)) for axis, edge in zip(region, cell_size, strict=True)
+        list(axis_overlaps(axis, edge)) for axis, edge in zip(region, cell_size, strict=True)
     )
     for (cz, sz, tz), (cy, sy, ty), (cx, sx, tx) in product(zs, ys, xs):
         yield Overlap((cx, cy, cz), (sx, sy, sz), (tx, ty, tz))
 
 
-def _axis_overlaps(axis: range, edge: int) -> Iterator[tuple[int, range, slice]]:
+def axis_overlaps(axis: range, edge: int) -> Iterator[tuple[int, range, slice]]:
+    """Cut one ascending axis of a region; yield cell, source and target as in `Overlap`."""
     done = 0
     while done < len(axis):
         cell = axis[done] // edge

@@ -19,6 +19,7 @@ import numpy as np
 import wkw
 
 from wkdask.errors import ArgumentError, FormatError
+from wkdask.geometry import whole
 
 __all__ = ["BLOCK_TYPES", "DTYPES", "HEADER_BYTES", "BlockType", "VolumeHeader"]
 
@@ -75,6 +76,8 @@ class VolumeHeader:
             raise ArgumentError(
                 f"block_type is {self.block_type!r}, but must be one of {', '.join(BLOCK_TYPES)}."
             )
+        for name in ("num_channels", "block_edge", "blocks_per_file_edge"):
+            object.__setattr__(self, name, whole(getattr(self, name), name))
         _check_power("block_edge", self.block_edge)
         _check_power("blocks_per_file_edge", self.blocks_per_file_edge)
         if not 1 <= self.num_channels <= _MAX_VOXEL_BYTES // self.itemsize:
@@ -164,13 +167,27 @@ class VolumeHeader:
         header, offset_bytes = _parse(data)
         if offset_bytes != header.data_offset_bytes:
             raise FormatError(
-                f"voxel data begin at byte {offset_bytes}, but must at {header.data_offset_bytes}"
+                f"says that voxel data begin at byte {offset_bytes}, but they must begin at byte "
+                f"{header.data_offset_bytes}"
             )
         return header
 
     @classmethod
     def from_wkw(cls, header: wkw.Header) -> VolumeHeader:
-        """Return the frozen form of a `wkw.Header`."""
+        """Return the frozen form of a `wkw.Header`.
+
+        Raises
+        ------
+        ArgumentError
+            If it was given a value that the format can't store.
+        """
+        if header.version != _VERSION:
+            raise ArgumentError(f"version is {header.version!r}, but only {_VERSION} is known.")
+        if header.block_type not in range(1, len(BLOCK_TYPES) + 1):
+            raise ArgumentError(
+                f"block_type is {header.block_type!r}, but must be one of "
+                f"{wkw.Header.VALID_BLOCK_TYPES}."
+            )
         return cls(
             dtype=np.dtype(header.voxel_type).name,
             num_channels=header.num_channels,
@@ -199,7 +216,7 @@ class VolumeHeader:
 
 def _parse(data: bytes) -> tuple[VolumeHeader, int]:
     if len(data) < HEADER_BYTES:
-        raise FormatError(f"{len(data)} bytes where a header of {HEADER_BYTES} must be")
+        raise FormatError(f"has {len(data)} bytes where a header of {HEADER_BYTES} must be")
     magic, version, edges, block_type, voxel_type, voxel_bytes, offset = _LAYOUT.unpack(
         data[:HEADER_BYTES]
     )
@@ -224,12 +241,12 @@ def _parse(data: bytes) -> tuple[VolumeHeader, int]:
             block_type=BLOCK_TYPES[block_type - 1],
         )
     except ArgumentError as error:
-        raise FormatError(str(error)) from None
+        raise FormatError(f"says that {str(error).rstrip('.')}") from None
     return header, cast(int, offset)
 
 
 def _check_power(name: str, value: int) -> None:
-    if not isinstance(value, int) or not 0 < value <= 1 << _MAX_LOG2 or value & (value - 1):
+    if not 0 < value <= 1 << _MAX_LOG2 or value & (value - 1):
         raise ArgumentError(
-            f"{name} is {value!r}, but must be a power of two from 1 to {1 << _MAX_LOG2}."
+            f"{name} is {value}, but must be a power of two from 1 to {1 << _MAX_LOG2}."
         )

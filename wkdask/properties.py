@@ -35,7 +35,7 @@ from wkdask.errors import (
     PropertiesError,
     storage_error,
 )
-from wkdask.geometry import BoundingBox, Mag
+from wkdask.geometry import BoundingBox, Mag, whole
 
 __all__ = [
     "CATEGORIES",
@@ -153,6 +153,13 @@ class LayerProperties:
             _check_dtype(self.dtype)
         if self.num_channels < 1:
             raise ArgumentError(f"num_channels is {self.num_channels}, but must be at least 1.")
+        if not isinstance(self.bounding_box, BoundingBox):
+            raise ArgumentError(
+                f"bounding_box is {self.bounding_box!r}, but must be a wkdask.BoundingBox."
+            )
+        if self.largest_segment_id is not None:
+            largest = whole(self.largest_segment_id, "largest_segment_id")
+            object.__setattr__(self, "largest_segment_id", largest)
         known = dict(_LAYER_KEYS)
         if self.data_format != "wkw":
             del known["elementClass"]

@@ -64,7 +64,8 @@ def downsample(
     Examples
     --------
     >>> ds = wkdask.create("tissue", voxel_size=(8, 8, 8))
-    >>> layer = ds.add_layer("color", "color", "uint8")
+    >>> box = wkdask.BoundingBox((1, 1, 1), (5, 5, 5))
+    >>> layer = ds.add_layer("color", "color", "uint8", bounding_box=box)
     >>> fine, coarse = layer.add_mag(1), layer.add_mag(2)
     >>> fine.write(np.full((5, 5, 5), 9, np.uint8), offset=(1, 1, 1))
     >>> wkdask.downsample(layer[1], layer[2])
@@ -73,7 +74,7 @@ def downsample(
     >>> int(layer[2].to_dask().min().compute())
     9
     """
-    if mode not in kernels.MODES:
+    if mode not in tuple(kernels.MODES):
         raise ArgumentError(f"mode is {mode!r}, but must be one of {', '.join(kernels.MODES)}.")
     source, target = source_view._whole(), target_view._whole()
     _check_voxels(source, target)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any
 
@@ -20,12 +20,12 @@ import dask.threaded
 from dask.base import get_scheduler
 from dask.diagnostics import ProgressBar
 from dask.local import get_async
-from distributed import Client
+from distributed import Client, get_worker
 from distributed import progress as show_progress
 
 from wkdask.errors import ArgumentError, WkdaskError
 
-__all__ = ["refuse_query_planning", "run"]
+__all__ = ["is_on_worker", "portable", "refuse_query_planning", "run"]
 
 
 def run(
@@ -57,8 +57,10 @@ def run(
             "concurrent.futures.Executor, or None for dask's current scheduler."
         )
     client = executor if isinstance(executor, Client) else _active_client(executor)
+    if client is not None and progress:
+        return _run_with_bar(collection, client)
     if client is not None:
-        return _run_on_client(collection, client, progress)
+        return collection.compute(scheduler=client)
     with ProgressBar() if progress else contextlib.nullcontext():
         return _run_here(collection, executor)
 
@@ -78,12 +80,11 @@ def _active_client(executor: Executor | None) -> Client | None:
     return owner if isinstance(owner, Client) else None
 
 
-def _run_on_client(collection: dask.array.Array, client: Client, progress: bool) -> Any:
+def _run_with_bar(collection: dask.array.Array, client: Client) -> Any:
     future = client.compute(collection)
     try:
-        if progress:
-            # The text bar blocks until all is done, also in Jupyter, where the widget would not.
-            show_progress(future, notebook=False)
+        # The text bar blocks until all is done, also in Jupyter, where the widget would not.
+        show_progress(future, notebook=False)
         return future.result()
     finally:
         future.cancel()
@@ -91,29 +92,69 @@ def _run_on_client(collection: dask.array.Array, client: Client, progress: bool)
 
 def _run_here(collection: dask.array.Array, executor: Executor | None) -> Any:
     if executor is not None:
-        return collection.compute(scheduler=_getter(executor))
+        return _run_on_executor(collection, executor)
     if get_scheduler(collections=[collection]) is not dask.threaded.get:
         return collection.compute()
     workers = dask.config.get("num_workers", None) or os.cpu_count() or 1
-    # A pool of our own, because leaving it waits for the tasks that run: after an error nothing
-    # goes on writing behind the caller's back.
+    # A pool of our own, because tasks that run can't be waited for in the one of dask.
     with ThreadPoolExecutor(workers, thread_name_prefix="wkdask") as pool:
-        return collection.compute(scheduler=_getter(pool))
+        return _run_on_executor(collection, pool)
 
 
-def _getter(executor: Executor) -> Callable[..., Any]:
-    """Return a dask scheduler that runs tasks by `executor.submit`."""
+def _run_on_executor(collection: dask.array.Array, executor: Executor) -> Any:
+    unfinished: set[Future[Any]] = set()
+
+    def submit(*call: Any) -> Future[Any]:
+        future = executor.submit(*call)
+        unfinished.add(future)
+        future.add_done_callback(unfinished.discard)
+        return future
+
+    try:
+        return collection.compute(scheduler=_getter(executor, submit))
+    finally:
+        # After an error no task starts, and none goes on writing behind the caller's back.
+        wait([future for future in list(unfinished) if not future.cancel()])
+
+
+def _getter(executor: Executor, submit: Callable[..., Future[Any]]) -> Callable[..., Any]:
+    """Return a dask scheduler that runs tasks by `submit`."""
     workers = getattr(executor, "_max_workers", None) or os.cpu_count() or 1
-    get = partial(get_async, executor.submit, workers)
+    get = partial(get_async, submit, workers)
     if isinstance(executor, ThreadPoolExecutor):
         return partial(get, pack_exception=_keep_exception)
     return partial(
         get,
         dumps=cloudpickle.dumps,
         loads=cloudpickle.loads,
-        pack_exception=dask.multiprocessing.pack_exception,
+        pack_exception=_pack_exception,
         raise_exception=dask.multiprocessing.reraise,
     )
+
+
+def is_on_worker() -> bool:
+    """Return whether this runs as a task of a distributed worker."""
+    try:
+        get_worker()
+    except ValueError:
+        return False
+    return True
+
+
+def portable(error: Exception) -> Exception:
+    """Return the error, or one of ours that says the same if it can't leave its process."""
+    try:
+        cloudpickle.loads(cloudpickle.dumps(error))
+    except Exception:
+        stand_in = WkdaskError(repr(error))
+        stand_in.__notes__ = list(getattr(error, "__notes__", ()))
+        return stand_in
+    return error
+
+
+def _pack_exception(error: BaseException, dumps: Callable[[object], bytes]) -> Any:
+    travels = portable(error) if isinstance(error, Exception) else error
+    return dask.multiprocessing.pack_exception(travels, dumps)
 
 
 def _keep_exception(error: BaseException, _dumps: object) -> tuple[BaseException, object]:

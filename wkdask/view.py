@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["View"]
 
-_MAX_POSITION = 2**32
-"""Positions are unsigned 32-bit numbers in libwkw, the reference implementation of WKW."""
+_POSITIONS = 2**32
+"""Positions and sizes are unsigned 32-bit numbers in libwkw, the reference for WKW."""
 
 ChunkFunction = Callable[[tuple["View", int]], object]
 ZippedFunction = Callable[[tuple["View", "View", int]], object]
@@ -91,9 +91,9 @@ class View:
         labels: Labels | None = None,
     ) -> None:
         self._volume = Volume(os.fspath(path_to_mag_view), VolumeHeader.from_wkw(header))
-        self._box = BoundingBox(global_offset, size)
-        self._is_bounded = is_bounded
-        self._read_only = read_only
+        self._box = _addressable(BoundingBox(global_offset, size))
+        self._is_bounded = bool(is_bounded)
+        self._read_only = bool(read_only)
         self._mag_box = mag_view_bbox_at_creation
         self._labels = labels or Labels()
         self._is_open = False
@@ -256,7 +256,7 @@ class View:
         """
         self._check_writable()
         voxels = np.asarray(data)
-        if voxels.ndim == 3:
+        if voxels.ndim == 3 and self.num_channels == 1:
             voxels = voxels[np.newaxis]
         self._volume.check_voxels(voxels.dtype, voxels.shape)
         box = self._checked_box(offset, voxels.shape[1:])
@@ -319,8 +319,11 @@ class View:
         return arrays.to_dask(self._volume, self.bounding_box, chunks)
 
     def __getitem__(self, index: Any) -> da.Array:
-        """Return a lazy part, indexed like the array `(c, x, y, z)` of the view's voxels."""
-        return self.to_dask()[index]
+        """Return a lazy part, indexed like the array `(c, x, y, z)` of the view's voxels.
+
+        Integers, slices with any step, `...` and None read exactly the voxels they name.
+        """
+        return arrays.part_of(self._volume, self.bounding_box, index)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         """Read everything, as `np.asarray(view)` asks for."""
@@ -518,7 +521,7 @@ class View:
 
     def _identity(self) -> tuple[object, ...]:
         flags = (self._is_bounded, self._read_only)
-        return ("wkdask.View", self._volume, self._box, flags, self._mag_box)
+        return (type(self).__qualname__, self._volume, self._box, flags, self._mag_box)
 
     # --- helpers ----------------------------------------------------------------------------
 
@@ -535,9 +538,11 @@ class View:
         )  # fmt: skip
 
     def _inherited(self, read_only: bool | None) -> bool:
-        if self._read_only and read_only is False:
+        if read_only is None:
+            return self._read_only
+        if self._read_only and not read_only:
             raise ReadOnlyError(f"{self!r} is read-only, so a part of it can't be written either.")
-        return self._read_only if read_only is None else read_only
+        return bool(read_only)
 
     def _check_writable(self) -> None:
         if self._read_only:
@@ -560,10 +565,7 @@ class View:
                 f"the box {part} (relative to the view) leaves the view, which has size "
                 f"{self.size}. Give offset and size that fit, or take a larger view."
             )
-        absolute = part.moved_by(self.global_offset)
-        if max(absolute.bottomright) > _MAX_POSITION:
-            raise BoundsError(f"the box {absolute} ends beyond 2**32 voxels, which WKW can't hold.")
-        return absolute
+        return _addressable(part.moved_by(self.global_offset))
 
     def _warn_if_unaligned(self, box: BoundingBox) -> None:
         header = self._volume.header
@@ -592,6 +594,15 @@ class View:
         finally:
             if not self._read_only:
                 self._volume.note_change()
+
+
+def _addressable(box: BoundingBox) -> BoundingBox:
+    """Return an absolute box, or raise if WKW has no numbers for its voxels."""
+    if min(box.topleft) < 0:
+        raise BoundsError(f"the box {box} begins at a negative position; WKW begins at 0.")
+    if max(box.bottomright) > _POSITIONS or max(box.size) == _POSITIONS:
+        raise BoundsError(f"the box {box} goes beyond 2**32 voxels, which WKW can't hold.")
+    return box
 
 
 def _work_on_chunk(view: View, grid: ChunkGrid, function: ChunkFunction, position: Vec3) -> None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from wkdask import wkwfile
 from wkdask.errors import (
     ArgumentError,
+    BoundsError,
     DtypeError,
     ExistsError,
     FormatError,
@@ -29,7 +30,7 @@ from wkdask.geometry import BoundingBox, Vec3
 from wkdask.grid import Overlap, Region, overlaps, region_of
 from wkdask.header import HEADER_BYTES, VolumeHeader
 
-__all__ = ["HEADER_NAME", "Volume"]
+__all__ = ["HEADER_NAME", "Volume", "absolute"]
 
 HEADER_NAME = "header.wkw"
 
@@ -55,9 +56,7 @@ class Volume:
     """What every file must hold; the block type is that of files to be written."""
 
     def __post_init__(self) -> None:
-        if "\0" in self.path:
-            raise ArgumentError(f"the path {self.path!r} has a NUL character.")
-        object.__setattr__(self, "path", os.path.abspath(self.path))
+        object.__setattr__(self, "path", absolute(self.path))
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Volume:
@@ -70,7 +69,7 @@ class Volume:
         FormatError
             If `header.wkw` is not a WKW header.
         """
-        directory = os.fspath(path)
+        directory = absolute(path)
         return cls(directory, _read_header(directory))
 
     @classmethod
@@ -133,17 +132,22 @@ class Volume:
         Raises
         ------
         ArgumentError
-            If dtype or shape do not fit; nothing is written.
+            If dtype, shape or position do not fit; nothing is written.
         FormatError
             If a file that has to be merged is unreadable; it stays as it is.
         """
         self.check_voxels(voxels.dtype, voxels.shape)
         if voxels.shape[1:] != box.size:
             raise ArgumentError(f"voxels of shape {voxels.shape} do not fill the box {box}.")
+        if min(box.topleft) < 0:
+            raise BoundsError(f"the box {box} has negative positions, which no file can hold.")
         self._check_exists()
-        for part in self._parts(region_of(box)):
-            self._write_part(part, voxels[(slice(None), *part.target)])
-        self.note_change()
+        try:
+            for part in self._parts(region_of(box)):
+                self._write_part(part, voxels[(slice(None), *part.target)])
+        finally:
+            # Also after a failure: the files before it were written.
+            self.note_change()
 
     def check_voxels(self, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> None:
         """Raise unless an array of this dtype and shape `(c, x, y, z)` can be written here."""
@@ -210,8 +214,24 @@ class Volume:
             wkwfile.patch(path, self.header, box, voxels)
 
     def _check_exists(self) -> None:
-        if not os.path.exists(os.path.join(self.path, HEADER_NAME)):
-            raise _no_header(self.path)
+        try:
+            os.stat(os.path.join(self.path, HEADER_NAME))
+        except OSError as error:
+            raise _missing_or(error, self.path) from None
+
+
+def absolute(path: str | os.PathLike[str]) -> str:
+    """Return a path that means the same in every process.
+
+    Raises
+    ------
+    ArgumentError
+        If it holds a NUL character, where other libraries would cut it.
+    """
+    text = os.fspath(path)
+    if "\0" in text:
+        raise ArgumentError(f"the path {text!r} has a NUL character.")
+    return os.path.abspath(text)
 
 
 def _read_header(directory: str) -> VolumeHeader:
@@ -243,8 +263,13 @@ def _no_header(directory: str) -> MissingError:
 
 
 def _numbered(directory: str, prefix: str, suffix: str) -> Iterator[tuple[int, os.DirEntry[str]]]:
-    pattern = re.compile(f"{prefix}([0-9]+){re.escape(suffix)}")
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            if match := pattern.fullmatch(entry.name):
-                yield int(match[1]), entry
+    pattern = re.compile(f"{prefix}(0|[1-9][0-9]*){re.escape(suffix)}")
+    try:
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if match := pattern.fullmatch(entry.name):
+                    yield int(match[1]), entry
+    except FileNotFoundError:
+        raise _no_header(directory) from None
+    except OSError as error:
+        raise storage_error(error, directory, "listing files") from None

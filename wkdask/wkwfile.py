@@ -8,6 +8,7 @@ as something that it is not. Only a file that does not exist counts as zeros.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 import uuid
@@ -202,6 +203,9 @@ def _open(path: str, demanded: VolumeHeader, flags: int) -> _OpenFile:
     try:
         descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0))
     except FileNotFoundError:
+        if os.path.islink(path):
+            # Such as a disk that is not mounted: the voxels are elsewhere, and not zero.
+            raise _format_error(path, "is a link to a file that does not exist") from None
         raise
     except OSError as error:
         raise storage_error(error, path, "opening") from error
@@ -218,7 +222,7 @@ def _open(path: str, demanded: VolumeHeader, flags: int) -> _OpenFile:
 def _checked(descriptor: int, path: str, demanded: VolumeHeader) -> _OpenFile:
     status = os.fstat(descriptor)
     if stat.S_ISDIR(status.st_mode):
-        raise IsADirectoryError(21, "Is a directory")
+        raise IsADirectoryError(errno.EISDIR, "Is a directory")
     try:
         header = VolumeHeader.from_file_bytes(os.pread(descriptor, HEADER_BYTES, 0))
     except FormatError as error:
@@ -239,11 +243,15 @@ def _jump_table(
     if not header.is_compressed:
         return None
     data = os.pread(descriptor, first - HEADER_BYTES, HEADER_BYTES)
+    if len(data) != first - HEADER_BYTES:
+        raise _format_error(path, "has a jump table that is cut short")
     ends = np.frombuffer(data, dtype="<u8")
-    if len(ends) != header.blocks_per_file or int(ends[0]) < first:
-        raise _format_error(path, "has a jump table that is cut short or points into itself")
+    if int(ends[0]) < first:
+        raise _format_error(path, "has a jump table that points into itself")
     if bool((ends[1:] < ends[:-1]).any()) or int(ends[-1]) > size_bytes:
-        raise _format_error(path, f"has a jump table that leaves its {size_bytes} bytes")
+        raise _format_error(
+            path, f"has a jump table that runs backwards or leaves its {size_bytes} bytes"
+        )
     return ends
 
 

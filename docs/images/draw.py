@@ -1,0 +1,195 @@
+"""Draw the pictures of the docs: `python docs/images/draw.py` rewrites the SVG files beside it.
+
+Where chunks lie is not drawn by hand but asked of wkdask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from wkdask.chunking import ChunkGrid
+from wkdask.geometry import BoundingBox, Vec3
+
+INK, FAINT, PAPER = "#24292f", "#8c959f", "#ffffff"
+BLUE, PALE_BLUE, RED, PALE_RED, PALE = "#0969da", "#ddf4ff", "#cf222e", "#ffebe9", "#f6f8fa"
+
+FILE_EDGE, BLOCKS_PER_FILE_EDGE = 64, 4
+VIEW = BoundingBox((20, 24, 0), (204, 120, 1))
+
+
+def svg(width: int, height: int, parts: Iterable[str]) -> str:
+    """Return a picture on white paper, so that it is legible on a dark page too."""
+    arrow = (
+        '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
+        f'markerHeight="7" orient="auto"><path d="M0 0 8 4 0 8z" fill="{INK}"/></marker></defs>'
+    )
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+            f'width="{width}" height="{height}" font-family="sans-serif" font-size="13">',
+            arrow,
+            f'<rect width="{width}" height="{height}" rx="8" fill="{PAPER}"/>',
+            *parts,
+            "</svg>\n",
+        ]
+    )
+
+
+def rect(x: float, y: float, w: float, h: float, style: str) -> str:
+    """Return a rectangle."""
+    return f'<rect x="{x:g}" y="{y:g}" width="{w:g}" height="{h:g}" {style}/>'
+
+
+def text(x: float, y: float, words: str, style: str = "") -> str:
+    """Return a line of text."""
+    return f'<text x="{x:g}" y="{y:g}" fill="{INK}" {style}>{words}</text>'
+
+
+# --- chunks -------------------------------------------------------------------------------------
+
+
+def draw_chunks() -> str:
+    """Show one view under two chunk sizes."""
+    edge = FILE_EDGE
+    left = _panel(30, (edge, edge, 1), f"chunk_size = {edge}, the file edge: one file per task")
+    right = _panel(400, (48, 48, 1), "chunk_size = 48: tasks share the red files, refused")
+    legend = [
+        rect(30, 290, 22, 14, f'fill="none" stroke="{INK}" stroke-width="1.5"'),
+        text(58, 302, f"file, {edge} voxels"),
+        rect(170, 290, 14, 14, f'fill="none" stroke="{FAINT}" stroke-width="0.6"'),
+        text(190, 302, f"block, {edge // BLOCKS_PER_FILE_EDGE} voxels"),
+        rect(310, 290, 22, 14, f'fill="none" stroke="{BLUE}" stroke-width="2.5"'),
+        text(338, 302, "view"),
+        rect(390, 290, 22, 14, f'fill="{PALE_BLUE}" stroke="{BLUE}" stroke-dasharray="4 3"'),
+        text(418, 302, "chunk, with the number i that its task gets"),
+    ]
+    return svg(740, 322, [*left, *right, *legend])
+
+
+def _panel(left: int, chunk_size: Vec3, title: str) -> list[str]:
+    scale, top = 1.2, 44
+
+    def place(box: BoundingBox, style: str) -> str:
+        (x, y, _), (w, h, _) = box.topleft, box.size
+        return rect(left + x * scale, top + y * scale, w * scale, h * scale, style)
+
+    grid = ChunkGrid(VIEW, chunk_size)
+    whole = BoundingBox((0, 0, 0), (4 * FILE_EDGE, 3 * FILE_EDGE, 1))
+    files = list(ChunkGrid(whole, (FILE_EDGE, FILE_EDGE, 1)))
+    block_edge = FILE_EDGE // BLOCKS_PER_FILE_EDGE
+    blocks = ChunkGrid(whole, (block_edge, block_edge, 1))
+    parts = [text(left, 28, title, 'font-weight="bold"')]
+    parts += [place(file, f'fill="{PALE_RED if _shared(file, grid) else PALE}"') for file in files]
+    parts += [place(chunk, f'fill="{PALE_BLUE}" fill-opacity="0.6"') for chunk in grid]
+    parts += [place(b, f'fill="none" stroke="{FAINT}" stroke-width="0.3"') for b in blocks]
+    parts += [place(f, f'fill="none" stroke="{INK}" stroke-width="1.5"') for f in files]
+    parts += [
+        place(file, f'fill="{RED}" fill-opacity="0.12" stroke="{RED}" stroke-width="1.5"')
+        for file in files
+        if _shared(file, grid)
+    ]
+    parts += [place(chunk, f'fill="none" stroke="{BLUE}" stroke-dasharray="4 3"') for chunk in grid]
+    parts.append(place(VIEW, f'fill="none" stroke="{BLUE}" stroke-width="2.5"'))
+    for number, chunk in enumerate(grid):
+        x, y = (a + n / 2 for a, n in zip(chunk.topleft[:2], chunk.size[:2], strict=True))
+        parts.append(
+            text(left + x * scale, top + y * scale + 5, str(number), 'text-anchor="middle"')
+        )
+    return parts
+
+
+def _shared(file: BoundingBox, grid: ChunkGrid) -> bool:
+    return sum(not file.intersected_with(c, dont_assert=True).is_empty for c in grid) > 1
+
+
+# --- walks --------------------------------------------------------------------------------------
+
+
+def draw_read() -> str:
+    """Show the walk of `view[...].compute()`."""
+    parts = [
+        *_lane(20, 20, 700, 110, "in your process: no voxel is touched"),
+        *_lane(20, 160, 700, 226, "on a worker"),
+        *_step(40, 52, "view[0, :, ::2, 48]", "view.py"),
+        *_step(280, 52, "one graph layer", "arrays.py"),
+        *_step(520, 52, "the slice goes into it", "dask"),
+        _arrow(220, 82, 280, 82),
+        _arrow(460, 82, 520, 82),
+        _arrow(610, 112, 610, 192),
+        text(620, 150, "path, header, box"),
+        *_step(520, 192, "VolumeArray[...]", "arrays.py"),
+        *_step(280, 192, "Volume.read(region)", "volume.py: the seam"),
+        *_step(40, 192, "which files, which slices", "grid.py"),
+        *_step(280, 302, "wkwfile.read_into", "one file, checked"),
+        *_step(40, 302, "which blocks, which slices", "grid.py"),
+        *_step(520, 302, "decode_block", "codec.py"),
+        _arrow(520, 222, 460, 222),
+        _arrow(280, 214, 220, 214),
+        _arrow(220, 232, 280, 232),
+        _arrow(370, 252, 370, 302),
+        text(380, 282, "per file; if there is none: zeros"),
+        _arrow(280, 324, 220, 324),
+        _arrow(220, 342, 280, 342),
+        _arrow(460, 324, 520, 324),
+        _arrow(520, 342, 460, 342),
+    ]
+    return svg(740, 406, parts)
+
+
+def draw_downsample() -> str:
+    """Show the walk of `wkdask.downsample`."""
+    parts = [
+        *_lane(20, 20, 700, 110, "in your process: everything is checked"),
+        *_lane(20, 160, 700, 226, "on a worker"),
+        *_step(40, 52, "downsample(a, b, mode)", "pyramid.py"),
+        *_step(280, 52, "target file + source box", "chunking.py"),
+        *_step(520, 52, "one task per target file", "chunkmap.py"),
+        _arrow(220, 82, 280, 82),
+        _arrow(460, 82, 520, 82),
+        _arrow(610, 112, 610, 192),
+        text(600, 150, "two views, factors, mode", 'text-anchor="end"'),
+        *_step(520, 192, "read a piece, mirrored", "pyramid.py, volume.py"),
+        *_step(280, 192, "kernels.downsample", "(array, factor, mode) -&gt; array"),
+        *_step(40, 192, "target.write", "volume.py: the seam"),
+        *_step(40, 302, "wkwfile.write", "one file, in one step"),
+        *_step(280, 302, "receipt", "a few bytes, no voxels"),
+        _arrow(520, 214, 460, 214),
+        f'<path d="M370 252v18h240v-18" fill="none" stroke="{INK}" marker-end="url(#tip)"/>',
+        text(490, 286, "piece by piece", 'text-anchor="middle"'),
+        _arrow(280, 214, 220, 214),
+        _arrow(130, 252, 130, 302),
+        _arrow(220, 332, 280, 332),
+        f'<path d="M460 332H710V82H702" fill="none" stroke="{INK}" marker-end="url(#tip)"/>',
+    ]
+    return svg(740, 406, parts)
+
+
+def _lane(x: int, y: int, w: int, h: int, title: str) -> list[str]:
+    return [
+        rect(x, y, w, h, f'rx="6" fill="{PALE}"'),
+        text(x + 20, y + 22, title, 'font-weight="bold"'),
+    ]
+
+
+def _step(x: int, y: int, what: str, where: str) -> list[str]:
+    return [
+        rect(x, y, 180, 60, f'rx="6" fill="{PALE_BLUE}" stroke="{BLUE}"'),
+        text(x + 90, y + 26, what, 'text-anchor="middle"'),
+        text(x + 90, y + 46, where, f'text-anchor="middle" style="fill:{BLUE};font-size:12px"'),
+    ]
+
+
+def _arrow(x1: int, y1: int, x2: int, y2: int) -> str:
+    return f'<line x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}" stroke="{INK}" marker-end="url(#tip)"/>'
+
+
+PICTURES: dict[str, Callable[[], str]] = {
+    "chunks.svg": draw_chunks,
+    "walk-read.svg": draw_read,
+    "walk-downsample.svg": draw_downsample,
+}
+
+if __name__ == "__main__":
+    for name, draw in PICTURES.items():
+        (Path(__file__).parent / name).write_text(draw(), encoding="utf-8")

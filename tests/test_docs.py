@@ -1,0 +1,220 @@
+"""The docs say what is true: their code runs, their pictures are current, what they name exists."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import doctest
+import io
+import re
+import runpy
+import tomllib
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+import wkdask
+from wkdask.synthetic import Tissue
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+MODULES = sorted(f"wkdask.{module.name}" for module in iter_modules(wkdask.__path__))
+
+PYTHON = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+SHELL = re.compile(r"^```sh\n(.*?)^```", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+IN_BACKTICKS = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def code_of(page: Path) -> list[str]:
+    return PYTHON.findall(page.read_text(encoding="utf-8"))
+
+
+def prose_of(page: Path) -> str:
+    return re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.M)
+
+
+@pytest.fixture
+def demo_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> wkdask.Dataset:
+    """A small stand-in for what `wkdask demo` leaves behind; its layout is compared below."""
+    monkeypatch.chdir(tmp_path)
+    ds = wkdask.create("wkdask-demo", voxel_size=(11.24, 11.24, 28.0))
+    box = wkdask.BoundingBox((77, 41, 13), (140, 100, 60))
+    tissue = Tissue()
+    for name, dtype, paint, mode in (
+        ("color", "uint8", tissue.grey, "median"),
+        ("segmentation", "uint32", tissue.labels, "mode"),
+    ):
+        layer = ds.add_layer(name, name, dtype, bounding_box=box)
+        fine = layer.add_mag(1, blocks_per_file_edge=4, block_type="lz4")
+        fine.get_view().store(paint(box.topleft, box.size), align="rechunk")
+        coarse = layer.add_mag("2-2-1", blocks_per_file_edge=4)
+        wkdask.downsample(layer[1], coarse, mode)
+    return ds
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if code_of(page)], ids=name_of)
+def test_code_of_the_docs_runs(page: Path, demo_dataset: wkdask.Dataset) -> None:
+    """Each block runs after those before it, and `expression  # (a, tuple)` has that value."""
+    # As in a script, so that functions travel to worker processes by value.
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    with contextlib.redirect_stdout(io.StringIO()):
+        for code in code_of(page):
+            for statement in ast.parse(code).body:
+                run_statement(statement, code, page, namespace)
+
+
+def run_statement(statement: ast.stmt, code: str, page: Path, namespace: dict[str, Any]) -> None:
+    if not isinstance(statement, ast.Expr):
+        exec(compile(ast.Module([statement], []), page.name, "exec"), namespace)
+        return
+    value = eval(compile(ast.Expression(statement.value), page.name, "eval"), namespace)
+    last_line = code.splitlines()[(statement.end_lineno or 0) - 1]
+    if stated := re.search(r"# (\(.*?\))(:|$)", last_line):
+        assert value == ast.literal_eval(stated[1]), last_line
+
+
+def _doctests() -> Iterator[Any]:
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    names = {
+        name: value
+        for module in map(import_module, MODULES)
+        for name, value in vars(module).items()
+        if name in module.__all__ and isinstance(value, type)
+    }
+    for module_name in MODULES:
+        module = import_module(module_name)
+        public = {name: getattr(module, name) for name in module.__all__}
+        globs = {"wkdask": wkdask, "np": np, **names, **public}
+        for test in finder.find(module, globs=globs):
+            if test.examples:
+                yield pytest.param(test, id=test.name)
+
+
+@pytest.mark.parametrize("test", list(_doctests()))
+def test_examples_of_docstrings_run(
+    test: doctest.DocTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = io.StringIO()
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    runner.run(test, out=out.write)
+    assert runner.failures == 0, out.getvalue()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in LINK.findall(page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_files_and_names_of_ours_exist(page: Path) -> None:
+    for words in IN_BACKTICKS.findall(prose_of(page)):
+        if re.fullmatch(r"(wkdask|docs|tests|notebooks|\.ci)/[\w./-]+", words):
+            assert (ROOT / words).exists(), f"{page.name} names {words}"
+        elif re.fullmatch(r"wkdask(\.\w+)+", words):
+            assert resolved(words) is not None, f"{page.name} names {words}"
+
+
+def resolved(dotted: str) -> Any:
+    """Return what `wkdask.a.b` names, or None."""
+    value: Any = wkdask
+    for part in dotted.split(".")[1:]:
+        if isinstance(value, ModuleType) and f"{value.__name__}.{part}" in MODULES:
+            value = import_module(f"{value.__name__}.{part}")
+        elif (value := getattr(value, part, None)) is None:
+            return None
+    return value
+
+
+def test_the_view_page_names_every_method() -> None:
+    page = (ROOT / "docs" / "view.md").read_text(encoding="utf-8")
+    words = set(re.findall(r"\w+", " ".join(IN_BACKTICKS.findall(page))))
+    for kind in (wkdask.View, wkdask.MagView):
+        public = {name for name in dir(kind) if not name.startswith("_")}
+        assert public <= words, f"docs/view.md lacks {public - words}"
+
+
+def test_the_api_page_has_every_public_name() -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    documented = re.findall(r"^\.\. auto\w+:: (?:wkdask\.)?(\w+)$", page, re.MULTILINE)
+    assert set(wkdask.__all__) <= set(documented)
+
+
+def test_the_errors_page_shows_the_tree() -> None:
+    page = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+    lines = [line.rstrip() for line in page.split("```text\n")[1].split("```")[0].splitlines()]
+    assert lines == tree_lines()
+
+
+def tree_lines() -> list[str]:
+    """Return the tree in the docstring of `wkdask.errors`."""
+    text = wkdask.errors.__doc__ or ""
+    block = re.findall(r"^    (\S.*|[│ ].*)$", text, re.MULTILINE)
+    return [line.rstrip() for line in block]
+
+
+def test_the_tree_of_errors_is_that_of_the_classes() -> None:
+    _, first, *_ = lines = tree_lines()
+    bases_column, text_column = first.index("ValueError"), first.index("an argument")
+    path = ["WkdaskError"]
+    shown = {}
+    for line in lines[1:]:
+        name = re.search(r"── (\w+)", line)
+        assert name, line
+        del path[(name.start() + 4) // 4 :]
+        bases = line[bases_column:text_column].strip()
+        shown[name[1]] = ", ".join(filter(None, [path[-1], bases]))
+        path.append(name[1])
+    assert {"WkdaskError", *shown} == {name for name in wkdask.errors.__all__ if name[0].isupper()}
+    for name, bases in shown.items():
+        kind = getattr(wkdask.errors, name)
+        assert ", ".join(base.__name__ for base in kind.__bases__) == bases, name
+
+
+def test_pictures_are_current() -> None:
+    script = ROOT / "docs" / "images" / "draw.py"
+    for name, draw in runpy.run_path(str(script))["PICTURES"].items():
+        saved = script.with_name(name).read_text(encoding="utf-8")
+        assert draw() == saved, f"{name} is old: run python docs/images/draw.py"
+
+
+def test_the_two_commands_are_one_line_each() -> None:
+    blocks = SHELL.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert [len(block.splitlines()) for block in blocks] == [1, 1]
+    assert blocks[0].endswith("wkdask demo\n")
+    assert blocks[1].endswith("-m pytest\n")
+
+
+def test_dependencies_are_explained() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    page = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
+    hard, extras = page.split("## Extras")
+    rows = re.findall(r"^\| `([\w\[\]]+)` \|", hard, re.MULTILINE)
+    assert sorted(rows) == sorted(re.split("[><=]", name)[0] for name in project["dependencies"])
+    rows = re.findall(r"^\| `(\w+)` \|", extras, re.MULTILINE)
+    assert sorted(rows) == sorted(project["optional-dependencies"])
+
+
+@pytest.mark.slow
+def test_the_stand_in_has_the_layout_of_the_demo(demo_dataset: wkdask.Dataset) -> None:
+    from wkdask.demo import run_demo
+
+    assert run_demo(None, "made-by-demo", lambda line: None)
+    made = wkdask.open("made-by-demo")
+    assert made.voxel_size == demo_dataset.voxel_size
+    for name, layer in demo_dataset.layers.items():
+        assert made[name].dtype == layer.dtype
+        assert list(made[name].mags) == list(layer.mags)
+        assert made[name].bounding_box.topleft == layer.bounding_box.topleft

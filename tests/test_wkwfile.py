@@ -1,0 +1,748 @@
+"""`wkdask.wkwfile`: one file; damaged ones are errors, never zeros, and failures leave no trace."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import struct
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import wkw
+
+from wkdask import wkwfile
+from wkdask.codec import morton_index
+from wkdask.errors import (
+    AccessError,
+    DirectoryError,
+    FormatError,
+    StorageError,
+    WkdaskError,
+)
+from wkdask.geometry import BoundingBox
+from wkdask.grid import Region, region_of
+from wkdask.header import BLOCK_TYPES, DTYPES, VolumeHeader
+
+COMPRESSED = ("lz4", "lz4hc")
+EDGE = 8
+WHOLE: Region = (range(EDGE),) * 3
+PART = BoundingBox((1, 2, 3), (4, 5, 2))
+
+
+def small(kind: str = "raw", dtype: str = "uint8", channels: int = 1) -> VolumeHeader:
+    """Return the header of files of 2 x 2 x 2 blocks of 4 voxels."""
+    return VolumeHeader(dtype, channels, 4, 2, kind)  # type: ignore[arg-type]
+
+
+def voxels_for(header: VolumeHeader, size: tuple[int, ...] = (EDGE,) * 3, seed: int = 1) -> Any:
+    """Return voxels of any bits but without zeros, so that no zero can hide among them."""
+    rng = np.random.default_rng(seed)
+    shape = (header.num_channels, *size)
+    data = rng.integers(1, 256, int(np.prod(shape)) * header.itemsize, dtype=np.uint8)
+    return data.view(header.dtype).reshape(shape, order="F")
+
+
+def read(path: Path, header: VolumeHeader, region: Region = WHOLE) -> Any:
+    """Read a region; None if there is no file."""
+    shape = (header.num_channels, *map(len, region))
+    out = np.zeros(shape, header.dtype, order="F")
+    found = wkwfile.read_into(out, str(path), header, region)
+    assert found or not out.any()
+    return out if found else None
+
+
+def tree(path: Path) -> dict[str, bytes | None]:
+    """Return everything below a directory, the bytes of each file."""
+    return {
+        str(each.relative_to(path)): None if each.is_dir() else each.read_bytes()
+        for each in path.rglob("*")
+    }
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "z0" / "y0" / "x0.wkw"
+
+
+@pytest.fixture(params=BLOCK_TYPES)
+def header(request: pytest.FixtureRequest) -> VolumeHeader:
+    return small(request.param)
+
+
+@pytest.fixture
+def voxels(path: Path, header: VolumeHeader) -> Any:
+    """The voxels of the file that lies at `path`."""
+    voxels = voxels_for(header)
+    wkwfile.write(str(path), header, voxels)
+    return voxels
+
+
+def expect(
+    error: type[Exception], path: Path, action: Callable[[], object], text: str = "."
+) -> str:
+    """Assert that an action raises an error of ours that names the path; return its text."""
+    with pytest.raises(error, match=text) as caught:
+        action()
+    assert isinstance(caught.value, WkdaskError)
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+class TestRoundTrip:
+    @pytest.mark.parametrize("kind", BLOCK_TYPES)
+    @pytest.mark.parametrize("channels", [1, 2, 3])
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_dtypes_and_channels(self, path, dtype, channels, kind):
+        header = small(kind, dtype, channels)
+        voxels = voxels_for(header)
+        wkwfile.write(str(path), header, voxels)
+        assert read(path, header).tobytes("F") == voxels.tobytes("F")
+
+    @pytest.mark.parametrize("kind", BLOCK_TYPES)
+    @pytest.mark.parametrize("edges", [(1, 1), (1, 8), (2, 4), (8, 1), (64, 1), (32, 2)])
+    def test_edges(self, path, edges, kind):
+        header = VolumeHeader("uint8", 1, *edges, kind)
+        voxels = voxels_for(header, (header.file_edge,) * 3)
+        wkwfile.write(str(path), header, voxels)
+        assert path.read_bytes()[:16] == header.to_bytes(header.data_offset_bytes)
+        np.testing.assert_array_equal(read(path, header, region_of(box(header))), voxels)
+
+    def test_memory_layout_does_not_matter(self, tmp_path, header):
+        voxels = voxels_for(header)
+        larger = np.zeros((1, 9, 10, 11), np.uint8)
+        larger[:, 1:, 1:-1, 3:] = voxels
+        layouts = (voxels, np.ascontiguousarray(voxels), larger[:, 1:, 1:-1, 3:])
+        for name, layout in zip("abc", layouts, strict=True):
+            wkwfile.write(str(tmp_path / name), header, layout)
+        assert len({(tmp_path / name).read_bytes() for name in "abc"}) == 1
+
+    def test_raw_files_are_those_of_libwkw(self, tmp_path, path):
+        header = small("raw", "uint16", 3)
+        voxels = voxels_for(header)
+        wkwfile.write(str(path), header, voxels)
+        with wkw.Dataset.create(str(tmp_path / "theirs"), header.to_wkw()) as dataset:
+            dataset.write((0, 0, 0), voxels)
+        assert (tmp_path / "theirs/z0/y0/x0.wkw").read_bytes() == path.read_bytes()
+
+    @pytest.mark.parametrize("kind", COMPRESSED)
+    def test_jump_table_holds_the_ends_of_blocks(self, path, kind):
+        header = small(kind)
+        wkwfile.write(str(path), header, voxels_for(header))
+        data = path.read_bytes()
+        ends = struct.unpack_from("<8Q", data, 16)
+        assert ends[-1] == len(data)
+        assert list(ends) == sorted(ends)
+        assert ends[0] > header.data_offset_bytes
+
+    @pytest.mark.parametrize(
+        "region",
+        [
+            (range(3, 4), range(8), range(8)),
+            (range(1, 8, 3), range(0, 8, 2), range(7, 8)),
+            (range(0, 8, 7), range(2, 3), range(0, 8, 5)),
+        ],
+    )
+    def test_regions(self, path, header, voxels, region):
+        expected = voxels[:, *(slice(r.start, r.stop, r.step) for r in region)]
+        np.testing.assert_array_equal(read(path, header, region), expected)
+
+    def test_the_files_own_header_decides_how_it_is_decoded(self, path, header, voxels):
+        for kind in BLOCK_TYPES:
+            np.testing.assert_array_equal(read(path, small(kind)), voxels)
+
+    def test_permissions_obey_the_umask(self, path, header):
+        before = os.umask(0o027)
+        try:
+            wkwfile.write(str(path), header, voxels_for(header))
+        finally:
+            os.umask(before)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+    def test_writes_and_reads_that_take_many_calls(self, path, header, monkeypatch):
+        # The operating system may write less than it was asked to.
+        write = os.write
+        monkeypatch.setattr(os, "write", lambda fd, data: write(fd, bytes(data)[:7]))
+        voxels = voxels_for(header)
+        wkwfile.write(str(path), header, voxels)
+        monkeypatch.undo()
+        np.testing.assert_array_equal(read(path, header), voxels)
+
+
+def box(header: VolumeHeader) -> BoundingBox:
+    return BoundingBox((0, 0, 0), (header.file_edge,) * 3)
+
+
+class TestMissing:
+    def test_is_not_found_and_not_made(self, tmp_path, path, header):
+        assert read(path, header) is None
+        assert tree(tmp_path) == {}
+
+    def test_directory_without_the_file(self, path, header):
+        path.parent.mkdir(parents=True)
+        assert read(path, header) is None
+
+    def test_a_link_to_nothing_is_an_error(self, tmp_path, path, header):
+        # Typically a disk that is not mounted: there are voxels, but not here.
+        path.parent.mkdir(parents=True)
+        path.symlink_to(tmp_path / "nowhere")
+        expect(WkdaskError, path, lambda: read(path, header), "link")
+        if not header.is_compressed:
+            part = voxels_for(header, PART.size)
+            expect(WkdaskError, path, lambda: wkwfile.patch(str(path), header, PART, part), "link")
+        assert path.is_symlink()
+
+    def test_a_link_to_a_file_is_that_file(self, tmp_path, path, header, voxels):
+        path.rename(tmp_path / "elsewhere")
+        path.symlink_to(tmp_path / "elsewhere")
+        np.testing.assert_array_equal(read(path, header), voxels)
+
+
+class TestPatch:
+    @pytest.mark.parametrize(
+        "patched",
+        [
+            PART,
+            BoundingBox((0, 0, 0), (4, 4, 4)),  # exactly one block
+            BoundingBox((3, 3, 3), (2, 2, 2)),  # a voxel of each block
+            BoundingBox((7, 7, 7), (1, 1, 1)),
+            BoundingBox((0, 0, 0), (8, 8, 8)),
+        ],
+    )
+    @pytest.mark.parametrize("exists", [True, False])
+    def test_only_the_box_changes(self, path, patched, exists):
+        header = small("raw", "uint16", 2)
+        expected = np.zeros((2, 8, 8, 8), np.uint16)
+        if exists:
+            expected[:] = voxels_for(header)
+            wkwfile.write(str(path), header, expected)
+        part = voxels_for(header, patched.size, seed=2)
+        wkwfile.patch(str(path), header, patched, part)
+        inside = tuple(slice(r.start, r.stop) for r in region_of(patched))
+        expected[:, *inside] = part
+        np.testing.assert_array_equal(read(path, header), expected)
+        assert [each.name for each in path.parent.iterdir()] == ["x0.wkw"]
+
+    def test_other_blocks_are_not_even_read(self, path):
+        # A block may be patched while another task writes the one beside it.
+        header = small("raw")
+        wkwfile.write(str(path), header, voxels_for(header))
+        before = path.read_bytes()
+        block = BoundingBox((4, 0, 4), (4, 4, 4))
+        wkwfile.patch(str(path), header, block, voxels_for(header, block.size, seed=3))
+        after = path.read_bytes()
+        start = 16 + morton_index((1, 0, 1), 2) * 64
+        assert before[:start] == after[:start]
+        assert before[start + 64 :] == after[start + 64 :]
+        assert before[start : start + 64] != after[start : start + 64]
+
+    @pytest.mark.parametrize("kind", COMPRESSED)
+    def test_a_compressed_file_in_a_raw_volume_is_refused(self, tmp_path, path, kind):
+        wkwfile.write(str(path), small(kind), voxels_for(small(kind)))
+        before = tree(tmp_path)
+        part = voxels_for(small(), PART.size)
+        expect(
+            FormatError,
+            path,
+            lambda: wkwfile.patch(str(path), small("raw"), PART, part),
+            "compressed",
+        )
+        assert tree(tmp_path) == before
+
+
+def set_byte(place: int, value: int) -> Callable[[bytes], bytes]:
+    return lambda data: data[:place] + bytes([value]) + data[place + 1 :]
+
+
+def set_word(place: int, value: int) -> Callable[[bytes], bytes]:
+    return lambda data: data[:place] + struct.pack("<Q", value) + data[place + 8 :]
+
+
+def keep(length: int) -> Callable[[bytes], bytes]:
+    return lambda data: data[:length]
+
+
+def entry(index: int) -> int:
+    """Return where an entry of the jump table lies."""
+    return 16 + 8 * index
+
+
+HEADER_DAMAGE: list[tuple[str, Callable[[bytes], bytes], str]] = [
+    ("empty file", keep(0), "0 bytes where a header"),
+    ("one byte", keep(1), "1 bytes where a header"),
+    ("cut in the magic", keep(2), "header"),
+    ("cut in the header", keep(15), "15 bytes where a header"),
+    ("cut behind the header", keep(16), "needs at least"),
+    ("cut by one byte", lambda data: data[:-1], "."),
+    ("cut in the voxels", lambda data: data[: len(data) * 2 // 3], "."),
+    ("wrong magic", set_byte(0, ord("w")), "instead of b'WKW'"),
+    ("another format", lambda data: b"\x89PNG" + data[4:], "instead of b'WKW'"),
+    ("zeros all over", lambda data: bytes(len(data)), "instead of b'WKW'"),
+    ("version 0", set_byte(3, 0), "version 0"),
+    ("version 2", set_byte(3, 2), "version 2"),
+    ("block type 0", set_byte(5, 0), "block type 0"),
+    ("block type 4", set_byte(5, 4), "block type 4"),
+    ("voxel type 0", set_byte(6, 0), "voxel type 0"),
+    ("voxel type 11", set_byte(6, 11), "voxel type 11"),
+    ("another voxel type", set_byte(6, 7), "int8"),
+    ("0 bytes a voxel", set_byte(7, 0), "0 bytes a voxel"),
+    ("2 bytes a voxel", set_byte(7, 2), "num_channels=2"),
+    ("fewer blocks a file", set_byte(4, 0x02), "voxel data|demands"),
+    ("fewer, larger blocks", set_byte(4, 0x03), "voxel data|demands"),
+    ("more blocks a file", set_byte(4, 0x22), "voxel data|demands"),
+    ("smaller blocks", set_byte(4, 0x11), "demands"),
+    ("blocks of 2^15", set_byte(4, 0x1F), "block of edge"),
+    ("2^15 blocks a file edge", set_byte(4, 0xF2), "voxel data|demands"),
+    ("both edges 2^15", set_byte(4, 0xFF), "block of edge"),
+    ("offset 0", set_word(8, 0), "begin at byte 0"),
+    ("offset 1 too far", set_byte(8, 81), "begin at byte 81"),
+    ("offset 2^63", set_word(8, 1 << 63), "begin at byte"),
+]
+TABLE_DAMAGE: list[tuple[str, Callable[[bytes], bytes], str]] = [
+    ("cut in the jump table", keep(16 + 20), "needs at least 80"),
+    ("cut behind the jump table", keep(80), "jump table"),
+    ("first entry in the header", set_word(entry(0), 8), "jump table"),
+    ("first entry in the table", set_word(entry(0), 79), "jump table"),
+    ("an empty first block", set_word(entry(0), 80), "block"),
+    ("entry 0", set_word(entry(3), 0), "jump table"),
+    ("entries all 0", lambda data: data[:16] + bytes(64) + data[80:], "jump table"),
+    ("entries out of order", lambda data: swapped(data, 2, 5), "jump table"),
+    ("an entry beyond the end", set_word(entry(3), 1 << 20), "jump table"),
+    ("the last entry beyond the end", set_word(entry(7), 1 << 20), "jump table"),
+    ("an entry of 2^64 - 1", set_word(entry(7), (1 << 64) - 1), "jump table"),
+    ("an entry of 2^63", set_word(entry(4), 1 << 63), "jump table"),
+    ("all entries at the end", lambda data: data[:16] + data[72:80] * 8 + data[80:], "block"),
+    ("an entry one too small", lambda data: added(data, 3, -1), "block"),
+    ("an entry one too large", lambda data: added(data, 3, 1), "block"),
+    ("voxels of zero bytes", lambda data: data[:80] + bytes(len(data) - 80), "block"),
+    ("voxels of 0xff", lambda data: data[:80] + b"\xff" * (len(data) - 80), "block"),
+]
+
+
+def swapped(data: bytes, a: int, b: int) -> bytes:
+    ends = list(struct.unpack_from("<8Q", data, 16))
+    ends[a], ends[b] = ends[b], ends[a]
+    return data[:16] + struct.pack("<8Q", *ends) + data[80:]
+
+
+def added(data: bytes, index: int, number: int) -> bytes:
+    (end,) = struct.unpack_from("<Q", data, entry(index))
+    return set_word(entry(index), end + number)(data)
+
+
+DAMAGE = [
+    pytest.param(kind, damage, text, id=f"{kind}-{name}")
+    for kind in BLOCK_TYPES
+    for name, damage, text in (HEADER_DAMAGE if kind == "raw" else HEADER_DAMAGE + TABLE_DAMAGE)
+]
+
+
+class TestDamaged:
+    """Each damaged file is an error with its path, for reads and partial writes alike."""
+
+    @pytest.mark.parametrize(("kind", "damage", "text"), DAMAGE)
+    def test_contents(self, tmp_path, path, kind, damage, text):
+        header = small(kind)
+        voxels = voxels_for(header)
+        wkwfile.write(str(path), header, voxels)
+        damaged = damage(path.read_bytes())
+        assert damaged != path.read_bytes()
+        path.write_bytes(damaged)
+        before = tree(tmp_path)
+        reason = expect(FormatError, path, lambda: read(path, header), text)
+        assert "not read as zeros" in reason
+        if kind == "raw":
+            part = voxels_for(header, PART.size)
+            expect(FormatError, path, lambda: wkwfile.patch(str(path), header, PART, part), text)
+        assert tree(tmp_path) == before
+        # Writing the whole file is the way to mend it.
+        wkwfile.write(str(path), header, voxels)
+        np.testing.assert_array_equal(read(path, header), voxels)
+
+    @pytest.mark.parametrize("kind", BLOCK_TYPES)
+    def test_cut_at_every_place(self, tmp_path, kind):
+        header = small(kind)
+        wkwfile.write(str(tmp_path / "whole"), header, voxels_for(header))
+        data = (tmp_path / "whole").read_bytes()
+        path = tmp_path / "cut"
+        for length in range(len(data)):
+            path.write_bytes(data[:length])
+            with pytest.raises(FormatError):
+                read(path, header)
+
+    def test_a_raw_file_longer_than_it_must_be_is_read(self, path):
+        header = small("raw")
+        wkwfile.write(str(path), header, voxels_for(header))
+        path.write_bytes(path.read_bytes() + b"more")
+        np.testing.assert_array_equal(read(path, header), voxels_for(header))
+
+    @pytest.mark.parametrize("kind", COMPRESSED)
+    def test_only_the_damaged_block_is_unreadable(self, path, kind):
+        header = small(kind)
+        voxels = voxels_for(header)
+        wkwfile.write(str(path), header, voxels)
+        data = path.read_bytes()
+        (first_end,) = struct.unpack_from("<Q", data, entry(0))
+        path.write_bytes(data[:80] + b"\xff" * (first_end - 80) + data[first_end:])
+        rest = (range(4, 8), range(8), range(8))
+        np.testing.assert_array_equal(read(path, header, rest), voxels[:, 4:])
+        reason = expect(FormatError, path, lambda: read(path, header))
+        assert "block (0, 0, 0)" in reason
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            small(dtype="uint16"),
+            small(channels=2),
+            VolumeHeader("uint8", 1, 2, 4),  # the same file edge
+            VolumeHeader("uint8", 1, 4, 1),
+            VolumeHeader("uint8", 1, 4, 4),
+        ],
+        ids=["dtype", "channels", "block_edge", "fewer_blocks", "more_blocks"],
+    )
+    def test_a_good_file_of_another_volume(self, tmp_path, path, other, header):
+        wkwfile.write(str(path), other, voxels_for(other, (other.file_edge,) * 3))
+        before = tree(tmp_path)
+        expect(FormatError, path, lambda: read(path, header), "demands")
+        assert tree(tmp_path) == before
+
+
+class TestRefusals:
+    """The file system refuses: an error with `errno` and path, and nothing changes."""
+
+    def test_a_directory_in_place_of_the_file(self, tmp_path, path, header):
+        path.mkdir(parents=True)
+        self.check(tmp_path, path, header, DirectoryError, errno.EISDIR)
+
+    @pytest.mark.parametrize("level", [0, 1])
+    def test_a_file_in_place_of_a_directory(self, tmp_path, path, header, level):
+        parent = path.parents[level]
+        parent.parent.mkdir(parents=True, exist_ok=True)
+        parent.write_bytes(b"not a directory")
+        self.check(tmp_path, path, header, StorageError, None)
+
+    @pytest.mark.parametrize(
+        ("code", "error"),
+        [
+            (errno.EACCES, AccessError),
+            (errno.EPERM, AccessError),
+            (errno.EMFILE, StorageError),
+            (errno.ENFILE, StorageError),
+            (errno.EIO, StorageError),
+            (errno.ESTALE, StorageError),
+            (errno.ELOOP, StorageError),
+        ],
+        ids=errno.errorcode.get,
+    )
+    def test_open_is_refused(self, tmp_path, path, header, voxels, monkeypatch, code, error):
+        def refuse(*_: object) -> None:
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(os, "open", refuse)
+        before = tree_by_io(tmp_path)
+        found = self.errors(path, header)
+        monkeypatch.undo()
+        assert [type(each) for each in found] == [error] * len(found)
+        assert {each.errno for each in found} == {code}
+        assert tree_by_io(tmp_path) == before
+        np.testing.assert_array_equal(read(path, header), voxels)
+
+    def test_a_read_fails_in_the_middle(self, path, header, voxels, monkeypatch):
+        pread = os.pread
+
+        def fail_late(descriptor: int, count: int, offset: int) -> bytes:
+            if offset >= header.data_offset_bytes:
+                raise OSError(errno.EIO, "Input/output error")
+            return pread(descriptor, count, offset)
+
+        monkeypatch.setattr(os, "pread", fail_late)
+        expect(StorageError, path, lambda: read(path, header), "Input/output error")
+
+    def test_a_header_that_can_not_be_read(self, path, header, voxels, monkeypatch):
+        def fail(*_: object) -> bytes:
+            raise OSError(errno.EIO, "Input/output error")
+
+        monkeypatch.setattr(os, "pread", fail)
+        expect(StorageError, path, lambda: read(path, header), "Input/output error")
+
+    def test_a_file_that_becomes_shorter_while_it_is_read(self, path, header, voxels, monkeypatch):
+        pread = os.pread
+
+        def short(descriptor: int, count: int, offset: int) -> bytes:
+            return pread(descriptor, count, offset)[: -1 if offset else None]
+
+        monkeypatch.setattr(os, "pread", short)
+        expect(FormatError, path, lambda: read(path, header))
+
+    @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may do everything")
+    def test_no_permission(self, tmp_path, path, header, voxels):
+        path.chmod(0)
+        try:
+            expect(AccessError, path, lambda: read(path, header))
+        finally:
+            path.chmod(0o644)
+        path.parent.chmod(0o555)
+        try:
+            write = lambda: wkwfile.write(str(path), header, voxels + 1)  # noqa: E731
+            expect(AccessError, path, write)
+        finally:
+            path.parent.chmod(0o755)
+        np.testing.assert_array_equal(read(path, header), voxels)
+
+    def check(
+        self,
+        tmp_path: Path,
+        path: Path,
+        header: VolumeHeader,
+        error: type[StorageError],
+        code: int | None,
+    ) -> None:
+        before = tree(tmp_path)
+        for found in self.errors(path, header):
+            assert isinstance(found, error)
+            assert code in (None, found.errno)
+        assert tree(tmp_path) == before
+
+    def errors(self, path: Path, header: VolumeHeader) -> list[StorageError]:
+        """Return what reading, writing and patching raise."""
+        part, whole = voxels_for(header, PART.size), voxels_for(header, seed=5)
+        actions = [
+            lambda: read(path, header),
+            lambda: wkwfile.write(str(path), header, whole),
+            lambda: wkwfile.patch(str(path), small("raw"), PART, part),
+        ]
+        found = []
+        for action in actions:
+            with pytest.raises(StorageError) as caught:
+                action()
+            assert caught.value.filename == str(path)
+            assert str(path) in str(caught.value)
+            found.append(caught.value)
+        return found
+
+
+def tree_by_io(path: Path) -> list[str]:
+    """Return the names below a directory, without opening a file."""
+    return sorted(str(each) for each in path.rglob("*"))
+
+
+class TestAtomic:
+    """Temporary files never remain, and the old file stays until the new one is complete."""
+
+    FAILURES: tuple[BaseException, ...] = (
+        OSError(errno.ENOSPC, "No space left on device"),
+        MemoryError("played"),
+        KeyboardInterrupt(),
+    )
+
+    @pytest.mark.parametrize("exists", [True, False])
+    @pytest.mark.parametrize("failure", FAILURES, ids=lambda e: type(e).__name__)
+    @pytest.mark.parametrize("call", ["encode", "write", "replace", "close"])
+    def test_write(self, tmp_path, path, header, monkeypatch, call, failure, exists):
+        old = voxels_for(header)
+        path.parent.mkdir(parents=True)
+        if exists:
+            wkwfile.write(str(path), header, old)
+        before = tree(tmp_path)
+        play(monkeypatch, call, failure)
+        with pytest.raises(StorageError if isinstance(failure, OSError) else type(failure)) as e:
+            wkwfile.write(str(path), header, voxels_for(header, seed=2))
+        monkeypatch.undo()
+        assert tree(tmp_path) == before
+        if isinstance(e.value, StorageError):
+            assert (e.value.errno, e.value.filename) == (errno.ENOSPC, str(path))
+            assert "Free space" in str(e.value)
+
+    @pytest.mark.parametrize("failure", FAILURES, ids=lambda e: type(e).__name__)
+    @pytest.mark.parametrize("call", ["link", "unlink"])
+    def test_creation_of_a_raw_file(self, tmp_path, path, monkeypatch, call, failure):
+        header = small("raw")
+        path.parent.mkdir(parents=True)
+        os_call = getattr(os, call)
+
+        def fail(*arguments: Any) -> None:
+            if call == "unlink":
+                os_call(*arguments)  # a failure to report that it was done
+            raise failure
+
+        monkeypatch.setattr(os, call, fail)
+        part = voxels_for(header, PART.size)
+        try:
+            wkwfile.patch(str(path), header, PART, part)
+        except (StorageError, MemoryError, KeyboardInterrupt):
+            assert call == "link" or not isinstance(failure, OSError)
+        monkeypatch.undo()
+        assert [name for name in tree(tmp_path) if name.endswith(wkwfile.TEMPORARY_SUFFIX)] == []
+
+    def test_readers_see_the_old_file_until_the_end(self, path, header, voxels, monkeypatch):
+        replace = os.replace
+        seen = []
+
+        def look(source: str, target: str) -> None:
+            seen.append(read(path, header))
+            replace(source, target)
+            seen.append(read(path, header))
+
+        monkeypatch.setattr(os, "replace", look)
+        new = voxels_for(header, seed=2)
+        wkwfile.write(str(path), header, new)
+        np.testing.assert_array_equal(seen[0], voxels)
+        np.testing.assert_array_equal(seen[1], new)
+
+    def test_an_unfinished_file_lies_beside_and_is_not_taken_for_data(self, path, header, voxels):
+        with wkwfile.replacing(str(path)) as descriptor:
+            os.write(descriptor, b"half")
+            (unfinished,) = set(path.parent.iterdir()) - {path}
+            assert unfinished.name.endswith(wkwfile.TEMPORARY_SUFFIX)
+            assert not unfinished.name.endswith(".wkw")
+        assert path.read_bytes() == b"half"
+
+    def test_what_others_left_behind_does_not_matter(self, path, header, voxels):
+        # libwkw writes to x0.wkw_tmp, always the same name, and may leave it of any size.
+        left = [path.with_name(name) for name in ("x0.wkw_tmp", f"x0.wkw.0{'0' * 31}.wkdask-tmp")]
+        for each in left:
+            each.write_bytes(b"stale" * 10_000)
+        new = voxels_for(header, seed=2)
+        wkwfile.write(str(path), header, new)
+        np.testing.assert_array_equal(read(path, header), new)
+        assert all(each.exists() for each in left)
+
+    def test_no_descriptor_leaks(self, path, header, voxels):
+        def count() -> int:
+            return len(os.listdir("/proc/self/fd"))
+
+        if not Path("/proc/self/fd").exists():
+            pytest.skip("descriptors can't be counted here")
+        before = count()
+        for _ in range(3):
+            read(path, header)
+            wkwfile.write(str(path), header, voxels)
+            with pytest.raises(FormatError):
+                read(path, small(dtype="uint16"))
+        path.write_bytes(b"WKW")
+        for _ in range(3):
+            with pytest.raises(FormatError):
+                read(path, header)
+        assert count() == before
+
+
+def play(monkeypatch: pytest.MonkeyPatch, call: str, failure: BaseException) -> None:
+    """Let the third encoding or writing of bytes fail, or the first other call."""
+    module, name = {
+        "encode": (wkwfile, "encode_block"),
+        "write": (os, "write"),
+        "replace": (os, "replace"),
+        "close": (os, "close"),
+    }[call]
+    real = getattr(module, name)
+    calls = 0
+
+    def fail(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if call == "close":
+            real(*arguments)
+        if calls == 3 or call in ("replace", "close"):
+            raise failure
+        return real(*arguments)
+
+    monkeypatch.setattr(module, name, fail)
+
+
+def mutated(data: bytes, places: int, rng: np.random.Generator) -> bytes:
+    """Return a file of random changes: bytes, words, lengths, mostly in header and jump table."""
+    changed = bytearray(data)
+    for _ in range(rng.integers(1, 4)):
+        what = rng.integers(7)
+        at = int(rng.integers(places))
+        if what == 0:
+            changed[at] = rng.integers(256)
+        elif what == 1:
+            changed[at] ^= 1 << int(rng.integers(8))
+        elif what == 2:
+            changed[at : at + 8] = bytes(min(8, places - at))
+        elif what == 3:
+            word = at // 8 * 8
+            (number,) = struct.unpack_from("<Q", changed, word)
+            number += int(rng.integers(-70, 70))
+            struct.pack_into("<Q", changed, word, number % (1 << 64))
+        elif what == 4:
+            word, other = at // 8 * 8, int(rng.integers(places)) // 8 * 8
+            changed[word : word + 8], changed[other : other + 8] = (
+                changed[other : other + 8],
+                changed[word : word + 8],
+            )
+        elif what == 5:
+            struct.pack_into("<Q", changed, at // 8 * 8, int(rng.integers(len(data) + 9)))
+        elif what == 6 and rng.integers(4) == 0:
+            length = int(rng.integers(len(data)))
+            # Only cut what the next change does not reach into.
+            return bytes(changed[: max(length, 0)])
+    return bytes(changed)
+
+
+def check_mutants(directory: Path, kind: str, count: int) -> None:
+    """Read and patch mutants: each is what it was, or an error of ours."""
+    header = small(kind, "uint16")
+    voxels = voxels_for(header)
+    path = directory / "mutant.wkw"
+    wkwfile.write(str(path), header, voxels)
+    data = path.read_bytes()
+    rng = np.random.default_rng(BLOCK_TYPES.index(kind))  # type: ignore[arg-type]
+    part = voxels_for(header, PART.size, seed=2)
+    raised = unchanged = 0
+    for number in range(count):
+        mutant = mutated(data, header.data_offset_bytes, rng)
+        path.write_bytes(mutant)
+        try:
+            found = read(path, header)
+        except FormatError as error:
+            raised += str(path) in str(error)
+        else:
+            assert found.tobytes() == voxels.tobytes(), (number, mutant)
+            unchanged += 1
+        if kind == "raw":
+            check_patch(path, header, part, mutant)
+    assert raised + unchanged == count
+    assert raised > count // 2
+
+
+def check_patch(path: Path, header: VolumeHeader, part: Any, mutant: bytes) -> None:
+    """Patch a mutant: it is done, or the file stays as it was."""
+    try:
+        wkwfile.patch(str(path), header, PART, part)
+    except FormatError:
+        assert path.read_bytes() == mutant
+    else:
+        x, y, z = region_of(PART)
+        np.testing.assert_array_equal(read(path, header, (x, y, z)), part)
+
+
+class TestMutants:
+    @pytest.mark.parametrize("kind", BLOCK_TYPES)
+    def test_some(self, tmp_path, kind):
+        check_mutants(tmp_path, kind, 3_000)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("kind", BLOCK_TYPES)
+    def test_many(self, tmp_path, kind):
+        check_mutants(tmp_path, kind, 30_000)
+
+    @pytest.mark.parametrize("kind", BLOCK_TYPES)
+    def test_every_byte_of_header_and_jump_table(self, tmp_path, kind):
+        header = small(kind)
+        voxels = voxels_for(header)
+        path = tmp_path / "mutant.wkw"
+        wkwfile.write(str(path), header, voxels)
+        data = path.read_bytes()
+        for place, value in product(range(header.data_offset_bytes), (0, 1, 2, 0x7F, 0x80, 0xFF)):
+            path.write_bytes(set_byte(place, value)(data))
+            try:
+                found = read(path, header)
+            except FormatError:
+                continue
+            np.testing.assert_array_equal(found, voxels)
