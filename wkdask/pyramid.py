@@ -60,6 +60,8 @@ def downsample(
     ArgumentError
         If the mode is unknown, dtype or channels differ, or the boxes do not correspond; nothing is
         written then.
+    ReadOnlyError
+        If the target is read-only.
 
     Examples
     --------
@@ -77,6 +79,7 @@ def downsample(
     if mode not in tuple(kernels.MODES):
         raise ArgumentError(f"mode is {mode!r}, but must be one of {', '.join(kernels.MODES)}.")
     source, target = source_view._whole(), target_view._whole()
+    target._check_writable()
     _check_voxels(source, target)
     factors = _factors(source, target)
     _check_boxes(source.bounding_box, target.bounding_box, factors)
@@ -99,7 +102,7 @@ def _downsample_chunk(
         start = (a - b for a, b in zip(piece.topleft, box.topleft, strict=True))
         place = (slice(a, a + n) for a, n in zip(start, piece.size, strict=True))
         out[(slice(None), *place)] = kernels.downsample(voxels, factors, mode)
-    target.write(out)
+    target.volume.write(box, out)
 
 
 def _piece_size(factors: Vec3) -> Vec3:
@@ -113,12 +116,12 @@ def _piece_size(factors: Vec3) -> Vec3:
 def _read_mirrored(source: View, box: BoundingBox, inside: BoundingBox) -> NDArray[np.generic]:
     """Read a box; what lies outside of `inside` is mirrored, the voxel at the border first."""
     if inside.contains_bbox(box):
-        return source._volume.read(region_of(box))
+        return source.volume.read(region_of(box))
     axes = zip(box.topleft, box.bottomright, inside.topleft, inside.bottomright, strict=True)
     positions = [_mirrored(np.arange(a, b), low, high) for a, b, low, high in axes]
     starts = [int(axis.min()) for axis in positions]
     region = tuple(range(a, int(axis.max()) + 1) for a, axis in zip(starts, positions, strict=True))
-    voxels = source._volume.read((region[0], region[1], region[2]))
+    voxels = source.volume.read((region[0], region[1], region[2]))
     for axis, (start, wanted) in enumerate(zip(starts, positions, strict=True), start=1):
         voxels = voxels.take(wanted - start, axis=axis)
     return voxels
