@@ -196,10 +196,11 @@ def aligned_array(source: Any, volume: Volume, corner: Vec3, *, align: Align) ->
         )
     array = source[np.newaxis] if source.ndim == 3 else source
     volume.check_voxels(array.dtype, array.shape)
-    aligned = _aligned_chunks(array.chunks, volume, corner)
-    if aligned != _without_empty(array.chunks):
+    chunks = _without_empty(array.chunks)
+    aligned = _aligned_chunks(chunks, volume, corner)
+    if aligned != chunks:
         if align == "raise":
-            raise _misaligned(array.chunks, volume, corner, aligned[-source.ndim :])
+            raise _misaligned(chunks, volume, corner, aligned[-source.ndim :])
         array = array.rechunk(aligned)
     return array
 
@@ -408,7 +409,7 @@ def _first_collision(chunks: Chunks, volume: Volume, corner: Vec3, unit: str) ->
         stop = first
         for number, length in enumerate(lengths[:-1]):
             start, stop = stop, stop + length
-            if length and stop % edge:
+            if stop % edge:
                 at = list(corner)
                 at[axis] = stop
                 cell = tuple(position // header.file_edge for position in at)

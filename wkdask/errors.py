@@ -134,12 +134,12 @@ class ChunkErrors(WkdaskError, ExceptionGroup[Exception]):  # noqa: N818
 
 
 _STORAGE_ERRORS: dict[int, tuple[type[StorageError], str]] = {
-    errno.EACCES: (AccessError, "Ask for permission, or open another path."),
-    errno.EPERM: (AccessError, "Ask for permission, or open another path."),
-    errno.EISDIR: (DirectoryError, "A file was expected: move the directory away."),
-    errno.EMFILE: (StorageError, "Raise the limit of open files (ulimit -n) or use fewer threads."),
-    errno.ENOSPC: (StorageError, "Free space and run again; no file was changed by halves."),
-    errno.EROFS: (StorageError, "Write to a file system that is not mounted read-only."),
+    errno.EACCES: (AccessError, "ask for permission, or use another path"),
+    errno.EPERM: (AccessError, "ask for permission, or use another path"),
+    errno.EISDIR: (DirectoryError, "a file was expected: move the directory away"),
+    errno.EMFILE: (StorageError, "raise the limit of open files (ulimit -n) or use fewer threads"),
+    errno.ENOSPC: (StorageError, "free space and run again"),
+    errno.EROFS: (StorageError, "write to a file system that is not mounted read-only"),
 }
 
 
@@ -164,5 +164,5 @@ def storage_error(error: OSError, path: str | os.PathLike[str], doing: str) -> S
     """
     code = error.errno or 0
     kind, advice = _STORAGE_ERRORS.get(code, (StorageError, ""))
-    text = f"{error.strerror or error}, while {doing}. {advice}".rstrip()
+    text = f"{error.strerror or error}, while {doing}" + (f" ({advice})" if advice else "")
     return kind(code, text, os.fspath(path))

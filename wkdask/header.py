@@ -210,6 +210,14 @@ class VolumeHeader:
         """Return whether files of both can lie in one volume: all but the block type agrees."""
         return self._geometry() == other._geometry()
 
+    def difference_to(self, demanded: VolumeHeader) -> str:
+        """Return in words where files of this header do not fit into a volume of another one."""
+        names = ("dtype", "num_channels", "block_edge", "blocks_per_file_edge")
+        pairs = ((name, getattr(self, name), getattr(demanded, name)) for name in names)
+        return ", ".join(
+            f"{name} {mine} instead of {theirs}" for name, mine, theirs in pairs if mine != theirs
+        )
+
     def _geometry(self) -> tuple[Any, ...]:
         return self.dtype, self.num_channels, self.block_edge, self.blocks_per_file_edge
 

@@ -94,8 +94,8 @@ class Volume:
         found = _read_header(self.path)
         if not found.same_voxels_as(self.header):
             raise FormatError(
-                f"{os.path.join(self.path, HEADER_NAME)} holds {found}, but the volume was opened "
-                f"with {self.header}. Open it again."
+                f"{os.path.join(self.path, HEADER_NAME)} has {found.difference_to(self.header)}, "
+                "which is what the view was made with. Open it again."
             )
 
     def read(self, region: Region) -> NDArray[np.generic]:

@@ -228,7 +228,9 @@ def _checked(descriptor: int, path: str, demanded: VolumeHeader) -> _OpenFile:
     except FormatError as error:
         raise _format_error(path, str(error)) from None
     if not header.same_voxels_as(demanded):
-        raise _format_error(path, f"holds {header}, but the volume demands {demanded}")
+        raise _format_error(
+            path, f"does not fit into its volume: it has {header.difference_to(demanded)}"
+        )
     ends = _jump_table(descriptor, path, header, status.st_size)
     return _OpenFile(descriptor, path, header, ends)
 
