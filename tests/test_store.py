@@ -368,7 +368,7 @@ MESSAGES = [
 def test_the_message_names_chunk_file_and_remedies(
     tmp_path: Path, chunks: Any, offset: Any, block_type: Any, text: str, why: str
 ) -> None:
-    view = new_view(tmp_path, VolumeHeader("uint8", 1, 4, 2, block_type))
+    view = new_view(tmp_path, VolumeHeader("uint8", 1, 4, 2, block_type), (32, 32, 32))
     x = da.ones((1, 20, 20, 20), chunks=(1, *chunks), dtype=np.uint8)
     with pytest.raises(AlignmentError, match=text) as info:
         view.store(x, offset)
