@@ -27,7 +27,7 @@ LAYERS: tuple[set[str], ...] = (
     {"chunking", "codec"},
     {"wkwfile"},
     {"scheduling", "volume"},
-    {"arrays", "chunkmap", "labelled"},
+    {"arrays", "chunkmap", "labelled", "storing"},
     {"view"},
     {"dataset", "pyramid"},
     {"demo", "display"},
@@ -38,7 +38,7 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__i
 
 # Packages that only a few modules may know, and which.
 KNOWN_BY = {
-    "dask": {"arrays", "chunkmap", "scheduling", "view"},
+    "dask": {"arrays", "chunkmap", "scheduling", "storing", "view"},
     "distributed": {"chunkmap", "demo", "pyramid", "scheduling", "view"},
     "xarray": {"labelled"},
     "pandas": {"labelled"},

@@ -1,61 +1,152 @@
-"""A dataset of a million files, of which only headers exist: everything is small and lazy."""
+"""A volume of 1,000,000 files of which none exists: nothing may depend on how many there are."""
 
 from __future__ import annotations
 
+import builtins
 import os
 import pickle
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import dask
+import dask.array as da
 import numpy as np
 import pytest
 
 import wkdask
 
-EDGE = 102_400  # voxels; files of edge 1024, so 100 of them per axis
-INDEX = np.s_[:, 5_000:5_010, 60_000:60_010, 100_000:100_010]
+EDGE = 102_400
+FILES_PER_AXIS = 100
+# A slice that lies in one file, and one that lies in eight.
+IN_ONE_FILE = np.s_[:, 50_000:50_010, 50_000:50_010, 50_000:50_010]
+IN_EIGHT_FILES = np.s_[:, 51_195:51_205, 51_195:51_205, 51_195:51_205]
 
 
 @pytest.fixture(scope="module")
-def mag(tmp_path_factory: pytest.TempPathFactory) -> wkdask.MagView:
-    dataset = wkdask.create(tmp_path_factory.mktemp("million") / "tissue", voxel_size=(4, 4, 40))
-    box = wkdask.BoundingBox((0, 0, 0), (EDGE, EDGE, EDGE))
-    return dataset.add_layer("color", "color", "uint8", bounding_box=box).add_mag(1)
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("million") / "tissue"
+    dataset = wkdask.create(path, voxel_size=(8, 8, 8))
+    box = wkdask.BoundingBox((0, 0, 0), (EDGE,) * 3)
+    layer = dataset.add_layer("color", "color", "uint8", bounding_box=box)
+    assert layer.add_mag(1).volume.header.file_edge * FILES_PER_AXIS == EDGE
+    return path
 
 
-def keys_of(collection: object) -> int:
-    (optimized,) = dask.optimize(collection)
-    return len(dict(optimized.__dask_graph__()))
+@pytest.fixture
+def view(path: Path) -> wkdask.View:
+    return wkdask.open(path)["color"][1].get_view()
 
 
-def test_a_million_chunks_are_one_layer(mag: wkdask.MagView) -> None:
-    array = mag.to_dask()
+@pytest.fixture
+def no_listing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Refuse to list any directory."""
+
+    def refuse(*args: Any, **options: Any) -> Any:
+        raise AssertionError(f"listed {args}")
+
+    with monkeypatch.context() as patch:
+        for name in ("scandir", "listdir", "walk"):
+            patch.setattr(os, name, refuse)
+        yield
+
+
+def tasks(array: da.Array) -> dict[Any, Any]:
+    (optimized,) = dask.optimize(array)
+    return dict(optimized.dask)
+
+
+def make_slice(view: wkdask.View, index: Any) -> list[da.Array]:
+    """The same voxels, by the view and by the array."""
+    return [view[index], view.to_dask()[index], view.to_xarray().data[index], view[index] + 1]
+
+
+@pytest.mark.usefixtures("no_listing")
+def test_opening_lists_nothing(path: Path) -> None:
+    array = wkdask.open(path)["color"][1].to_dask()
+    assert array.numblocks == (1, *(FILES_PER_AXIS,) * 3)
     assert array.npartitions == 1_000_000
-    assert len(array.dask.layers) == 1
-    assert len(pickle.dumps(array.dask)) < 10_000
+    assert array.shape == (1, EDGE, EDGE, EDGE)
 
 
-def test_a_slice_is_a_task_or_two(mag: wkdask.MagView) -> None:
-    for part in (mag.to_dask()[INDEX], mag[INDEX], mag[INDEX] + 1):
-        assert keys_of(part) <= 2
-        assert len(pickle.dumps(dask.optimize(part)[0].dask)) < 4_000
+def test_opening_reads_two_files(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    real = builtins.open
+
+    def noting(file: Any, *args: Any, **options: Any) -> Any:
+        opened.append(os.fspath(file))
+        return real(file, *args, **options)
+
+    monkeypatch.setattr(builtins, "open", noting)
+    wkdask.open(path)["color"][1].to_dask()[IN_ONE_FILE]
+    # `Path.read_text` may go around `builtins.open`; what is noted are these two at most.
+    assert {os.path.basename(name) for name in opened} <= {
+        "datasource-properties.json",
+        "header.wkw",
+    }
+    assert len(opened) <= 3
 
 
-def test_nothing_is_listed(mag: wkdask.MagView, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise AssertionError("a directory was listed")
-
-    for name in ("scandir", "listdir", "walk"):
-        monkeypatch.setattr(os, name, refuse)
-    again = wkdask.open(Path(mag.path).parents[1])["color"][1]
-    assert not again[INDEX].compute(scheduler="synchronous").any()
-
-
-def test_opening_tells_the_box(mag: wkdask.MagView) -> None:
-    again = wkdask.open(Path(mag.path).parents[1])["color"][1]
-    assert again.bounding_box.size == (EDGE, EDGE, EDGE)
-    assert again.to_xarray().sizes == {"c": 1, "x": EDGE, "y": EDGE, "z": EDGE}
+@pytest.mark.usefixtures("no_listing")
+@pytest.mark.parametrize(("index", "files"), [(IN_ONE_FILE, 1), (IN_EIGHT_FILES, 8)])
+def test_a_slice_has_few_and_small_tasks(view: wkdask.View, index: Any, files: int) -> None:
+    for array in make_slice(view, index):
+        assert array.shape == (1, 10, 10, 10)
+        graph = tasks(array)
+        assert len(graph) <= 3 * files
+        assert all(len(pickle.dumps(task)) < 1000 for task in graph.values())
+    whole = view[index]
+    assert whole.npartitions == files
+    assert len(pickle.dumps(whole.dask)) < 2500, "no million of chunks travels to a scheduler"
 
 
-def test_a_slice_is_computed_on_a_cluster(mag: wkdask.MagView, client: object) -> None:
-    assert mag[INDEX].compute().shape == (1, 10, 10, 10)
+@pytest.mark.usefixtures("no_listing")
+@pytest.mark.parametrize("scheduler", ["sync", "threads"])
+@pytest.mark.parametrize("index", [IN_ONE_FILE, IN_EIGHT_FILES, np.s_[0, -5:, ::-20_000, 7]])
+def test_a_slice_computes_to_zeros(view: wkdask.View, index: Any, scheduler: str) -> None:
+    expected = np.broadcast_to(np.uint8(0), view.shape)[index]
+    for array in make_slice(view, index)[:3]:
+        values = array.compute(scheduler=scheduler)
+        assert (values.shape, values.dtype) == (expected.shape, np.dtype(np.uint8))
+        assert not values.any()
+
+
+@pytest.mark.parametrize("index", [IN_ONE_FILE, IN_EIGHT_FILES])
+def test_a_slice_on_a_cluster(view: wkdask.View, client: Any, index: Any) -> None:
+    for array in make_slice(view, index):
+        expected = 1 if "add" in array.name else 0
+        values = array.compute()
+        assert values.shape == (1, 10, 10, 10)
+        assert (values == expected).all()
+
+
+def test_selection_by_label(view: wkdask.View) -> None:
+    array = view.to_xarray().sel(x=slice(50_000, 50_009), y=70_000, z=slice(0, 3))
+    assert len(tasks(array.data)) <= 3
+    assert array.compute(scheduler="sync").shape == (1, 10, 4)
+
+
+@pytest.mark.usefixtures("no_listing")
+def test_a_store_of_few_voxels_has_few_tasks(view: wkdask.View) -> None:
+    data = da.ones((1, 40, 40, 40), chunks=-1, dtype=np.uint8)
+    receipts = view.store(data, (51_200, 51_200, 51_200), compute=False)
+    assert len(tasks(receipts)) <= 3
+
+
+BUILD: dict[str, Callable[[wkdask.View], da.Array]] = {
+    "file": lambda view: view.to_dask(),
+    "auto": lambda view: view.to_dask("auto"),
+    "xarray": lambda view: view.to_xarray().data,
+    "chunks function": lambda view: view.for_each_chunk(print, compute=False),
+}
+
+
+@pytest.mark.usefixtures("no_listing")
+@pytest.mark.parametrize("name", BUILD)
+def test_building_makes_one_layer_and_no_tasks(view: wkdask.View, name: str) -> None:
+    array = BUILD[name](view)
+    assert array.npartitions >= 1_000_000
+    (layer,) = array.dask.layers.values()
+    assert not layer.is_materialized()
+    size_bytes = len(pickle.dumps((layer.task, layer.indices)))
+    assert size_bytes < 20_000, "chunk borders per axis, not per chunk"

@@ -17,7 +17,11 @@ from wkdask.geometry import BoundingBox, Vec3, positive3
 from wkdask.grid import cut_axis
 from wkdask.header import VolumeHeader
 
-__all__ = ["ChunkGrid", "check_apart", "chunk_grid", "paired_grids"]
+__all__ = ["ChunkGrid", "Chunks", "check_apart", "chunk_grid", "paired_grids"]
+
+
+Chunks = tuple[tuple[int, ...], ...]
+"""The lengths of chunks per axis, as dask gives them."""
 
 
 @dataclass(frozen=True, slots=True)

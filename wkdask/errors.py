@@ -18,7 +18,6 @@ Python user would expect::
     ├── StorageError       OSError                      the file system refused, with its `errno`
     │   ├── AccessError    PermissionError
     │   └── DirectoryError IsADirectoryError
-    ├── ExtraError         ImportError                  an optional package is not installed
     └── ChunkErrors        ExceptionGroup               every failure of a run that collected them
 
 The classes that stand for an `assert` of the original `View` are `AssertionError` too, so that code
@@ -41,7 +40,6 @@ __all__ = [
     "DirectoryError",
     "DtypeError",
     "ExistsError",
-    "ExtraError",
     "FormatError",
     "MissingError",
     "NameLookupError",
@@ -116,10 +114,6 @@ class AccessError(StorageError, PermissionError):
 
 class DirectoryError(StorageError, IsADirectoryError):
     """A directory lies where a file must be."""
-
-
-class ExtraError(WkdaskError, ImportError):
-    """An optional package is not installed; the text names the command that installs it."""
 
 
 class ChunkErrors(WkdaskError, ExceptionGroup[Exception]):  # noqa: N818

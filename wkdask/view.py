@@ -18,7 +18,7 @@ import wkw
 from distributed import Client
 from numpy.typing import NDArray
 
-from wkdask import arrays, chunkmap, labelled
+from wkdask import arrays, chunkmap, labelled, storing
 from wkdask.chunking import ChunkGrid, check_apart, chunk_grid, paired_grids
 from wkdask.errors import BoundsError, ReadOnlyError, StateError
 from wkdask.geometry import BoundingBox, Mag, Vec3, Vec3Like, cubed, vec3
@@ -341,7 +341,7 @@ class View:
         self,
         x: Any,
         offset: Vec3Like = (0, 0, 0),
-        align: arrays.Align = "raise",
+        align: storing.Align = "raise",
         compute: bool = True,
         *,
         executor: Client | Executor | None = None,
@@ -381,9 +381,9 @@ class View:
         if min(start) < 0:
             raise BoundsError(f"offset is {start}, but must not be negative.")
         corner = view._box.moved_by(start).topleft
-        array = arrays.aligned_array(x, view._volume, corner, align=align)
+        array = storing.aligned_array(x, view._volume, corner, align=align)
         view._checked_box(start, array.shape[1:])
-        graph = arrays.store_graph(array, view._volume, corner)
+        graph = storing.store_graph(array, view._volume, corner)
         if not compute:
             return graph
         try:
