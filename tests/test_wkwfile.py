@@ -78,7 +78,7 @@ def header(request: pytest.FixtureRequest) -> VolumeHeader:
 def voxels(path: Path, header: VolumeHeader) -> Any:
     """The voxels of the file that lies at `path`."""
     voxels = voxels_for(header)
-    wkwfile.write(str(path), header, voxels)
+    write(str(path), header, voxels)
     return voxels
 
 
@@ -100,7 +100,7 @@ class TestRoundTrip:
     def test_dtypes_and_channels(self, path, dtype, channels, kind):
         header = small(kind, dtype, channels)
         voxels = voxels_for(header)
-        wkwfile.write(str(path), header, voxels)
+        write(str(path), header, voxels)
         assert read(path, header).tobytes("F") == voxels.tobytes("F")
 
     @pytest.mark.parametrize("kind", BLOCK_TYPES)
@@ -108,7 +108,7 @@ class TestRoundTrip:
     def test_edges(self, path, edges, kind):
         header = VolumeHeader("uint8", 1, *edges, kind)
         voxels = voxels_for(header, (header.file_edge,) * 3)
-        wkwfile.write(str(path), header, voxels)
+        write(str(path), header, voxels)
         assert path.read_bytes()[:16] == header.to_bytes(header.data_offset_bytes)
         np.testing.assert_array_equal(read(path, header, region_of(box(header))), voxels)
 
@@ -118,13 +118,13 @@ class TestRoundTrip:
         larger[:, 1:, 1:-1, 3:] = voxels
         layouts = (voxels, np.ascontiguousarray(voxels), larger[:, 1:, 1:-1, 3:])
         for name, layout in zip("abc", layouts, strict=True):
-            wkwfile.write(str(tmp_path / name), header, layout)
+            write(str(tmp_path / name), header, layout)
         assert len({(tmp_path / name).read_bytes() for name in "abc"}) == 1
 
     def test_raw_files_are_those_of_libwkw(self, tmp_path, path):
         header = small("raw", "uint16", 3)
         voxels = voxels_for(header)
-        wkwfile.write(str(path), header, voxels)
+        write(str(path), header, voxels)
         with wkw.Dataset.create(str(tmp_path / "theirs"), header.to_wkw()) as dataset:
             dataset.write((0, 0, 0), voxels)
         assert (tmp_path / "theirs/z0/y0/x0.wkw").read_bytes() == path.read_bytes()
@@ -132,7 +132,7 @@ class TestRoundTrip:
     @pytest.mark.parametrize("kind", COMPRESSED)
     def test_jump_table_holds_the_ends_of_blocks(self, path, kind):
         header = small(kind)
-        wkwfile.write(str(path), header, voxels_for(header))
+        write(str(path), header, voxels_for(header))
         data = path.read_bytes()
         ends = struct.unpack_from("<8Q", data, 16)
         assert ends[-1] == len(data)
@@ -158,7 +158,7 @@ class TestRoundTrip:
     def test_permissions_obey_the_umask(self, path, header):
         before = os.umask(0o027)
         try:
-            wkwfile.write(str(path), header, voxels_for(header))
+            write(str(path), header, voxels_for(header))
         finally:
             os.umask(before)
         assert stat.S_IMODE(path.stat().st_mode) == 0o640
@@ -168,7 +168,7 @@ class TestRoundTrip:
         write = os.write
         monkeypatch.setattr(os, "write", lambda fd, data: write(fd, bytes(data)[:7]))
         voxels = voxels_for(header)
-        wkwfile.write(str(path), header, voxels)
+        write(str(path), header, voxels)
         monkeypatch.undo()
         np.testing.assert_array_equal(read(path, header), voxels)
 
@@ -219,7 +219,7 @@ class TestPatch:
         expected = np.zeros((2, 8, 8, 8), np.uint16)
         if exists:
             expected[:] = voxels_for(header)
-            wkwfile.write(str(path), header, expected)
+            write(str(path), header, expected)
         part = voxels_for(header, patched.size, seed=2)
         wkwfile.patch(str(path), header, patched, part)
         inside = tuple(slice(r.start, r.stop) for r in region_of(patched))
@@ -230,7 +230,7 @@ class TestPatch:
     def test_other_blocks_are_not_even_read(self, path):
         # A block may be patched while another task writes the one beside it.
         header = small("raw")
-        wkwfile.write(str(path), header, voxels_for(header))
+        write(str(path), header, voxels_for(header))
         before = path.read_bytes()
         block = BoundingBox((4, 0, 4), (4, 4, 4))
         wkwfile.patch(str(path), header, block, voxels_for(header, block.size, seed=3))
@@ -242,7 +242,7 @@ class TestPatch:
 
     @pytest.mark.parametrize("kind", COMPRESSED)
     def test_a_compressed_file_in_a_raw_volume_is_refused(self, tmp_path, path, kind):
-        wkwfile.write(str(path), small(kind), voxels_for(small(kind)))
+        write(str(path), small(kind), voxels_for(small(kind)))
         before = tree(tmp_path)
         part = voxels_for(small(), PART.size)
         expect(
@@ -348,7 +348,7 @@ class TestDamaged:
     def test_contents(self, tmp_path, path, kind, damage, text):
         header = small(kind)
         voxels = voxels_for(header)
-        wkwfile.write(str(path), header, voxels)
+        write(str(path), header, voxels)
         damaged = damage(path.read_bytes())
         assert damaged != path.read_bytes()
         path.write_bytes(damaged)
@@ -360,13 +360,13 @@ class TestDamaged:
             expect(FormatError, path, lambda: wkwfile.patch(str(path), header, PART, part), text)
         assert tree(tmp_path) == before
         # Writing the whole file is the way to mend it.
-        wkwfile.write(str(path), header, voxels)
+        write(str(path), header, voxels)
         np.testing.assert_array_equal(read(path, header), voxels)
 
     @pytest.mark.parametrize("kind", BLOCK_TYPES)
     def test_cut_at_every_place(self, tmp_path, kind):
         header = small(kind)
-        wkwfile.write(str(tmp_path / "whole"), header, voxels_for(header))
+        write(str(tmp_path / "whole"), header, voxels_for(header))
         data = (tmp_path / "whole").read_bytes()
         path = tmp_path / "cut"
         for length in range(len(data)):
@@ -376,7 +376,7 @@ class TestDamaged:
 
     def test_a_raw_file_longer_than_it_must_be_is_read(self, path):
         header = small("raw")
-        wkwfile.write(str(path), header, voxels_for(header))
+        write(str(path), header, voxels_for(header))
         path.write_bytes(path.read_bytes() + b"more")
         np.testing.assert_array_equal(read(path, header), voxels_for(header))
 
@@ -384,7 +384,7 @@ class TestDamaged:
     def test_only_the_damaged_block_is_unreadable(self, path, kind):
         header = small(kind)
         voxels = voxels_for(header)
-        wkwfile.write(str(path), header, voxels)
+        write(str(path), header, voxels)
         data = path.read_bytes()
         (first_end,) = struct.unpack_from("<Q", data, entry(0))
         path.write_bytes(data[:80] + b"\xff" * (first_end - 80) + data[first_end:])
@@ -405,7 +405,7 @@ class TestDamaged:
         ids=["dtype", "channels", "block_edge", "fewer_blocks", "more_blocks"],
     )
     def test_a_good_file_of_another_volume(self, tmp_path, path, other, header):
-        wkwfile.write(str(path), other, voxels_for(other, (other.file_edge,) * 3))
+        write(str(path), other, voxels_for(other, (other.file_edge,) * 3))
         before = tree(tmp_path)
         expect(FormatError, path, lambda: read(path, header), "instead of")
         assert tree(tmp_path) == before
@@ -487,7 +487,7 @@ class TestRefusals:
             path.chmod(0o644)
         path.parent.chmod(0o555)
         try:
-            write = lambda: wkwfile.write(str(path), header, voxels + 1)  # noqa: E731
+            write = lambda: write(str(path), header, voxels + 1)  # noqa: E731
             expect(AccessError, path, write)
         finally:
             path.parent.chmod(0o755)
@@ -512,7 +512,7 @@ class TestRefusals:
         part, whole = voxels_for(header, PART.size), voxels_for(header, seed=5)
         actions = [
             lambda: read(path, header),
-            lambda: wkwfile.write(str(path), header, whole),
+            lambda: write(str(path), header, whole),
             lambda: wkwfile.patch(str(path), small("raw"), PART, part),
         ]
         found = []
@@ -546,11 +546,11 @@ class TestAtomic:
         old = voxels_for(header)
         path.parent.mkdir(parents=True)
         if exists:
-            wkwfile.write(str(path), header, old)
+            write(str(path), header, old)
         before = tree(tmp_path)
         play(monkeypatch, call, failure)
         with pytest.raises(StorageError if isinstance(failure, OSError) else type(failure)) as e:
-            wkwfile.write(str(path), header, voxels_for(header, seed=2))
+            write(str(path), header, voxels_for(header, seed=2))
         monkeypatch.undo()
         assert tree(tmp_path) == before
         if isinstance(e.value, StorageError):
@@ -589,7 +589,7 @@ class TestAtomic:
 
         monkeypatch.setattr(os, "replace", look)
         new = voxels_for(header, seed=2)
-        wkwfile.write(str(path), header, new)
+        write(str(path), header, new)
         np.testing.assert_array_equal(seen[0], voxels)
         np.testing.assert_array_equal(seen[1], new)
 
@@ -607,7 +607,7 @@ class TestAtomic:
         for each in left:
             each.write_bytes(b"stale" * 10_000)
         new = voxels_for(header, seed=2)
-        wkwfile.write(str(path), header, new)
+        write(str(path), header, new)
         np.testing.assert_array_equal(read(path, header), new)
         assert all(each.exists() for each in left)
 
@@ -620,7 +620,7 @@ class TestAtomic:
         before = count()
         for _ in range(3):
             read(path, header)
-            wkwfile.write(str(path), header, voxels)
+            write(str(path), header, voxels)
             with pytest.raises(FormatError):
                 read(path, small(dtype="uint16"))
         path.write_bytes(b"WKW")
@@ -690,7 +690,7 @@ def check_mutants(directory: Path, kind: str, count: int) -> None:
     header = small(kind, "uint16")
     voxels = voxels_for(header)
     path = directory / "mutant.wkw"
-    wkwfile.write(str(path), header, voxels)
+    write(str(path), header, voxels)
     data = path.read_bytes()
     rng = np.random.default_rng(BLOCK_TYPES.index(kind))  # type: ignore[arg-type]
     part = voxels_for(header, PART.size, seed=2)
@@ -737,7 +737,7 @@ class TestMutants:
         header = small(kind)
         voxels = voxels_for(header)
         path = tmp_path / "mutant.wkw"
-        wkwfile.write(str(path), header, voxels)
+        write(str(path), header, voxels)
         data = path.read_bytes()
         for place, value in product(range(header.data_offset_bytes), (0, 1, 2, 0x7F, 0x80, 0xFF)):
             path.write_bytes(set_byte(place, value)(data))

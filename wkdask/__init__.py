@@ -17,6 +17,7 @@ __all__ = [
     "Mag",
     "MagView",
     "View",
+    "check",
     "create",
     "downsample",
     "errors",
@@ -31,6 +32,7 @@ _HOMES = {
     "Mag": "geometry",
     "MagView": "dataset",
     "View": "view",
+    "check": "checking",
     "create": "dataset",
     "downsample": "pyramid",
     "open": "dataset",
@@ -39,6 +41,7 @@ _HOMES = {
 
 if TYPE_CHECKING:
     from wkdask import errors
+    from wkdask.checking import check
     from wkdask.dataset import Dataset, Layer, MagView, create, open, open_mag  # noqa: A004
     from wkdask.geometry import BoundingBox, Mag
     from wkdask.pyramid import downsample

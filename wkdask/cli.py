@@ -37,6 +37,33 @@ def info(path: str, as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("path", type=click.Path())
+@click.option(
+    "--level",
+    type=click.Choice(["1", "2"]),
+    default="1",
+    show_default=True,
+    help="1: headers, sizes, jump tables, JSON. 2: every block, too.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+@click.option(
+    "--progress/--no-progress", default=None, help="Show a bar.  [default: in a terminal]"
+)
+def check(path: str, level: str, as_json: bool, progress: bool | None) -> None:
+    """Look at every file of the dataset or mag directory PATH.
+
+    Ends with exit code 1 if there are voxels that can't be read.
+    """
+    from wkdask import checking
+
+    show = sys.stderr.isatty() and not as_json if progress is None else progress
+    with _errors_as_text():
+        report = checking.check(path, level=2 if level == "2" else 1, progress=show)
+    click.echo(json.dumps(checking.as_json(report), indent=2) if as_json else str(report))
+    sys.exit(0 if report.ok else 1)
+
+
+@main.command()
 @click.argument("dataset", type=click.Path(), required=False)
 @click.option(
     "--output",

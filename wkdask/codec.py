@@ -1,38 +1,58 @@
-"""One block: bytes to voxels and back, and the order of blocks in a file.
+"""Blocks of a file to and from voxels of an array, in compiled loops that need no GIL.
 
 Inside a block the channel is fastest, then x, y, z, which is the Fortran order of an array
-`(c, x, y, z)`. Blocks follow each other in Morton order with x as bit 0. It knows no files.
+`(c, x, y, z)`. Blocks follow each other in Morton order with x as bit 0. It knows descriptors and
+bytes, and trusts its caller to have checked header, size and jump table.
+
+Blocks are read and decoded a row along x at a time, into a buffer that stays in the processor's
+cache, and then copied as whole rows of voxels, so that the array is written once and in order.
 """
 
 from __future__ import annotations
 
-import lz4.block
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar, cast
+
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
-from wkdask.errors import FormatError
+from wkdask import clib
+from wkdask.clib import call_lz4, call_pread, call_unlz4, copy_bytes
 from wkdask.geometry import Vec3
+from wkdask.grid import Region
 from wkdask.header import VolumeHeader
 
-__all__ = ["block_at", "decode_block", "encode_block", "morton_index"]
+__all__ = ["DEFAULT_HC_LEVEL", "BlockPacker", "block_at", "block_bound", "morton_index", "unpack"]
 
-# The level that libwkw uses for LZ4HC.
-_HC_LEVEL = 9
+DEFAULT_HC_LEVEL = 5
+"""Between 3 and 12; docs/decisions has the measurements."""
+
+Bytes = NDArray[np.uint8]
+Voxels = NDArray[Any]
+Cells = NDArray[np.int64]
+
+# Of one row of blocks, beside what holds their compressed bytes.
+_ROW_BYTES = 2**22
+_RUN_BYTES = 2**18
+# Buffers of blocks a whole power of two apart would fall into the same sets of the cache.
+_STAGGER_BYTES = 192
+# Bytes that are read rather than skipped, because a system call costs as much.
+_GAP_BYTES = 4096
+
+_FAILED_READ, _FAILED_DECODE = 1, 2
 
 
-def morton_index(block: Vec3, blocks_per_file_edge: int) -> int:
+def morton_index(block: Vec3) -> int:
     """Return the place of a block in its file.
 
     Examples
     --------
-    >>> [morton_index(block, 2) for block in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (1, 1, 1))]
+    >>> [morton_index(block) for block in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (1, 1, 1))]
     [0, 1, 2, 7]
     """
     x, y, z = block
-    return sum(
-        (x >> bit & 1 | (y >> bit & 1) << 1 | (z >> bit & 1) << 2) << 3 * bit
-        for bit in range(blocks_per_file_edge.bit_length() - 1)
-    )
+    return int(_spread(x) | _spread(y) << 1 | _spread(z) << 2)
 
 
 def block_at(index: int) -> Vec3:
@@ -43,42 +63,460 @@ def block_at(index: int) -> Vec3:
     >>> block_at(7)
     (1, 1, 1)
     """
-    x, y, z = (
-        sum((index >> 3 * bit + axis & 1) << bit for bit in range(index.bit_length() // 3 + 1))
-        for axis in range(3)
-    )
-    return x, y, z
+    return int(_gathered(index)), int(_gathered(index >> 1)), int(_gathered(index >> 2))
 
 
-def decode_block(data: bytes, header: VolumeHeader) -> NDArray[np.generic]:
-    """Return the voxels of a block, `(c, x, y, z)` in Fortran order.
+def block_bound(header: VolumeHeader) -> int:
+    """Return the most bytes that a block can have in a file, as `LZ4_compressBound` says."""
+    raw = header.block_bytes
+    return raw + raw // 255 + 16 if header.is_compressed else raw
 
-    Raises
-    ------
-    FormatError
-        If the bytes do not decode to exactly one block.
+
+def unpack(
+    descriptor: int, header: VolumeHeader, ends: NDArray[np.int64], region: Region, out: Voxels
+) -> tuple[str, Vec3] | None:
+    """Read a region of an open file into `out`.
+
+    Parameters
+    ----------
+    descriptor
+        The file; its position is neither used nor moved.
+    header
+        The file's own header.
+    ends
+        Where each block ends, in bytes, ascending and within the file; empty for a raw file, which
+        must hold all its blocks.
+    region
+        Voxels counted from the first one of the file; not empty.
+    out
+        Shape `(c, x, y, z)` of the region; channels and x must follow each other in memory.
+
+    Returns
+    -------
+    tuple or None
+        None if all is well; otherwise `"read"` or `"decode"`, and the block where it failed.
     """
-    raw = _decompress(data, header.block_bytes) if header.is_compressed else data
-    if len(raw) != header.block_bytes:
-        raise FormatError(f"holds {len(raw)} bytes instead of {header.block_bytes}")
-    edge = header.block_edge
-    shape = (header.num_channels, edge, edge, edge)
-    return np.frombuffer(raw, dtype=header.dtype).reshape(shape, order="F")
+    kind, code = _unpack(
+        clib.address_of("pread"),
+        clib.address_of("LZ4_decompress_safe") if header.is_compressed else 0,
+        descriptor,
+        ends,
+        header.data_offset_bytes,
+        block_bound(header),
+        tuple((axis.start, axis.step, len(axis)) for axis in region),
+        header.block_edge,
+        header.voxel_bytes,
+        (out.ctypes.data, out.strides[2], out.strides[3]),
+    )
+    if not kind:
+        return None
+    return ("read" if kind == _FAILED_READ else "decode"), block_at(code)
 
 
-def encode_block(voxels: NDArray[np.generic], header: VolumeHeader) -> bytes:
-    """Return the bytes of a block from its voxels, `(c, x, y, z)`."""
-    raw = voxels.tobytes(order="F")
-    if header.block_type == "raw":
-        return raw
-    mode = "high_compression" if header.block_type == "lz4hc" else "default"
-    packed: bytes = lz4.block.compress(raw, mode=mode, compression=_HC_LEVEL, store_size=False)
-    return packed
+class BlockPacker:
+    """Turns cubes of voxels into the bytes of their blocks, in Morton order.
+
+    A block that fast LZ4 can't shrink is kept as fast LZ4 made it, because LZ4HC could not shrink
+    it either. Of the others some are compressed by LZ4HC as samples: where that saves too little on
+    blocks of like compressibility, it is left out, because it costs twenty times as long.
+    """
+
+    def __init__(self, header: VolumeHeader, hc_level: int = DEFAULT_HC_LEVEL) -> None:
+        self._header = header
+        self._level = hc_level
+        self._lz4 = clib.address_of("LZ4_compress_fast_extState") if header.is_compressed else 0
+        is_hc = header.block_type == "lz4hc"
+        self._hc = clib.address_of("LZ4_compress_HC_extStateHC") if is_hc else 0
+        batch = max(1, _ROW_BYTES // block_bound(header))
+        self._sizes = np.zeros(min(batch, header.blocks_per_file), dtype=np.int64)
+        # One block more: LZ4HC writes behind what fast LZ4 wrote.
+        self._packed = np.empty((len(self._sizes) + 1) * block_bound(header), dtype=np.uint8)
+        states = ("LZ4_sizeofState", "LZ4_sizeofStateHC") if header.is_compressed else ()
+        self._states = [np.empty(clib.state_bytes(name), dtype=np.uint8) for name in states]
+        self._raw = np.empty(header.block_bytes, dtype=np.uint8)
+        self._samples = np.zeros((_CLASSES, 3), dtype=np.int64)
+
+    def pack(self, voxels: Voxels) -> Iterator[tuple[memoryview, NDArray[np.int64]]]:
+        """Yield the bytes of a cube's blocks in batches, each with the sizes of its blocks.
+
+        Parameters
+        ----------
+        voxels
+            `(c, x, y, z)`: a cube of a power of two blocks per edge.
+
+        Yields
+        ------
+        memoryview
+            Bytes of the blocks; valid until the next one is asked for.
+        ndarray
+            How many bytes each block has, in Morton order.
+        """
+        blocks = (voxels.shape[1] // self._header.block_edge) ** 3
+        lines = _lined_up(voxels)
+        for first in range(0, blocks, len(self._sizes)):
+            sizes = self._sizes[: blocks - first]
+            used = self._pack_batch(lines, first, sizes)
+            yield memoryview(self._packed[:used].data), sizes
+
+    def _pack_batch(self, voxels: Voxels, first: int, sizes: NDArray[np.int64]) -> int:
+        addresses = [state.ctypes.data for state in self._states] or [0, 0]
+        used: int = _pack(
+            (self._lz4, self._hc),
+            (addresses[0], addresses[1], self._level),
+            (voxels.ctypes.data, voxels.strides[2], voxels.strides[3]),
+            self._header.block_edge,
+            self._header.voxel_bytes,
+            first,
+            sizes,
+            self._packed,
+            self._raw,
+            self._samples,
+        )
+        if used < 0:
+            raise AssertionError("LZ4 refused a block that fits into its buffer")
+        return used
 
 
-def _decompress(data: bytes, size_bytes: int) -> bytes:
-    try:
-        raw: bytes = lz4.block.decompress(data, uncompressed_size=size_bytes)
-    except lz4.block.LZ4BlockError as error:
-        raise FormatError(f"is no LZ4 block of {size_bytes} bytes ({error})") from None
-    return raw
+def _lined_up(voxels: Voxels) -> Voxels:
+    """Return an array of which channels and x follow each other in memory, without need a copy."""
+    itemsize = voxels.itemsize
+    in_line = voxels.strides[:2] == (itemsize, itemsize * voxels.shape[0])
+    return voxels if in_line else np.asfortranarray(voxels)
+
+
+# --- compiled -----------------------------------------------------------------------------------
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _compiled(function: _F) -> _F:
+    """Compile at the first call, without the GIL; the machine code is kept on disk."""
+    return cast(_F, njit(nogil=True, cache=True)(function))
+
+
+_CLASSES = 16
+_SAMPLE_EVERY = 32
+_WORTH = 16  # LZ4HC must save a sixteenth of what fast LZ4 makes of a block
+
+
+@_compiled
+def _spread(number: int) -> int:
+    """Move the bits of a number to every third place."""
+    spread = 0
+    bit = 0
+    while number >> bit:
+        spread |= (number >> bit & 1) << 3 * bit
+        bit += 1
+    return spread
+
+
+@_compiled
+def _gathered(number: int) -> int:
+    """Take every third bit of a number."""
+    gathered = 0
+    bit = 0
+    while number >> 3 * bit:
+        gathered |= (number >> 3 * bit & 1) << bit
+        bit += 1
+    return gathered
+
+
+@_compiled
+def _cells(axis: tuple[int, int, int], edge: int) -> Cells:
+    """Return per block of an axis: spread number, first voxel, voxels, and where they go."""
+    start, step, count = axis
+    cells = np.empty((((count - 1) * step + start) // edge - start // edge + 1, 4), np.int64)
+    used = 0
+    done = 0
+    while done < count:
+        at = start + done * step
+        cell = at // edge
+        stop = min(count, ((cell + 1) * edge - start + step - 1) // step)
+        cells[used, 0] = _spread(cell)
+        cells[used, 1] = at - cell * edge
+        cells[used, 2] = stop - done
+        cells[used, 3] = done
+        used += 1
+        done = stop
+    return cells[:used]
+
+
+@_compiled
+def _fill(pread: int, descriptor: int, target: int, start: int, count: int) -> bool:
+    """Read bytes from a file to an address; False if there are not that many."""
+    done = 0
+    while done < count:
+        got = call_pread(pread, (np.int64(descriptor), target + done, count - done, start + done))
+        if got <= 0:
+            return False
+        done += got
+    return True
+
+
+@_compiled
+def _unpack(
+    pread: int,
+    unlz4: int,
+    descriptor: int,
+    ends: NDArray[np.int64],
+    data_offset: int,
+    bound: int,
+    region: Any,
+    edge: int,
+    voxel_bytes: int,
+    out: tuple[int, int, int],
+) -> tuple[int, int]:
+    xs, ys, zs = _cells(region[0], edge), _cells(region[1], edge), _cells(region[2], edge)
+    steps = region[0][1], region[1][1], region[2][1]
+    row_bytes = edge * voxel_bytes
+    block_bytes = edge * edge * row_bytes
+    pitch = block_bytes + _STAGGER_BYTES
+    group = min(len(xs), max(1, _ROW_BYTES // pitch))
+    row = np.empty(group * pitch, np.uint8)
+    packed = np.empty(max(bound, min(_RUN_BYTES, len(xs) * bound)) if unlz4 else 0, np.uint8)
+    address, pitch_y, pitch_z = out
+    for z in range(len(zs)):
+        for y in range(len(ys)):
+            code_yz = ys[y, 0] << 1 | zs[z, 0] << 2
+            # The first and the last row of voxels that are needed of each block, in bytes.
+            head = (zs[z, 1] * edge + ys[y, 1]) * row_bytes
+            last_z = zs[z, 1] + (zs[z, 2] - 1) * steps[2]
+            last_y = ys[y, 1] + (ys[y, 2] - 1) * steps[1]
+            tail = (last_z * edge + last_y + 1) * row_bytes
+            for first in range(0, len(xs), group):
+                cells = xs[first : first + group]
+                if unlz4:
+                    kind, code = _decode_row(
+                        pread, unlz4, descriptor, ends, data_offset, cells, code_yz, packed, row,
+                        pitch, block_bytes,
+                    )  # fmt: skip
+                else:
+                    kind, code = _fetch_row(
+                        pread, descriptor, data_offset, cells, code_yz, row, pitch, block_bytes,
+                        head, tail,
+                    )  # fmt: skip
+                if kind:
+                    return kind, code
+                _gather(
+                    (
+                        address + zs[z, 3] * pitch_z + ys[y, 3] * pitch_y,
+                        pitch_y,
+                        pitch_z,
+                    ),
+                    (
+                        row.ctypes.data + head,
+                        pitch,
+                        steps[1] * row_bytes,
+                        steps[2] * edge * row_bytes,
+                    ),
+                    cells,
+                    (ys[y, 2], zs[z, 2]),
+                    (steps[0], edge, voxel_bytes),
+                )
+    return 0, 0
+
+
+@_compiled
+def _fetch_row(
+    pread: int,
+    descriptor: int,
+    data_offset: int,
+    cells: Cells,
+    code_yz: int,
+    row: Bytes,
+    pitch: int,
+    block_bytes: int,
+    head: int,
+    tail: int,
+) -> tuple[int, int]:
+    """Read the needed rows of a row of raw blocks."""
+    for k in range(len(cells)):
+        code = cells[k, 0] | code_yz
+        start = data_offset + code * block_bytes + head
+        if not _fill(pread, descriptor, row.ctypes.data + k * pitch + head, start, tail - head):
+            return _FAILED_READ, code
+    return 0, 0
+
+
+@_compiled
+def _decode_row(
+    pread: int,
+    unlz4: int,
+    descriptor: int,
+    ends: NDArray[np.int64],
+    data_offset: int,
+    cells: Cells,
+    code_yz: int,
+    packed: Bytes,
+    row: Bytes,
+    pitch: int,
+    block_bytes: int,
+) -> tuple[int, int]:
+    """Read and decode a row of compressed blocks; neighbours in the file are read at once."""
+    k = 0
+    while k < len(cells):
+        code = cells[k, 0] | code_yz
+        begin = ends[code - 1] if code else data_offset
+        stop = ends[code]
+        top = k + 1
+        while top < len(cells):
+            following = cells[top, 0] | code_yz
+            gap = ends[following - 1] - stop
+            if gap < 0 or gap > _GAP_BYTES or ends[following] - begin > len(packed):
+                break
+            stop = ends[following]
+            top += 1
+        if stop - begin > len(packed) or not _fill(
+            pread, descriptor, packed.ctypes.data, begin, stop - begin
+        ):
+            return _FAILED_READ, code
+        for i in range(k, top):
+            code = cells[i, 0] | code_yz
+            start = ends[code - 1] if code else data_offset
+            arguments = (
+                packed.ctypes.data + start - begin,
+                row.ctypes.data + i * pitch,
+                ends[code] - start,
+                block_bytes,
+            )
+            if call_unlz4(unlz4, arguments) != block_bytes:
+                return _FAILED_DECODE, code
+        k = top
+    return 0, 0
+
+
+@_compiled
+def _gather(
+    target: tuple[int, int, int],
+    source: tuple[int, int, int, int],
+    cells: Cells,
+    counts: tuple[int, int],
+    x_axis: tuple[int, int, int],
+) -> None:
+    """Copy what is needed of a row of blocks to its place in the array."""
+    address, pitch_y, pitch_z = target
+    start, pitch, skip_y, skip_z = source
+    ny, nz = counts
+    step, edge, size = x_axis
+    # Only the first and the last block of a row can be needed in part.
+    first_full = 0 if cells[0, 2] == edge else 1
+    last_full = len(cells) if cells[len(cells) - 1, 2] == edge else len(cells) - 1
+    if step > 1:
+        last_full = first_full = len(cells)
+    for k in range(len(cells)):
+        if first_full <= k < last_full:
+            continue
+        from_ = start + k * pitch + cells[k, 1] * size
+        to = address + cells[k, 3] * size
+        pieces, length = (1, cells[k, 2] * size) if step == 1 else (cells[k, 2], size)
+        for z in range(nz):
+            for x in range(pieces):
+                _copy_each(
+                    to + z * pitch_z + x * size, pitch_y,
+                    from_ + z * skip_z + x * step * size, skip_y, ny, length,
+                )  # fmt: skip
+    if first_full < last_full:
+        from_ = start + first_full * pitch
+        to = address + cells[first_full, 3] * size
+        for z in range(nz):
+            for y in range(ny):
+                _copy_each(
+                    to + z * pitch_z + y * pitch_y, edge * size,
+                    from_ + z * skip_z + y * skip_y, pitch, last_full - first_full, edge * size,
+                )  # fmt: skip
+
+
+@_compiled
+def _copy_each(
+    target: int, target_pitch: int, source: int, source_pitch: int, count: int, size: int
+) -> None:
+    """Copy pieces of one size; the sizes that occur most without a call."""
+    if size == 1:
+        for k in range(count):
+            copy_bytes(target + k * target_pitch, source + k * source_pitch, 1)
+    elif size == 4:
+        for k in range(count):
+            copy_bytes(target + k * target_pitch, source + k * source_pitch, 4)
+    elif size == 32:
+        for k in range(count):
+            copy_bytes(target + k * target_pitch, source + k * source_pitch, 32)
+    elif size == 64:
+        for k in range(count):
+            copy_bytes(target + k * target_pitch, source + k * source_pitch, 64)
+    elif size == 128:
+        for k in range(count):
+            copy_bytes(target + k * target_pitch, source + k * source_pitch, 128)
+    else:
+        for k in range(count):
+            copy_bytes(target + k * target_pitch, source + k * source_pitch, size)
+
+
+@_compiled
+def _pack(
+    functions: tuple[int, int],
+    settings: tuple[int, int, int],
+    voxels: tuple[int, int, int],
+    edge: int,
+    voxel_bytes: int,
+    first: int,
+    sizes: NDArray[np.int64],
+    packed: Bytes,
+    raw: Bytes,
+    samples: NDArray[np.int64],
+) -> int:
+    """Pack blocks in Morton order; return the bytes used, or -1 if LZ4 failed."""
+    lz4, hc = functions
+    state, hc_state, level = settings
+    address, pitch_y, pitch_z = voxels
+    row_bytes = edge * voxel_bytes
+    block_bytes = edge * edge * row_bytes
+    bound = block_bytes + block_bytes // 255 + 16
+    used = 0
+    for k in range(len(sizes)):
+        code = first + k
+        x, y, z = _gathered(code), _gathered(code >> 1), _gathered(code >> 2)
+        source = address + z * edge * pitch_z + y * edge * pitch_y + x * row_bytes
+        target = packed.ctypes.data + used
+        block = raw.ctypes.data if lz4 else target
+        for dz in range(edge):
+            _copy_each(
+                block + dz * edge * row_bytes,
+                row_bytes,
+                source + dz * pitch_z,
+                pitch_y,
+                edge,
+                row_bytes,
+            )
+        size: Any = block_bytes
+        if lz4:
+            size = np.int64(call_lz4(lz4, (state, block, target, block_bytes, bound, 1)))
+            if size <= 0:
+                return -1
+            if hc and size < block_bytes:
+                sample = samples[size * _CLASSES // block_bytes]
+                if _is_worth(sample):
+                    arguments = (hc_state, block, target + size, block_bytes, bound, level)
+                    size = _smaller(target, size, np.int64(call_lz4(hc, arguments)), sample)
+        sizes[k] = size
+        used += size
+    return used
+
+
+@_compiled
+def _is_worth(sample: NDArray[np.int64]) -> bool:
+    """Tell whether LZ4HC shall be tried on a block of this compressibility."""
+    seen, fast_bytes, hc_bytes = sample
+    sample[0] += 1
+    saved = fast_bytes - hc_bytes
+    return bool(seen < 2 or seen % _SAMPLE_EVERY == 0 or saved * _WORTH >= fast_bytes)
+
+
+@_compiled
+def _smaller(target: int, size: int, hc_size: Any, sample: NDArray[np.int64]) -> Any:
+    """Keep the smaller one of two encodings, of which the second follows the first."""
+    sample[1] += size
+    sample[2] += min(size, hc_size) if hc_size > 0 else size
+    if 0 < hc_size < size:
+        copy_bytes(target, target + size, hc_size)
+        return hc_size
+    return size

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any
@@ -25,11 +25,11 @@ from distributed import progress as show_progress
 
 from wkdask.errors import ArgumentError, WkdaskError
 
-__all__ = ["is_on_worker", "portable", "refuse_query_planning", "run"]
+__all__ = ["is_on_worker", "portable", "refuse_query_planning", "run", "run_all"]
 
 
 def run(
-    collection: dask.array.Array,
+    collection: Any,
     executor: Client | Executor | None = None,
     *,
     progress: bool = False,
@@ -65,6 +65,21 @@ def run(
         return _run_here(collection, executor)
 
 
+def run_all(
+    tasks: Iterable[Callable[[], Any]],
+    executor: Client | Executor | None = None,
+    *,
+    progress: bool = False,
+) -> list[Any]:
+    """Call functions that take nothing, in parallel, and return what they return, in order.
+
+    See `run` for the other arguments.
+    """
+    calls = [dask.delayed(task, pure=False)() for task in tasks]
+    results: list[Any] = run(dask.delayed(calls), executor, progress=progress)
+    return results
+
+
 def refuse_query_planning() -> None:
     """Raise if dask arrays are expressions, which can't be stored or sliced lazily."""
     if dask.config.get("array.query-planning", False):
@@ -80,7 +95,7 @@ def _active_client(executor: Executor | None) -> Client | None:
     return owner if isinstance(owner, Client) else None
 
 
-def _run_with_bar(collection: dask.array.Array, client: Client) -> Any:
+def _run_with_bar(collection: Any, client: Client) -> Any:
     future = client.compute(collection)
     try:
         # The text bar blocks until all is done, also in Jupyter, where the widget would not.
@@ -90,7 +105,7 @@ def _run_with_bar(collection: dask.array.Array, client: Client) -> Any:
         future.cancel()
 
 
-def _run_here(collection: dask.array.Array, executor: Executor | None) -> Any:
+def _run_here(collection: Any, executor: Executor | None) -> Any:
     if executor is not None:
         return _run_on_executor(collection, executor)
     if get_scheduler(collections=[collection]) is not dask.threaded.get:
@@ -101,7 +116,7 @@ def _run_here(collection: dask.array.Array, executor: Executor | None) -> Any:
         return _run_on_executor(collection, pool)
 
 
-def _run_on_executor(collection: dask.array.Array, executor: Executor) -> Any:
+def _run_on_executor(collection: Any, executor: Executor) -> Any:
     unfinished: set[Future[Any]] = set()
 
     def submit(*call: Any) -> Future[Any]:

@@ -11,7 +11,8 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,7 @@ from wkdask.errors import (
 from wkdask.geometry import BoundingBox, Vec3
 from wkdask.grid import Overlap, Region, overlaps, region_of
 from wkdask.header import HEADER_BYTES, VolumeHeader
+from wkdask.wkwfile import WkwFile, WriteOptions
 
 __all__ = ["HEADER_NAME", "Volume", "absolute"]
 
@@ -54,6 +56,8 @@ class Volume:
     """The directory, absolute, so that it means the same on every worker."""
     header: VolumeHeader
     """What every file must hold; the block type is that of files to be written."""
+    options: WriteOptions = field(default_factory=WriteOptions)
+    """How files are written; what they hold does not depend on it."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", absolute(self.path))
@@ -202,22 +206,51 @@ class Volume:
 
     def _write_part(self, part: Overlap, voxels: NDArray[np.generic]) -> None:
         path, edge = self.file_path(part.cell), self.header.file_edge
-        if voxels.shape[1:] == (edge, edge, edge):
-            wkwfile.write(path, self.header, voxels)
-        elif self.header.is_compressed:
-            whole = np.zeros((self.header.num_channels, edge, edge, edge), voxels.dtype, order="F")
-            wkwfile.read_into(whole, path, self.header, (range(edge),) * 3)
-            whole[(slice(None), *part.source_slices)] = voxels
-            wkwfile.write(path, self.header, whole)
-        else:
-            box = BoundingBox([axis.start for axis in part.source], voxels.shape[1:])
+        box = BoundingBox((axis.start for axis in part.source), voxels.shape[1:])
+        is_whole = box.size == (edge, edge, edge)
+        if not is_whole and not self.header.is_compressed:
             wkwfile.patch(path, self.header, box, voxels)
+            return
+        with (
+            self._old_file(path, is_whole) as old,
+            wkwfile.writing(path, self.header, self.options) as new,
+        ):
+            for piece in new.pieces:
+                new.append(_merged(old, piece, box, voxels))
+
+    def _old_file(self, path: str, is_whole: bool) -> contextlib.AbstractContextManager[Any]:
+        """Open the file that is to be merged, if there is one."""
+        if not is_whole:
+            with contextlib.suppress(FileNotFoundError):
+                return WkwFile.open(path, self.header)
+        return contextlib.nullcontext()
 
     def _check_exists(self) -> None:
         try:
             os.stat(os.path.join(self.path, HEADER_NAME))
         except OSError as error:
             raise _missing_or(error, self.path) from None
+
+
+def _merged(
+    old: WkwFile | None, piece: BoundingBox, box: BoundingBox, voxels: NDArray[np.generic]
+) -> NDArray[np.generic]:
+    """Return the voxels of a piece of a file: new ones where there are, old ones elsewhere."""
+    common = piece.intersected_with(box, dont_assert=True)
+    if common == piece:
+        return voxels[(slice(None), *_slices(common, box))]
+    out = np.zeros((voxels.shape[0], *piece.size), voxels.dtype, order="F")
+    if old is not None:
+        old.read_into(out, region_of(piece))
+    if not common.is_empty:
+        out[(slice(None), *_slices(common, piece))] = voxels[(slice(None), *_slices(common, box))]
+    return out
+
+
+def _slices(part: BoundingBox, whole: BoundingBox) -> tuple[slice, ...]:
+    """Return where a part lies in an array of the whole."""
+    starts = (a - b for a, b in zip(part.topleft, whole.topleft, strict=True))
+    return tuple(slice(a, a + n) for a, n in zip(starts, part.size, strict=True))
 
 
 def absolute(path: str | os.PathLike[str]) -> str:

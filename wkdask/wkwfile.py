@@ -9,42 +9,315 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import stat
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wkdask.codec import block_at, decode_block, encode_block, morton_index
-from wkdask.errors import FormatError, storage_error
+from wkdask import codec
+from wkdask.errors import FormatError, WkdaskError, storage_error
 from wkdask.geometry import BoundingBox
 from wkdask.grid import Overlap, Region, overlaps, region_of
 from wkdask.header import HEADER_BYTES, VolumeHeader
 
-__all__ = ["TEMPORARY_SUFFIX", "patch", "read_into", "replacing", "write"]
+__all__ = [
+    "TEMPORARY_SUFFIX",
+    "PieceWriter",
+    "WkwFile",
+    "WriteOptions",
+    "is_leftover",
+    "patch",
+    "pieces_of",
+    "read_into",
+    "replacing",
+    "writing",
+]
 
 TEMPORARY_SUFFIX = ".wkdask-tmp"
 """What the names of unfinished files end with; no reader of WKW takes them for data."""
 
-Voxels = NDArray[np.generic]
+Voxels = NDArray[Any]
+
+_PIECE_BYTES = 2**25
+_NO_ENDS = np.empty(0, dtype=np.int64)
+# LZ4 expands at most 255 times: a length byte stands for no more than 255 voxels' bytes.
+_LZ4_MAX_RATIO = 255
+
+
+@dataclass(frozen=True, slots=True)
+class WriteOptions:
+    """How files are written; the defaults are right for nearly everybody."""
+
+    fsync: bool = False
+    """Whether each file is on the disk, and not only in the system's memory, when it counts as
+    written. Without it a power cut, but no killed process, can lose what was written last."""
+    keep_zeros: bool = False
+    """Whether files of nothing but zeros are written. A missing file means the same."""
+    hc_level: int = codec.DEFAULT_HC_LEVEL
+    """How hard LZ4HC tries, from 3 to 12: smaller files against time."""
+
+
+@dataclass(frozen=True, slots=True)
+class WkwFile:
+    """A file whose header, size and jump table were checked; use it in a `with` statement."""
+
+    descriptor: int
+    path: str
+    header: VolumeHeader
+    """The file's own header, which decides how its blocks are decoded."""
+    ends: NDArray[np.int64]
+    """Where each block ends, in bytes; empty for raw files, where it follows from the header."""
+
+    @classmethod
+    def open(cls, path: str, demanded: VolumeHeader, flags: int = os.O_RDONLY) -> WkwFile:
+        """Open and check a file.
+
+        Parameters
+        ----------
+        path
+            The file.
+        demanded
+            The header of the volume; the file may only differ in its block type.
+        flags
+            `os.O_RDONLY` or `os.O_RDWR`.
+
+        Raises
+        ------
+        FileNotFoundError
+            If the file does not exist; the only error of the system that is left as it is.
+        FormatError
+            If it is not a whole WKW file of this volume.
+        StorageError
+            If the file system refuses.
+        """
+        try:
+            # Not to wait for a writer, should it be a pipe.
+            descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            if os.path.islink(path):
+                # Such as a disk that is not mounted: the voxels are elsewhere, and not zero.
+                raise _format_error(path, "is a link to a file that does not exist") from None
+            raise
+        except OSError as error:
+            raise storage_error(error, path, "opening") from None
+        try:
+            header, size_bytes = _checked_header(descriptor, path, demanded)
+            return cls(
+                descriptor, path, header, _checked_ends(descriptor, path, header, size_bytes)
+            )
+        except OSError as error:
+            os.close(descriptor)
+            raise storage_error(error, path, "reading") from None
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+    def __enter__(self) -> WkwFile:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        os.close(self.descriptor)
+
+    def read_into(self, out: Voxels, region: Region) -> None:
+        """Read a region, counted from the first voxel of the file.
+
+        Parameters
+        ----------
+        out
+            Shape `(c, x, y, z)` of the region; channels and x follow each other in memory.
+        region
+            Which voxels; not empty.
+
+        Raises
+        ------
+        FormatError
+            If a block does not decode, or the file was cut short meanwhile.
+        StorageError
+            If the file system refuses.
+        """
+        failure = codec.unpack(self.descriptor, self.header, self.ends, region, out)
+        if failure is None:
+            return
+        kind, block = failure
+        if kind == "read":
+            self._read_bytes(*self._span(block))
+        raise self.error(f"block {block} is no LZ4 block of {self.header.block_bytes} bytes")
+
+    def decode_all(self) -> None:
+        """Read every block and keep nothing.
+
+        Raises
+        ------
+        FormatError, StorageError
+            As `read_into`.
+        """
+        for piece in pieces_of(self.header):
+            shape = (self.header.num_channels, *piece.size)
+            self.read_into(np.empty(shape, self.header.dtype, order="F"), region_of(piece))
+
+    def patch_block(self, part: Overlap, voxels: Voxels) -> None:
+        """Write voxels `(c, x, y, z)` into one block of a raw file."""
+        start, count = self._span(part.cell)
+        data = bytearray(self._read_bytes(start, count))
+        block = np.frombuffer(data, self.header.dtype).reshape(_shape(self.header), order="F")
+        block[(slice(None), *part.source_slices)] = voxels
+        with _naming(self.path, "writing"):
+            _write_all(self.descriptor, data, start)
+
+    def error(self, reason: str) -> FormatError:
+        """Return the error that names this file."""
+        return _format_error(self.path, reason)
+
+    def _span(self, block: tuple[int, int, int]) -> tuple[int, int]:
+        """Return where the bytes of a block begin, and how many there are."""
+        index = codec.morton_index(block)
+        first, size = self.header.data_offset_bytes, self.header.block_bytes
+        if not self.header.is_compressed:
+            return first + index * size, size
+        start = int(self.ends[index - 1]) if index else first
+        return start, int(self.ends[index]) - start
+
+    def _read_bytes(self, start: int, count: int) -> bytes:
+        with _naming(self.path, "reading"):
+            data = os.pread(self.descriptor, count, start)
+        if len(data) != count:
+            end = start + len(data)
+            raise self.error(f"ends at byte {end}, while it is read to {start + count}")
+        return data
+
+
+def pieces_of(header: VolumeHeader) -> Iterator[BoundingBox]:
+    """Yield cubes of a file, each a run of its blocks, small enough to be held in memory.
+
+    Examples
+    --------
+    >>> [box.size for box in pieces_of(VolumeHeader("uint32", blocks_per_file_edge=8))][:1]
+    [(128, 128, 128)]
+    """
+    per_edge = blocks = header.blocks_per_file_edge
+    while blocks > 1 and blocks**3 * header.block_bytes > _PIECE_BYTES:
+        blocks //= 2
+    edge = blocks * header.block_edge
+    for index in range((per_edge // blocks) ** 3):
+        yield BoundingBox([at * edge for at in codec.block_at(index)], (edge,) * 3)
+
+
+class PieceWriter:
+    """Takes the voxels of a whole file piece by piece; get one from `writing`."""
+
+    def __init__(
+        self, descriptor: int, path: str, header: VolumeHeader, options: WriteOptions
+    ) -> None:
+        self._descriptor = descriptor
+        self._path = path
+        self._header = header
+        self._packer = codec.BlockPacker(header, options.hc_level)
+        self._sizes: list[NDArray[np.int64]] = []
+        self._end = header.data_offset_bytes
+        self.is_zero = True
+        """Whether no voxel so far was anything but zero."""
+
+    @property
+    def pieces(self) -> Iterator[BoundingBox]:
+        """The boxes to append, in order, counted from the first voxel of the file."""
+        return pieces_of(self._header)
+
+    def append(self, voxels: Voxels) -> None:
+        """Write the next piece, `(c, x, y, z)`.
+
+        Raises
+        ------
+        StorageError
+            If the file system refuses.
+        """
+        self.is_zero = self.is_zero and not voxels.any()
+        for data, sizes in self._packer.pack(voxels):
+            with _naming(self._path, "writing"):
+                _write_all(self._descriptor, data, self._end)
+            self._sizes.append(sizes.copy())
+            self._end += len(data)
+
+    def finish(self) -> None:
+        """Write what stands before the blocks."""
+        first = self._header.data_offset_bytes
+        head = self._header.to_bytes(first)
+        if self._header.is_compressed:
+            ends = first + np.cumsum(np.concatenate(self._sizes))
+            head += ends.astype("<u8").tobytes()
+        _write_all(self._descriptor, head, 0)
+
+
+@contextlib.contextmanager
+def writing(
+    path: str, header: VolumeHeader, options: WriteOptions | None = None
+) -> Iterator[PieceWriter]:
+    """Write a whole file, which takes its place when the `with` block ends without an error.
+
+    A reader sees the old or the new file, never a mixture, also if the process is killed. A file of
+    zeros is not written, and the old one is removed, unless the options keep it.
+
+    Parameters
+    ----------
+    path
+        The file; its directories are made.
+    header
+        How to store it.
+    options
+        How careful to be.
+
+    Raises
+    ------
+    StorageError
+        If the file system refuses; the old file stays as it was.
+
+    Examples
+    --------
+    >>> header = VolumeHeader("uint8", block_edge=8, blocks_per_file_edge=2, block_type="lz4")
+    >>> with writing("tissue/1/z0/y0/x0.wkw", header) as file:
+    ...     for box in file.pieces:
+    ...         file.append(np.full((1, *box.size), 7, np.uint8))
+    """
+    options = options or WriteOptions()
+    with _private(path) as (descriptor, temporary):
+        writer = PieceWriter(descriptor, path, header, options)
+        yield writer
+        with _naming(path, "writing"):
+            if writer.is_zero and not options.keep_zeros:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+                return
+            writer.finish()
+            _commit(descriptor, temporary, path, options.fsync)
+
+
+@contextlib.contextmanager
+def replacing(path: str, *, fsync: bool = False) -> Iterator[int]:
+    """Open a private file that takes the place of `path` when the block ends without an error."""
+    with _private(path) as (descriptor, temporary):
+        yield descriptor
+        with _naming(path, "writing"):
+            _commit(descriptor, temporary, path, fsync)
 
 
 def read_into(out: Voxels, path: str, header: VolumeHeader, region: Region) -> bool:
-    """Read a region of one file into `out`.
+    """Read a region of a file that may not exist.
 
     Parameters
     ----------
     out
-        Zeros of shape `(c, x, y, z)`, the region's; any strides.
+        Zeros of shape `(c, x, y, z)`, the region's; channels and x follow each other in memory.
     path
         The file.
     header
         What the volume demands; the file may only differ in its block type.
     region
-        Voxels counted from the first one of the file.
+        Voxels counted from the first one of the file; not empty.
 
     Returns
     -------
@@ -53,50 +326,16 @@ def read_into(out: Voxels, path: str, header: VolumeHeader, region: Region) -> b
 
     Raises
     ------
-    FormatError
-        If the file is not a whole WKW file of this volume.
-    StorageError
-        If the file system refuses for another reason than that the file does not exist.
+    FormatError, StorageError
+        As `WkwFile.open` and `WkwFile.read_into`.
     """
     try:
-        opened = _open(path, header, os.O_RDONLY)
+        file = WkwFile.open(path, header)
     except FileNotFoundError:
         return False
-    with opened as file:
-        for part in overlaps(region, (header.block_edge,) * 3):
-            block = file.read_block(part)
-            out[(slice(None), *part.target)] = block[(slice(None), *part.source_slices)]
+    with file:
+        file.read_into(out, region)
     return True
-
-
-def write(path: str, header: VolumeHeader, voxels: Voxels) -> None:
-    """Write a whole file; a reader sees the old or the new one, never a mixture.
-
-    Parameters
-    ----------
-    path
-        The file; its directories are made.
-    header
-        How to store it.
-    voxels
-        All voxels of the file, `(c, file_edge, file_edge, file_edge)`.
-
-    Raises
-    ------
-    StorageError
-        If the file system refuses; the old file stays as it was.
-    """
-    with replacing(path) as descriptor:
-        ends = [header.data_offset_bytes]
-        os.lseek(descriptor, header.data_offset_bytes, os.SEEK_SET)
-        for index in range(header.blocks_per_file):
-            data = encode_block(_block_of(voxels, index, header.block_edge), header)
-            _write_all(descriptor, data)
-            ends.append(ends[-1] + len(data))
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        _write_all(descriptor, header.to_bytes(header.data_offset_bytes))
-        if header.is_compressed:
-            _write_all(descriptor, np.array(ends[1:], dtype="<u8").tobytes())
 
 
 def patch(path: str, header: VolumeHeader, box: BoundingBox, voxels: Voxels) -> None:
@@ -126,186 +365,163 @@ def patch(path: str, header: VolumeHeader, box: BoundingBox, voxels: Voxels) -> 
         if file.header.is_compressed:
             raise file.error("is compressed inside a raw volume, so no part can be written alone")
         for part in overlaps(region_of(box), (header.block_edge,) * 3):
-            block = file.read_block(part).copy(order="K")
-            block[(slice(None), *part.source_slices)] = voxels[(slice(None), *part.target)]
-            file.write_raw_block(part, encode_block(block, file.header))
+            file.patch_block(part, voxels[(slice(None), *part.target)])
 
 
-@contextlib.contextmanager
-def replacing(path: str) -> Iterator[int]:
-    """Open a private file that takes the place of `path` when the block ends without an error."""
-    temporary = _temporary_name(path)
+def is_leftover(path: str) -> bool:
+    """Return whether an unfinished file belongs to a writer that is dead.
+
+    A living writer holds a lock on its file, which the system takes away when it dies. Where the
+    file system knows no locks, every writer counts as living.
+    """
     try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
-        try:
-            yield descriptor
-        finally:
-            os.close(descriptor)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise storage_error(error, path, "writing") from error
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    else:
+        return True
     finally:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-
-
-@dataclass(frozen=True, slots=True)
-class _OpenFile:
-    """A file whose header, size and jump table were checked."""
-
-    descriptor: int
-    path: str
-    header: VolumeHeader
-    """The file's own header, which decides how its blocks are decoded."""
-    ends: NDArray[np.uint64] | None
-    """Where each block ends, in bytes; None for raw files, where it follows from the header."""
-
-    def __enter__(self) -> _OpenFile:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        os.close(self.descriptor)
-
-    def read_block(self, part: Overlap) -> Voxels:
-        """Return the voxels of a block, `(c, x, y, z)`."""
-        start, stop = self._block_bytes(part)
-        data = _read_at(self, start, stop - start)
-        try:
-            return decode_block(data, self.header)
-        except FormatError as error:
-            raise self.error(f"block {part.cell} {error}") from None
-
-    def write_raw_block(self, part: Overlap, data: bytes) -> None:
-        """Write the bytes of a block of a raw file."""
-        start, _ = self._block_bytes(part)
-        try:
-            os.lseek(self.descriptor, start, os.SEEK_SET)
-            _write_all(self.descriptor, data)
-        except OSError as error:
-            raise storage_error(error, self.path, "writing") from error
-
-    def error(self, reason: str) -> FormatError:
-        """Return the error that names this file."""
-        return _format_error(self.path, reason)
-
-    def _block_bytes(self, part: Overlap) -> tuple[int, int]:
-        index = morton_index(part.cell, self.header.blocks_per_file_edge)
-        if self.ends is None:
-            start = self.header.data_offset_bytes + index * self.header.block_bytes
-            return start, start + self.header.block_bytes
-        start = int(self.ends[index - 1]) if index else self.header.data_offset_bytes
-        return start, int(self.ends[index])
-
-
-def _open(path: str, demanded: VolumeHeader, flags: int) -> _OpenFile:
-    """Open and check a file; only `FileNotFoundError` is left as it is."""
-    try:
-        descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0))
-    except FileNotFoundError:
-        if os.path.islink(path):
-            # Such as a disk that is not mounted: the voxels are elsewhere, and not zero.
-            raise _format_error(path, "is a link to a file that does not exist") from None
-        raise
-    except OSError as error:
-        raise storage_error(error, path, "opening") from error
-    try:
-        return _checked(descriptor, path, demanded)
-    except OSError as error:
         os.close(descriptor)
-        raise storage_error(error, path, "reading") from error
-    except BaseException:
-        os.close(descriptor)
-        raise
 
 
-def _checked(descriptor: int, path: str, demanded: VolumeHeader) -> _OpenFile:
+# --- checks -------------------------------------------------------------------------------------
+
+
+def _checked_header(descriptor: int, path: str, demanded: VolumeHeader) -> tuple[VolumeHeader, int]:
+    """Return the header of a file and its size in bytes."""
     status = os.fstat(descriptor)
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, "Is a directory")
+    if not stat.S_ISREG(status.st_mode):
+        raise _format_error(path, "is no regular file")
     try:
         header = VolumeHeader.from_file_bytes(os.pread(descriptor, HEADER_BYTES, 0))
     except FormatError as error:
         raise _format_error(path, str(error)) from None
     if not header.same_voxels_as(demanded):
-        raise _format_error(
-            path, f"does not fit into its volume: it has {header.difference_to(demanded)}"
-        )
-    ends = _jump_table(descriptor, path, header, status.st_size)
-    return _OpenFile(descriptor, path, header, ends)
-
-
-def _jump_table(
-    descriptor: int, path: str, header: VolumeHeader, size_bytes: int
-) -> NDArray[np.uint64] | None:
-    first = header.data_offset_bytes
-    needed = first if header.is_compressed else first + header.blocks_per_file * header.block_bytes
-    if size_bytes < needed:
-        raise _format_error(path, f"has {size_bytes} bytes, but needs at least {needed}")
+        raise _format_error(path, f"does not fit: it has {header.difference_to(demanded)}")
+    needed = header.data_offset_bytes
     if not header.is_compressed:
-        return None
+        needed += header.blocks_per_file * header.block_bytes
+    if status.st_size < needed:
+        raise _format_error(path, f"has {status.st_size} bytes, but needs at least {needed}")
+    return header, status.st_size
+
+
+def _checked_ends(
+    descriptor: int, path: str, header: VolumeHeader, size_bytes: int
+) -> NDArray[np.int64]:
+    """Return the jump table of a file after checking that every block can be what it must."""
+    if not header.is_compressed:
+        return _NO_ENDS
+    first = header.data_offset_bytes
     data = os.pread(descriptor, first - HEADER_BYTES, HEADER_BYTES)
     if len(data) != first - HEADER_BYTES:
         raise _format_error(path, "has a jump table that is cut short")
     ends = np.frombuffer(data, dtype="<u8")
     if int(ends[0]) < first:
         raise _format_error(path, "has a jump table that points into itself")
+    # Unsigned numbers first: what is ascending and ends within the file is no overflow either.
     if bool((ends[1:] < ends[:-1]).any()) or int(ends[-1]) > size_bytes:
         raise _format_error(
             path, f"has a jump table that runs backwards or leaves its {size_bytes} bytes"
         )
-    return ends
+    signed = ends.view(np.int64)
+    lengths = np.diff(signed, prepend=first)
+    shortest, longest = header.block_bytes // _LZ4_MAX_RATIO, codec.block_bound(header)
+    if int(lengths.min()) < shortest or int(lengths.max()) > longest:
+        raise _format_error(
+            path,
+            f"has blocks of {lengths.min()} to {lengths.max()} bytes, but LZ4 makes {shortest} to "
+            f"{longest} of {header.block_bytes}",
+        )
+    return signed
 
 
-def _open_or_create(path: str, header: VolumeHeader) -> _OpenFile:
+# --- files --------------------------------------------------------------------------------------
+
+
+def _open_or_create(path: str, header: VolumeHeader) -> WkwFile:
     try:
-        return _open(path, header, os.O_RDWR)
+        return WkwFile.open(path, header, os.O_RDWR)
     except FileNotFoundError:
         _create_zeros(path, header)
-        return _open(path, header, os.O_RDWR)
+        return WkwFile.open(path, header, os.O_RDWR)
 
 
 def _create_zeros(path: str, header: VolumeHeader) -> None:
     """Make a raw file of zeros, unless another task was faster; nobody sees it half made."""
-    temporary = _temporary_name(path)
     size_bytes = header.data_offset_bytes + header.blocks_per_file * header.block_bytes
-    try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(temporary, "xb") as file:
-            file.write(header.to_bytes(header.data_offset_bytes))
-            file.truncate(size_bytes)
+    with _private(path) as (descriptor, temporary), _naming(path, "writing"):
+        _write_all(descriptor, header.to_bytes(header.data_offset_bytes), 0)
+        os.ftruncate(descriptor, size_bytes)
         with contextlib.suppress(FileExistsError):
             os.link(temporary, path)
-    except OSError as error:
-        raise storage_error(error, path, "writing") from error
+
+
+@contextlib.contextmanager
+def _private(path: str) -> Iterator[tuple[int, str]]:
+    """Open a file that no one else knows, beside `path`; it is gone at the end, unless renamed."""
+    with _naming(path, "writing"):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        descriptor, temporary = _locked_file(path)
+    try:
+        yield descriptor, temporary
     finally:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
+        os.close(descriptor)
 
 
-def _read_at(file: _OpenFile, start: int, count: int) -> bytes:
+def _locked_file(path: str) -> tuple[int, str]:
+    while True:
+        temporary = f"{path}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
+        descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Somebody who sweeps leftovers may have taken it in the instant before it was locked.
+        if os.fstat(descriptor).st_nlink:
+            return descriptor, temporary
+        os.close(descriptor)
+
+
+def _commit(descriptor: int, temporary: str, path: str, fsync: bool) -> None:
+    if fsync:
+        os.fsync(descriptor)
+    os.replace(temporary, path)
+    if fsync:
+        directory = os.open(os.path.dirname(path), os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+@contextlib.contextmanager
+def _naming(path: str, doing: str) -> Iterator[None]:
+    """Let errors of the file system name the file."""
     try:
-        data = os.pread(file.descriptor, count, start)
+        yield
+    except WkdaskError:
+        raise
     except OSError as error:
-        raise storage_error(error, file.path, "reading") from error
-    if len(data) != count:
-        raise file.error(f"ends at byte {start + len(data)}, while it is read to {start + count}")
-    return data
+        raise storage_error(error, path, doing) from None
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
+def _write_all(descriptor: int, data: Any, start: int) -> None:
     view = memoryview(data)
     while view:
-        view = view[os.write(descriptor, view) :]
+        count = os.pwrite(descriptor, view, start)
+        view, start = view[count:], start + count
 
 
-def _block_of(voxels: Voxels, index: int, edge: int) -> Voxels:
-    x, y, z = (slice(at * edge, (at + 1) * edge) for at in block_at(index))
-    return voxels[:, x, y, z]
-
-
-def _temporary_name(path: str) -> str:
-    return f"{path}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
+def _shape(header: VolumeHeader) -> tuple[int, int, int, int]:
+    edge = header.block_edge
+    return header.num_channels, edge, edge, edge
 
 
 def _format_error(path: str, reason: str) -> FormatError:

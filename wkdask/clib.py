@@ -1,0 +1,108 @@
+"""C functions for compiled code: LZ4 of the `lz4` package, and the C library's `pread`.
+
+It knows symbols, addresses and how compiled code calls them. Python's own calls would cost about a
+microsecond and the GIL for every block; an address is called from a loop that needs neither.
+Addresses are arguments of compiled functions, never constants in them, so that numba can keep its
+machine code on disk.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from llvmlite import ir
+from lz4.block import _block
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic as _intrinsic
+
+__all__ = ["address_of", "call_lz4", "call_pread", "call_unlz4", "copy_bytes", "state_bytes"]
+
+
+def intrinsic(function: Callable[..., Any]) -> Any:
+    """Make a code generator a function of compiled code."""
+    return _intrinsic(function)
+
+
+@cache
+def address_of(name: str) -> int:
+    """Return where a C function lies: of LZ4, or else of the C library.
+
+    Raises
+    ------
+    ImportError
+        If the `lz4` package on this machine hides the functions of LZ4.
+    """
+    library = ctypes.CDLL(_block.__file__ if name.startswith("LZ4_") else None)
+    try:
+        function = getattr(library, name)
+    except AttributeError:
+        raise ImportError(
+            f"the C function {name} is not to be found in {_block.__file__}. "
+            "Install the lz4 package as a wheel: pip install --force-reinstall lz4"
+        ) from None
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
+@cache
+def state_bytes(name: str) -> int:
+    """Return the bytes of working memory that a compression function needs."""
+    size: int = ctypes.CFUNCTYPE(ctypes.c_int)(address_of(name))()
+    return size
+
+
+def _c_function(result: Any, *arguments: Any) -> Any:
+    """Return an intrinsic that calls a C function by its address, which is the first argument."""
+
+    @intrinsic
+    def call(typingctx: Any, address: Any, values: Any) -> Any:
+        signature = result(types.int64, types.UniTuple(types.int64, len(arguments)))
+
+        def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
+            llvm_types = [context.get_value_type(argument) for argument in arguments]
+            function_type = _llvm_function(context.get_value_type(result), llvm_types)
+            function = builder.inttoptr(given[0], function_type.as_pointer())
+            values = cgutils.unpack_tuple(builder, given[1])
+            casts = zip(values, llvm_types, strict=True)
+            return builder.call(function, [_fitted(builder, *pair) for pair in casts])
+
+        return signature, generate
+
+    return call
+
+
+def _llvm_function(result: Any, arguments: list[Any]) -> Any:
+    return ir.FunctionType(result, arguments)
+
+
+def _fitted(builder: Any, value: Any, wanted: Any) -> Any:
+    return value if value.type == wanted else builder.trunc(value, wanted)
+
+
+# Pointers and sizes are 64-bit integers here, on every platform that WKW's reference supports.
+call_unlz4 = _c_function(types.int32, types.int64, types.int64, types.int32, types.int32)
+"""`LZ4_decompress_safe(source, target, source_bytes, target_bytes)`."""
+
+call_lz4 = _c_function(
+    types.int32, types.int64, types.int64, types.int64, types.int32, types.int32, types.int32
+)
+"""`LZ4_compress_*_extState*(state, source, target, source_bytes, target_bytes, level)`."""
+
+call_pread = _c_function(types.int64, types.int32, types.int64, types.int64, types.int64)
+"""`pread(descriptor, target, count, offset_bytes)`."""
+
+
+@intrinsic
+def copy_bytes(typingctx: Any, target: Any, source: Any, count: Any) -> Any:
+    """Copy `count` bytes between two addresses."""
+
+    def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
+        pointer = cgutils.voidptr_t
+        target, source = (builder.inttoptr(address, pointer) for address in given[:2])
+        cgutils.raw_memcpy(builder, target, source, given[2], 1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), generate
