@@ -243,6 +243,64 @@ class TestInfo:
         assert _bytes(count) == text
 
 
+class TestCheck:
+    def bad(self, dataset: wkdask.Dataset) -> Path:
+        path = next(iter(sorted((dataset.path / "color" / "1").rglob("x*.wkw"))))
+        path.write_bytes(b"no")
+        return path
+
+    def test_clean(self, furnished, tmp_path, snapshot):
+        before = snapshot(tmp_path)
+        for level in ("1", "2"):
+            result = wkdask_command("check", furnished.path, "--level", level)
+            assert result.exit_code == 0
+            assert f"level {level}: 0 errors, 0 other" in result.output
+        assert snapshot(tmp_path) == before
+
+    def test_damage(self, furnished):
+        path = self.bad(furnished)
+        result = wkdask_command("check", furnished.path)
+        assert result.exit_code == 1
+        first, last = result.output.splitlines()
+        assert first.startswith(f"unreadable: {path} has 2 bytes")
+        assert "1 errors" in last
+
+    def test_json(self, furnished):
+        path = self.bad(furnished)
+        result = wkdask_command("check", furnished.path, "--json", "--level", "2")
+        assert result.exit_code == 1
+        value = json.loads(result.output)
+        assert (value["ok"], value["level"]) == (False, 2)
+        assert [found["path"] for found in value["findings"]] == [str(path)]
+
+    def test_oddities_are_no_failure(self, furnished):
+        (furnished.path / "color" / "1" / "notes.txt").touch()
+        result = wkdask_command("check", furnished.path)
+        assert result.exit_code == 0
+        assert result.output.startswith("stray: ")
+
+    def test_bar(self, furnished):
+        assert "%" not in wkdask_command("check", furnished.path).output
+        assert "100%" in wkdask_command("check", furnished.path, "--progress").output
+
+    def test_level(self, furnished):
+        assert wkdask_command("check", furnished.path, "--level", "3").exit_code == 2
+
+    def test_help(self):
+        text = wkdask_command("check", "--help").output
+        assert all(word in text for word in ("--level", "--json", "--progress", "exit code"))
+        assert "check" in wkdask_command("--help").output
+
+    def test_nothing_there(self, tmp_path):
+        result = wkdask_command("check", tmp_path / "nowhere")
+        assert result.exit_code == 1
+        assert result.output.startswith("Error: ")
+
+    def test_json_with_a_bar(self, furnished):
+        result = wkdask_command("check", furnished.path, "--json", "--progress")
+        assert json.loads(result.stdout)["ok"]
+
+
 ERRORS = [
     # what is broken, words of the text, reason
     (lambda path: path / "nowhere", ["nowhere", "not a directory"], "nothing there"),

@@ -39,6 +39,7 @@ from wkdask.geometry import BoundingBox
 from wkdask.grid import Region, region_of
 from wkdask.header import BLOCK_TYPES, DTYPES, BlockType, VolumeHeader
 from wkdask.volume import HEADER_NAME, Volume
+from wkdask.wkwfile import WriteOptions
 
 COMPRESSED = ("lz4", "lz4hc")
 EDGE = 8
@@ -368,6 +369,135 @@ class TestMixedBlockTypes:
         assert_same(read(volume, self.BOX), voxels)
 
 
+class TestZeros:
+    """Missing means zero, so files of zeros are not kept, unless it is asked for."""
+
+    WHOLE = box_at(0, 0, 0, 16, 8, 8)
+
+    def test_zeros_over_voxels_remove_the_file(self, volume):
+        voxels = voxels_for(volume.header, self.WHOLE.size)
+        volume.write(self.WHOLE, voxels)
+        before = volume.version()
+        volume.write(box_at(8, 0, 0, 8, 8, 8), np.zeros((1, 8, 8, 8), np.uint8))
+        voxels[:, 8:] = 0
+        assert [cell for cell, _ in volume.files()] == [(0, 0, 0)]
+        assert volume.version() != before
+        assert_same(read(volume, self.WHOLE), voxels)
+        assert_same(read_by_libwkw(volume.path, self.WHOLE), voxels)
+
+    @pytest.mark.parametrize("kind", COMPRESSED)
+    def test_also_if_they_come_in_parts(self, volume):
+        volume.write(self.WHOLE, voxels_for(volume.header, self.WHOLE.size))
+        for x in (0, 8, 4, 12):
+            assert read(volume, box_at(x, 0, 0, 4, 8, 8)).all()
+            volume.write(box_at(x, 0, 0, 4, 8, 8), np.zeros((1, 4, 8, 8), np.uint8))
+        assert list(volume.files()) == []
+        assert not read(volume, self.WHOLE).any()
+
+    def test_one_voxel_keeps_the_file(self, volume):
+        voxels = np.zeros((1, 16, 8, 8), np.uint8)
+        voxels[0, 15, 7, 7] = 1
+        volume.write(self.WHOLE, voxels)
+        assert [cell for cell, _ in volume.files()] == [(1, 0, 0)]
+        assert_same(read(volume, self.WHOLE), np.asfortranarray(voxels))
+
+    def test_option_to_keep_them(self, volume):
+        careful = replace(volume, options=WriteOptions(keep_zeros=True))
+        careful.write(self.WHOLE, np.zeros((1, 16, 8, 8), np.uint8))
+        assert sorted(cell for cell, _ in volume.files()) == [(0, 0, 0), (1, 0, 0)]
+        assert not read_by_libwkw(volume.path, self.WHOLE).any()
+
+
+class TestOptions:
+    def test_they_travel(self, volume):
+        options = WriteOptions(fsync=True, keep_zeros=True, hc_level=12)
+        again = pickle.loads(pickle.dumps(replace(volume, options=options)))
+        assert again.options == options
+        assert again != volume
+        assert len(pickle.dumps(again)) < 1000
+
+    @pytest.mark.parametrize("box", [box_at(0, 0, 0, 8, 8, 8), box_at(1, 2, 3, 4, 3, 2)])
+    @pytest.mark.parametrize("wanted", [False, True])
+    def test_fsync(self, volume, monkeypatch, box, wanted):
+        fsync, calls = os.fsync, []
+        monkeypatch.setattr(os, "fsync", lambda fd: calls.append(fd) or fsync(fd))
+        careful = pickle.loads(pickle.dumps(replace(volume, options=WriteOptions(fsync=wanted))))
+        for seed in (1, 2):
+            calls.clear()
+            careful.write(box, voxels_for(volume.header, box.size, seed))
+            assert bool(calls) == wanted
+            assert_same(read(volume, box), voxels_for(volume.header, box.size, seed))
+
+    @pytest.mark.parametrize("kind", ["lz4hc"])
+    def test_the_level_arrives(self, tmp_path, kind):
+        header = VolumeHeader("uint32", 1, 32, 1, kind)
+        x, y, z = np.indices((32, 32, 32))
+        voxels = ((x + y // 3) // 5 * 77 + (y + z) // 7 * 1313)[None].astype(np.uint32)
+        sizes = []
+        for level in (3, 12):
+            volume = Volume.create(tmp_path / str(level), header)
+            replace(volume, options=WriteOptions(hc_level=level)).write(
+                box_at(0, 0, 0, 32, 32, 32), voxels
+            )
+            sizes += [size for _, size in volume.files()]
+        assert sizes[1] < sizes[0]
+
+
+class TestMergingByPieces:
+    """Files larger than a piece: each piece takes what is new, and the rest from the old file."""
+
+    @pytest.mark.parametrize("kind", COMPRESSED)
+    @given(st.data())
+    @settings(deadline=None, max_examples=20)
+    def test_boxes(self, kind, data):
+        header = VolumeHeader("uint16", 2, 2, 8, kind)
+        old = voxels_for(header, (16, 16, 16))
+        starts, stops = st.integers(0, 15), st.integers(1, 16)
+        pairs = [data.draw(st.tuples(starts, stops).filter(lambda p: p[0] < p[1])) for _ in "xyz"]
+        box = BoundingBox.from_corners((a for a, _ in pairs), (b for _, b in pairs))
+        new = voxels_for(header, box.size, seed=2)
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            tempfile.TemporaryDirectory() as directory,
+        ):
+            patch.setattr(volume_module.wkwfile, "_PIECE_BYTES", 8 * header.block_bytes)
+            volume = Volume.create(Path(directory) / "v", header)
+            volume.write(box_at(0, 0, 0, 16, 16, 16), old)
+            volume.write(box, new)
+            old[slices(region_of(box))] = new
+            assert_same(read(volume, box_at(0, 0, 0, 16, 16, 16)), old)
+            assert_same(read_by_libwkw(volume.path, box_at(0, 0, 0, 16, 16, 16)), old)
+
+    @pytest.mark.parametrize("kind", COMPRESSED)
+    def test_a_damaged_block_that_must_be_kept(self, tmp_path, kind, monkeypatch):
+        header = VolumeHeader("uint8", 1, 4, 4, kind)
+        volume = Volume.create(tmp_path / "v", header)
+        whole = box_at(0, 0, 0, 16, 16, 16)
+        volume.write(whole, voxels_for(header, whole.size))
+        path = Path(volume.file_path((0, 0, 0)))
+        data = path.read_bytes()
+        start = int.from_bytes(data[16 + 8 * 62 : 16 + 8 * 63], "little")
+        path.write_bytes(data[:start] + b"\xff" * (len(data) - start))
+        before = tree(volume.path)
+        monkeypatch.setattr(volume_module.wkwfile, "_PIECE_BYTES", 1)
+        with pytest.raises(FormatError, match=r"x0\.wkw block \(3, 3, 3\)"):
+            volume.write(box_at(0, 0, 0, 4, 4, 5), voxels_for(header, (4, 4, 5), seed=2))
+        assert tree(volume.path) == before
+        # All of that block is new, so nothing of the damaged one is needed.
+        volume.write(box_at(12, 12, 12, 4, 4, 4), voxels_for(header, (4, 4, 4), seed=2))
+        assert read(volume, whole).all()
+
+    @pytest.mark.parametrize("kind", COMPRESSED)
+    def test_no_descriptor_leaks(self, volume):
+        if not Path("/proc/self/fd").exists():
+            pytest.skip("descriptors can't be counted here")
+        volume.write(box_at(0, 0, 0, 8, 8, 8), voxels_for(volume.header, (8, 8, 8)))
+        before = len(os.listdir("/proc/self/fd"))
+        for seed in range(5):
+            volume.write(box_at(1, 1, 1, 2, 2, 2), voxels_for(volume.header, (2, 2, 2), seed))
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
 def actions(volume: Volume) -> dict[str, Callable[[], object]]:
     """Everything that goes to the disk."""
     whole = voxels_for(volume.header, (EDGE,) * 3)
@@ -607,6 +737,15 @@ class TestListing:
         (root / "z03" / "y0" / "x0.wkw").write_bytes(b"?")
         assert list(volume.files()) == [((1, 2, 3), size)]
         assert volume.box_on_disk() == box_at(8, 16, 24, 8, 8, 8)
+
+    def test_a_link_to_nothing_is_listed(self, volume):
+        # Somebody's voxels are elsewhere: reading must say so, and so must a list of files.
+        path = Path(volume.file_path((0, 0, 0)))
+        path.parent.mkdir(parents=True)
+        path.symlink_to("nowhere")
+        assert list(volume.files()) == [((0, 0, 0), 0)]
+        with pytest.raises(FormatError, match="link"):
+            read(volume, volume.box_on_disk())
 
     def test_files_are_listed_without_a_header(self, volume):
         # Voxels that a crash left behind must be seen before a new header is put over them.

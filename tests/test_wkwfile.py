@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import socket
 import stat
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -15,10 +19,12 @@ import numpy as np
 import pytest
 import wkw
 
-from wkdask import wkwfile
+import wkdask
+from wkdask import codec, wkwfile
 from wkdask.codec import morton_index
 from wkdask.errors import (
     AccessError,
+    ArgumentError,
     DirectoryError,
     FormatError,
     StorageError,
@@ -27,6 +33,7 @@ from wkdask.errors import (
 from wkdask.geometry import BoundingBox
 from wkdask.grid import Region, region_of
 from wkdask.header import BLOCK_TYPES, DTYPES, VolumeHeader
+from wkdask.wkwfile import WkwFile, WriteOptions
 
 COMPRESSED = ("lz4", "lz4hc")
 EDGE = 8
@@ -45,6 +52,13 @@ def voxels_for(header: VolumeHeader, size: tuple[int, ...] = (EDGE,) * 3, seed: 
     shape = (header.num_channels, *size)
     data = rng.integers(1, 256, int(np.prod(shape)) * header.itemsize, dtype=np.uint8)
     return data.view(header.dtype).reshape(shape, order="F")
+
+
+def write(path: str, header: VolumeHeader, voxels: Any, **options: Any) -> None:
+    """Write a whole file piece by piece."""
+    with wkwfile.writing(path, header, WriteOptions(**options)) as file:
+        for piece in file.pieces:
+            file.append(voxels[:, *(slice(r.start, r.stop) for r in region_of(piece))])
 
 
 def read(path: Path, header: VolumeHeader, region: Region = WHOLE) -> Any:
@@ -165,11 +179,17 @@ class TestRoundTrip:
 
     def test_writes_and_reads_that_take_many_calls(self, path, header, monkeypatch):
         # The operating system may write less than it was asked to.
-        write = os.write
-        monkeypatch.setattr(os, "write", lambda fd, data: write(fd, bytes(data)[:7]))
+        pwrite, calls = os.pwrite, []
+
+        def write_little(descriptor: int, data: Any, start: int) -> int:
+            calls.append(start)
+            return pwrite(descriptor, bytes(data)[:7], start)
+
+        monkeypatch.setattr(os, "pwrite", write_little)
         voxels = voxels_for(header)
         write(str(path), header, voxels)
         monkeypatch.undo()
+        assert len(calls) > 16
         np.testing.assert_array_equal(read(path, header), voxels)
 
 
@@ -235,7 +255,7 @@ class TestPatch:
         block = BoundingBox((4, 0, 4), (4, 4, 4))
         wkwfile.patch(str(path), header, block, voxels_for(header, block.size, seed=3))
         after = path.read_bytes()
-        start = 16 + morton_index((1, 0, 1), 2) * 64
+        start = 16 + morton_index((1, 0, 1)) * 64
         assert before[:start] == after[:start]
         assert before[start + 64 :] == after[start + 64 :]
         assert before[start : start + 64] != after[start : start + 64]
@@ -380,6 +400,22 @@ class TestDamaged:
         path.write_bytes(path.read_bytes() + b"more")
         np.testing.assert_array_equal(read(path, header), voxels_for(header))
 
+    @pytest.mark.parametrize(("shift", "good"), [(0, True), (-1, False)])
+    @pytest.mark.parametrize("size", [16, 4096 + 16 + 16])
+    def test_lengths_that_lz4_can_make(self, path, size, shift, good):
+        """Blocks of 4096 bytes have 16 to 4128: known before anything is allocated or read."""
+        header = VolumeHeader("uint8", 1, 16, 1, "lz4")
+        size += shift if size == 16 else -shift
+        path.parent.mkdir(parents=True)
+        table = struct.pack("<Q", 24 + size)
+        path.write_bytes(header.to_bytes(24) + table + b"\xff" * size)
+        if good:
+            with WkwFile.open(str(path), header) as file:
+                assert list(file.ends) == [24 + size]
+        else:
+            opening = lambda: WkwFile.open(str(path), header)  # noqa: E731
+            expect(FormatError, path, opening, "LZ4 makes 16 to 4128 of 4096")
+
     @pytest.mark.parametrize("kind", COMPRESSED)
     def test_only_the_damaged_block_is_unreadable(self, path, kind):
         header = small(kind)
@@ -452,6 +488,7 @@ class TestRefusals:
         np.testing.assert_array_equal(read(path, header), voxels)
 
     def test_a_read_fails_in_the_middle(self, path, header, voxels, monkeypatch):
+        # Compiled code says where it failed, and Python asks again to hear why.
         pread = os.pread
 
         def fail_late(descriptor: int, count: int, offset: int) -> bytes:
@@ -460,6 +497,7 @@ class TestRefusals:
             return pread(descriptor, count, offset)
 
         monkeypatch.setattr(os, "pread", fail_late)
+        monkeypatch.setattr(codec, "unpack", lambda *_: ("read", (1, 0, 1)))
         expect(StorageError, path, lambda: read(path, header), "Input/output error")
 
     def test_a_header_that_can_not_be_read(self, path, header, voxels, monkeypatch):
@@ -469,6 +507,39 @@ class TestRefusals:
         monkeypatch.setattr(os, "pread", fail)
         expect(StorageError, path, lambda: read(path, header), "Input/output error")
 
+    def test_the_descriptor_fails_in_compiled_code(self, path, header, voxels):
+        # Nothing is played here: the C function returns -1, since the descriptor can't be read.
+        out = np.zeros((1, 8, 8, 8), np.uint8, order="F")
+        with WkwFile.open(str(path), header) as file:
+            write_only = os.open(path, os.O_WRONLY)
+            try:
+                bad = WkwFile(write_only, file.path, file.header, file.ends)
+                expect(StorageError, path, lambda: bad.read_into(out, WHOLE), "descriptor")
+            finally:
+                os.close(write_only)
+
+    def test_a_file_that_is_cut_between_check_and_read(self, path, header, voxels):
+        out = np.zeros((1, 8, 8, 8), np.uint8, order="F")
+        with WkwFile.open(str(path), header) as file:
+            os.truncate(path, path.stat().st_size - 1)
+            text = expect(FormatError, path, lambda: file.read_into(out, WHOLE), "ends at byte")
+            assert str(path.stat().st_size) in text
+            os.truncate(path, header.data_offset_bytes)
+            expect(FormatError, path, lambda: file.read_into(out, WHOLE), "ends at byte")
+
+    def test_a_block_that_is_damaged_between_check_and_read(self, path, header, voxels):
+        out = np.zeros((1, 8, 8, 8), np.uint8, order="F")
+        first = header.data_offset_bytes
+        with WkwFile.open(str(path), header) as file, path.open("r+b") as other:
+            other.seek(first)
+            other.write(b"\xff" * (path.stat().st_size - first))
+            other.flush()
+            if header.is_compressed:
+                expect(FormatError, path, lambda: file.read_into(out, WHOLE), r"block \(0, 0, 0\)")
+            else:
+                file.read_into(out, WHOLE)
+                assert (out == 0xFF).all()
+
     def test_a_file_that_becomes_shorter_while_it_is_read(self, path, header, voxels, monkeypatch):
         pread = os.pread
 
@@ -476,7 +547,12 @@ class TestRefusals:
             return pread(descriptor, count, offset)[: -1 if offset else None]
 
         monkeypatch.setattr(os, "pread", short)
-        expect(FormatError, path, lambda: read(path, header))
+        if header.is_compressed:  # of raw files, Python reads nothing but the header
+            expect(FormatError, path, lambda: read(path, header), "cut short")
+        part = voxels_for(header, PART.size)
+        write(str(path), small("raw"), voxels)
+        patching = lambda: wkwfile.patch(str(path), small("raw"), PART, part)  # noqa: E731
+        expect(FormatError, path, patching, "ends at byte")
 
     @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may do everything")
     def test_no_permission(self, tmp_path, path, header, voxels):
@@ -487,8 +563,8 @@ class TestRefusals:
             path.chmod(0o644)
         path.parent.chmod(0o555)
         try:
-            write = lambda: write(str(path), header, voxels + 1)  # noqa: E731
-            expect(AccessError, path, write)
+            expect(AccessError, path, lambda: write(str(path), header, voxels + 1))
+            expect(AccessError, path, lambda: write(str(path), header, voxels * 0))
         finally:
             path.parent.chmod(0o755)
         np.testing.assert_array_equal(read(path, header), voxels)
@@ -541,7 +617,7 @@ class TestAtomic:
 
     @pytest.mark.parametrize("exists", [True, False])
     @pytest.mark.parametrize("failure", FAILURES, ids=lambda e: type(e).__name__)
-    @pytest.mark.parametrize("call", ["encode", "write", "replace", "close"])
+    @pytest.mark.parametrize("call", ["pack", "write", "head", "fsync", "replace", "close"])
     def test_write(self, tmp_path, path, header, monkeypatch, call, failure, exists):
         old = voxels_for(header)
         path.parent.mkdir(parents=True)
@@ -549,8 +625,9 @@ class TestAtomic:
             write(str(path), header, old)
         before = tree(tmp_path)
         play(monkeypatch, call, failure)
-        with pytest.raises(StorageError if isinstance(failure, OSError) else type(failure)) as e:
-            write(str(path), header, voxels_for(header, seed=2))
+        from_disk = isinstance(failure, OSError) and call != "pack"
+        with pytest.raises(StorageError if from_disk else type(failure)) as e:
+            write(str(path), header, voxels_for(header, seed=2), fsync=call == "fsync")
         monkeypatch.undo()
         assert tree(tmp_path) == before
         if isinstance(e.value, StorageError):
@@ -630,25 +707,390 @@ class TestAtomic:
         assert count() == before
 
 
+class TestWriting:
+    """A file is written piece by piece, with options."""
+
+    @pytest.mark.parametrize("kind", BLOCK_TYPES)
+    def test_pieces_are_runs_of_blocks(self, path, monkeypatch, kind):
+        header = VolumeHeader("uint16", 2, 4, 8, kind)
+        voxels = voxels_for(header, (32, 32, 32))
+        write(str(path), header, voxels)
+        whole = path.read_bytes()
+        for piece_bytes in (1, 8 * header.block_bytes, 64 * header.block_bytes):
+            monkeypatch.setattr(wkwfile, "_PIECE_BYTES", piece_bytes)
+            boxes = list(wkwfile.pieces_of(header))
+            assert len({box.size for box in boxes}) == 1
+            size = int(np.prod(boxes[0].size)) * header.voxel_bytes
+            assert size <= max(piece_bytes, header.block_bytes)
+            assert sum(int(np.prod(box.size)) for box in boxes) == 32**3
+            write(str(path), header, voxels)
+            np.testing.assert_array_equal(read(path, header, region_of(box(header))), voxels)
+            if kind != "lz4hc":  # whose samples may differ
+                assert path.read_bytes() == whole
+
+    def test_batches_of_blocks(self, path, header, voxels, monkeypatch):
+        whole = path.read_bytes()
+        for row_bytes in (1, 3 * codec.block_bound(header)):
+            monkeypatch.setattr(codec, "_ROW_BYTES", row_bytes)
+            write(str(path), header, voxels)
+            assert path.read_bytes() == whole
+
+    @pytest.mark.parametrize("exists", [True, False])
+    def test_zeros_are_not_written(self, path, header, exists):
+        if exists:
+            write(str(path), header, voxels_for(header))
+        write(str(path), header, voxels_for(header) * 0)
+        assert read(path, header) is None
+        assert [*path.parent.iterdir()] == []
+
+    @pytest.mark.parametrize("exists", [True, False])
+    def test_zeros_are_written_if_they_are_to_be_kept(self, path, header, exists):
+        if exists:
+            write(str(path), header, voxels_for(header))
+        write(str(path), header, voxels_for(header) * 0, keep_zeros=True)
+        assert not read(path, header).any()
+
+    @pytest.mark.parametrize("at", [(0, 0, 0), (3, 4, 5), (7, 7, 7)])
+    def test_one_voxel_makes_a_file(self, path, header, at):
+        voxels = np.zeros((1, 8, 8, 8), np.uint8)
+        voxels[:, *at] = 1
+        write(str(path), header, voxels)
+        np.testing.assert_array_equal(read(path, header), voxels)
+
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    @pytest.mark.parametrize("bits", [1 << 63, 1, 0x7FF0000000000001])
+    def test_zeros_are_zeros_to_the_bit(self, path, dtype, bits):
+        # Negative zero, the smallest number, and a signalling NaN, of which NumPy would warn.
+        header = small("lz4", dtype)
+        word = bits.to_bytes(8, "little")[-header.itemsize :]
+        word = word if any(word) else b"\1" + word[1:]
+        voxels = np.frombuffer(word * 512, dtype).reshape((1, 8, 8, 8), order="F")
+        write(str(path), header, voxels)
+        assert read(path, header).tobytes() == voxels.tobytes()
+
+    def test_an_error_of_the_caller_leaves_the_old_file(self, tmp_path, path, header, voxels):
+        before = tree(tmp_path)
+
+        def fail_at_last() -> None:
+            with wkwfile.writing(str(path), header) as file:
+                file.append(voxels + 1)
+                raise KeyError("mine")
+
+        with pytest.raises(KeyError, match="mine"):
+            fail_at_last()
+        assert tree(tmp_path) == before
+
+    @pytest.mark.parametrize("what", ["write", "remove", "patch", "create"])
+    def test_fsync(self, path, monkeypatch, what):
+        """Before the file gets its name, and the directory after."""
+        header = small("raw")
+        if what in ("remove", "patch"):
+            write(str(path), header, voxels_for(header))
+        calls: list[str] = []
+        for name in ("fsync", "replace", "unlink", "link", "pwrite"):
+            monkeypatch.setattr(os, name, recorder(name, getattr(os, name), path, calls))
+        for fsync in (False, True):
+            if fsync and what == "create":
+                path.unlink()
+            calls.clear()
+            if what in ("patch", "create"):
+                part = voxels_for(header, PART.size)
+                wkwfile.patch(str(path), header, PART, part, fsync=fsync)
+            else:
+                voxels = voxels_for(header) * (what != "remove")
+                write(str(path), header, voxels, fsync=fsync)
+                if not fsync and what == "remove":
+                    write(str(path), header, voxels_for(header))
+            if not fsync:
+                assert "fsync file" not in calls
+                assert "fsync directory" not in calls
+        wanted = {
+            "write": ["pwrite file", "fsync file", "replace", "fsync directory"],
+            "remove": ["unlink", "fsync directory"],
+            "patch": ["pwrite file", "fsync file"],
+            "create": ["link", "fsync directory", "pwrite file", "fsync file"],
+        }[what]
+        assert in_order(wanted, calls), calls
+
+    @pytest.mark.parametrize("level", [2, 13, 0, -1, 100])
+    def test_levels_that_lz4hc_lacks(self, level):
+        with pytest.raises(ArgumentError, match=f"hc_level is {level}.*3 to 12"):
+            WriteOptions(hc_level=level)
+
+    @pytest.mark.parametrize("level", [5.0, "5", None])
+    def test_levels_that_are_no_numbers(self, level):
+        with pytest.raises(ArgumentError, match="whole number"):
+            WriteOptions(hc_level=level)
+
+    @pytest.mark.parametrize("level", range(3, 13))
+    def test_every_level(self, path, level):
+        header = small("lz4hc", "uint32")
+        voxels = np.full((1, 8, 8, 8), 77, np.uint32)
+        voxels[:, :, ::3] = 78
+        write(str(path), header, voxels, hc_level=level)
+        np.testing.assert_array_equal(read(path, header), voxels)
+
+
+def recorder(name: str, real: Callable[..., Any], path: Path, calls: list[str]) -> Any:
+    """Return a function of the system that notes its calls as far as they concern a file."""
+
+    def record(*arguments: Any) -> Any:
+        if name in ("fsync", "pwrite"):
+            is_directory = stat.S_ISDIR(os.fstat(arguments[0]).st_mode)
+            calls.append(f"{name} {'directory' if is_directory else 'file'}")
+        elif str(arguments[-1]) == str(path):
+            calls.append(name)
+        return real(*arguments)
+
+    return record
+
+
+def in_order(wanted: list[str], calls: list[str]) -> bool:
+    """Return whether all that is wanted occurs in this order, perhaps with more between."""
+    rest = iter(calls)
+    return all(each in rest for each in wanted)
+
+
+class TestTargets:
+    """Compiled code trusts the array that it fills: whatever it can't fill is refused."""
+
+    def out(self, **options: Any) -> Any:
+        return np.zeros((2, 8, 8, 8), "uint16", **options)
+
+    @pytest.fixture
+    def file(self, path: Path, header: VolumeHeader) -> Any:
+        header = small(header.block_type, "uint16", 2)
+        write(str(path), header, voxels_for(header))
+        with WkwFile.open(str(path), header) as file:
+            yield file
+
+    def layouts(self) -> dict[str, Any]:
+        larger = np.zeros((2, 9, 10, 11), np.uint16, order="F")
+        return {
+            "whole": self.out(order="F"),
+            "part of a larger one": larger[:, 1:, 2:, 3:],
+            "y and z exchanged": self.out(order="F").transpose(0, 1, 3, 2),
+            "y backwards": self.out(order="F")[:, :, ::-1],
+            "every other z": np.zeros((2, 8, 8, 16), np.uint16, order="F")[..., ::2],
+        }
+
+    @pytest.mark.parametrize(
+        "name",
+        ["whole", "part of a larger one", "y and z exchanged", "y backwards", "every other z"],
+    )
+    def test_good_ones(self, file, name):
+        array = self.layouts()[name]
+        file.read_into(array, WHOLE)
+        np.testing.assert_array_equal(array, voxels_for(file.header))
+        if array.base is not None:
+            assert array.base.astype(np.int64).sum() == array.astype(np.int64).sum()
+
+    def test_axes_of_one_voxel_may_have_any_stride(self, file):
+        out = np.zeros((1, 8, 2), np.uint16).transpose(2, 0, 1)[..., None]
+        file.read_into(out, (range(5, 6), range(8), range(1)))
+        np.testing.assert_array_equal(out, voxels_for(file.header)[:, 5:6, :, :1])
+
+    @pytest.mark.parametrize(
+        ("array", "text"),
+        [
+            (np.zeros((2, 8, 8, 8), np.uint16), "channels and x"),
+            (np.zeros((2, 16, 8, 8), np.uint16, order="F")[:, ::2], "channels and x"),
+            (np.zeros((2, 8, 8, 8), np.uint16, order="F")[:, ::-1], "channels and x"),
+            (np.zeros((4, 8, 8, 8), np.uint16, order="F")[:2], "channels and x"),
+            (np.broadcast_to(np.uint16(0), (2, 8, 8, 8)), "read-only"),
+            (np.zeros((2, 8, 8, 7), np.uint16, order="F"), "shape"),
+            (np.zeros((1, 8, 8, 8), np.uint16, order="F"), "shape"),
+            (np.zeros((2, 8, 8, 8), np.uint8, order="F"), "dtype"),
+            (np.zeros((2, 8, 8, 8), ">u2", order="F"), "dtype"),
+        ],
+        ids=["C", "x steps", "x back", "c gap", "read-only", "short", "c", "dtype", "bytes"],
+    )
+    def test_bad_ones(self, file, array, text):
+        with pytest.raises(ArgumentError, match=text):
+            file.read_into(array, WHOLE)
+        assert not array.any()
+
+    @pytest.mark.parametrize(
+        "axis", [range(8, 9), range(1, 9), range(-1, 2), range(3, 3), range(7, 0, -1)]
+    )
+    @pytest.mark.parametrize("place", range(3))
+    def test_regions_that_leave_the_file(self, file, axis, place):
+        region = [range(2)] * 3
+        region[place] = axis
+        array = np.zeros((2, *map(len, region)), np.uint16, order="F")
+        with pytest.raises(ArgumentError, match="empty or leaves"):
+            file.read_into(array, tuple(region))
+
+
+class TestNoRegularFiles:
+    """Neither waits forever, and neither counts as zeros."""
+
+    def make(self, path: Path, kind: str) -> Any:
+        path.parent.mkdir(parents=True)
+        if kind == "pipe":
+            os.mkfifo(path)
+            return None
+        if kind == "device":
+            path.symlink_to("/dev/zero")
+            return None
+        server = socket.socket(socket.AF_UNIX)
+        before = Path.cwd()
+        os.chdir(path.parent)  # the name of a socket must be short
+        try:
+            server.bind(path.name)
+        finally:
+            os.chdir(before)
+        return server
+
+    @pytest.mark.timeout(20)
+    @pytest.mark.parametrize("kind", ["pipe", "device", "socket"])
+    def test_reading_and_patching(self, path, header, kind):
+        server = self.make(path, kind)
+        for action in (
+            lambda: read(path, header),
+            lambda: wkwfile.patch(str(path), small(), PART, voxels_for(header, PART.size)),
+        ):
+            with pytest.raises(WkdaskError, match=r"x0\.wkw"):
+                action()
+        if server:
+            server.close()
+
+
+WRITER = """
+import sys
+import numpy as np
+from wkdask import wkwfile
+from wkdask.header import VolumeHeader
+
+header = VolumeHeader("uint8", 1, 4, 2, "lz4")
+with wkwfile.writing(sys.argv[1], header) as file:
+    print("writing", flush=True)
+    sys.stdin.read()
+    file.append(np.ones((1, 8, 8, 8), np.uint8))
+"""
+
+
+class Writer:
+    """A process in the middle of writing a file."""
+
+    def __init__(self, path: Path) -> None:
+        root = str(Path(wkdask.__file__).parents[1])
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": root},
+        )
+        assert self.process.stdout
+        assert self.process.stdout.readline() == "writing\n"
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate(timeout=20)
+
+
+def unfinished(path: Path) -> list[Path]:
+    return [each for each in path.parent.iterdir() if each.name.endswith(".wkdask-tmp")]
+
+
+class TestLeftovers:
+    def test_a_living_writer_and_then_a_dead_one(self, path, header, voxels):
+        before = path.read_bytes()
+        with Writer(path) as writer:
+            (living,) = unfinished(path)
+            assert not wkwfile.is_leftover(str(living))
+            assert not wkwfile.is_leftover(str(living)), "asking must not take the lock away"
+            writer.process.send_signal(signal.SIGKILL)
+            writer.process.wait(20)
+            assert wkwfile.is_leftover(str(living))
+            assert wkwfile.is_leftover(str(living))
+        assert path.read_bytes() == before
+        np.testing.assert_array_equal(read(path, header), voxels)
+        write(str(path), header, voxels + 1)
+        assert living.exists()
+
+    def test_a_writer_that_ends_well_leaves_nothing(self, path):
+        with Writer(path) as writer:
+            writer.process.communicate("", timeout=20)
+            assert writer.process.returncode == 0
+            assert [*path.parent.iterdir()] == [path]
+        assert (read(path, small("lz4")) == 1).all()
+
+    def test_writers_in_this_process_live(self, path, header):
+        with wkwfile.writing(str(path), header):
+            (living,) = unfinished(path)
+            assert not wkwfile.is_leftover(str(living))
+        with wkwfile.replacing(str(path)):
+            (living,) = unfinished(path)
+            assert not wkwfile.is_leftover(str(living))
+
+    def test_the_lock_is_held_until_the_file_has_its_name(self, path, header, monkeypatch):
+        replace, seen = os.replace, []
+
+        def look(source: str, target: str) -> None:
+            seen.append(wkwfile.is_leftover(source))
+            replace(source, target)
+
+        monkeypatch.setattr(os, "replace", look)
+        write(str(path), header, voxels_for(header))
+        assert seen == [False]
+
+    def test_a_file_that_was_swept_before_it_was_locked(self, path, header, monkeypatch):
+        flock, swept = wkwfile.fcntl.flock, []
+
+        def sweep(descriptor: int, how: int) -> None:
+            if not swept:
+                swept.extend(unfinished(path))
+                swept[0].unlink()
+            flock(descriptor, how)
+
+        monkeypatch.setattr(wkwfile.fcntl, "flock", sweep)
+        write(str(path), header, voxels_for(header))
+        assert len(swept) == 1
+        np.testing.assert_array_equal(read(path, header), voxels_for(header))
+
+    def test_a_file_system_without_locks(self, path, header, monkeypatch):
+        def refuse(*_: object) -> None:
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        path.parent.mkdir(parents=True)
+        left = path.with_name("x0.wkw.0.wkdask-tmp")
+        left.touch()
+        assert wkwfile.is_leftover(str(left))
+        monkeypatch.setattr(wkwfile.fcntl, "flock", refuse)
+        write(str(path), header, voxels_for(header))
+        np.testing.assert_array_equal(read(path, header), voxels_for(header))
+        assert not wkwfile.is_leftover(str(left))
+
+    @pytest.mark.timeout(20)
+    def test_what_can_not_be_opened_is_no_leftover(self, tmp_path):
+        assert not wkwfile.is_leftover(str(tmp_path / "nothing"))
+        os.mkfifo(tmp_path / "pipe.wkdask-tmp")
+        wkwfile.is_leftover(str(tmp_path / "pipe.wkdask-tmp"))
+
+
 def play(monkeypatch: pytest.MonkeyPatch, call: str, failure: BaseException) -> None:
-    """Let the third encoding or writing of bytes fail, or the first other call."""
+    """Let the packing of blocks or a call of the system fail; a close after it was done."""
     module, name = {
-        "encode": (wkwfile, "encode_block"),
-        "write": (os, "write"),
+        "pack": (codec, "_pack"),
+        "write": (os, "pwrite"),  # of the voxels
+        "head": (os, "pwrite"),  # of what stands before them
+        "fsync": (os, "fsync"),
         "replace": (os, "replace"),
         "close": (os, "close"),
     }[call]
     real = getattr(module, name)
-    calls = 0
 
     def fail(*arguments: Any) -> Any:
-        nonlocal calls
-        calls += 1
         if call == "close":
             real(*arguments)
-        if calls == 3 or call in ("replace", "close"):
-            raise failure
-        return real(*arguments)
+        if call == "head" and arguments[2]:
+            return real(*arguments)
+        raise failure
 
     monkeypatch.setattr(module, name, fail)
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from distributed import Client
 
 from wkdask import wkwfile
-from wkdask.dataset import Dataset, MagView, open_mag
+from wkdask.dataset import Dataset, Layer, MagView, open_mag
 from wkdask.errors import ArgumentError, WkdaskError
 from wkdask.geometry import BoundingBox, Vec3
 from wkdask.properties import FILE_NAME
@@ -123,17 +123,21 @@ def check(
     findings: list[Finding] = []
     tasks, files, size_bytes = [], 0, 0
     for mag in _mags(root, findings):
-        cells = []
-        for cell, count in mag.volume.files():
-            cells.append(cell)
-            size_bytes += count
+        findings += _link(mag.path, os.path.realpath(root))
+        try:
+            found = list(mag.volume.files())
+            findings += _entries(mag.path, os.path.realpath(root))
+        except (WkdaskError, OSError) as error:
+            findings.append(Finding("unreadable", mag.path, str(error)))
+            continue
+        cells = [cell for cell, _ in found]
         files += len(cells)
-        findings += _entries(Path(mag.path), Path(root).resolve())
+        size_bytes += sum(count for _, count in found)
         findings += _outside(mag, cells)
         batches = (cells[i : i + _FILES_PER_TASK] for i in range(0, len(cells), _FILES_PER_TASK))
         tasks += [partial(_check_files, mag.volume, batch, level) for batch in batches]
-    for found in run_all(tasks, executor, progress=progress):
-        findings += found
+    for some in run_all(tasks, executor, progress=progress):
+        findings += some
     return CheckReport(root, level, files, size_bytes, tuple(findings))
 
 
@@ -152,6 +156,20 @@ def _mags(root: str, findings: list[Finding]) -> Iterator[MagView]:
                 yield layer[entry.mag]
             except WkdaskError as error:
                 findings.append(Finding("properties", root, str(error)))
+        findings += _unlisted(layer)
+
+
+def _unlisted(layer: Layer) -> Iterator[Finding]:
+    """Yield mag directories of a layer that the JSON does not name."""
+    listed = {
+        name
+        for entry in layer.properties.mags
+        for name in (str(entry.mag), "-".join(map(str, entry.mag)), Path(entry.path or "").name)
+    }
+    for header in sorted((layer.dataset.path / layer.name).glob(f"*/{HEADER_NAME}")):
+        path = str(header.parent)
+        if header.parent.name not in listed:
+            yield Finding("stray", path, f"{path} is a mag that {FILE_NAME} does not list")
 
 
 def _check_files(volume: Volume, cells: list[Vec3], level: int) -> list[Finding]:
@@ -182,18 +200,24 @@ def _outside(mag: MagView, cells: list[Vec3]) -> Iterator[Finding]:
 _KNOWN = (r"header\.wkw|z(0|[1-9]\d*)", r"y(0|[1-9]\d*)", r"x(0|[1-9]\d*)\.wkw")
 
 
-def _entries(directory: Path, root: Path, depth: int = 0) -> Iterator[Finding]:
+def _entries(directory: str, root: str, depth: int = 0) -> Iterator[Finding]:
     """Yield what is odd about the names in a mag directory."""
     for entry in sorted(os.scandir(directory), key=lambda entry: entry.name):
-        path = Path(entry.path)
-        if entry.is_symlink() and not path.resolve().is_relative_to(root):
-            yield Finding("link", entry.path, f"{path} is a link to {path.resolve()}, elsewhere")
+        if entry.is_symlink():
+            yield from _link(entry.path, root)
         if entry.name.endswith(TEMPORARY_SUFFIX):
             yield from _unfinished(entry.path)
         elif not re.fullmatch(_KNOWN[depth], entry.name):
-            yield Finding("stray", entry.path, f"{path} is nothing that belongs here")
+            yield Finding("stray", entry.path, f"{entry.path} is nothing that belongs here")
         elif depth < len(_KNOWN) - 1 and entry.is_dir():
-            yield from _entries(path, root, depth + 1)
+            yield from _entries(entry.path, root, depth + 1)
+
+
+def _link(path: str, root: str) -> Iterator[Finding]:
+    """Yield a finding if a path leads out of the dataset, of which the real path is given."""
+    real = os.path.realpath(path)
+    if not Path(real).is_relative_to(root):
+        yield Finding("link", path, f"{path} leads to {real}, outside of the dataset")
 
 
 def _unfinished(path: str) -> Iterator[Finding]:

@@ -56,7 +56,8 @@ def check(path: str, level: str, as_json: bool, progress: bool | None) -> None:
     """
     from wkdask import checking
 
-    show = sys.stderr.isatty() and not as_json if progress is None else progress
+    # The bar is printed where the JSON goes.
+    show = not as_json and (sys.stderr.isatty() if progress is None else progress)
     with _errors_as_text():
         report = checking.check(path, level=2 if level == "2" else 1, progress=show)
     click.echo(json.dumps(checking.as_json(report), indent=2) if as_json else str(report))

@@ -17,14 +17,14 @@ from llvmlite import ir
 from lz4.block import _block
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic as _intrinsic
+from numba.extending import intrinsic as numba_intrinsic
 
 __all__ = ["address_of", "call_lz4", "call_pread", "call_unlz4", "copy_bytes", "state_bytes"]
 
 
-def intrinsic(function: Callable[..., Any]) -> Any:
+def _intrinsic(function: Callable[..., Any]) -> Any:
     """Make a code generator a function of compiled code."""
-    return _intrinsic(function)
+    return numba_intrinsic(function)
 
 
 @cache
@@ -57,7 +57,7 @@ def state_bytes(name: str) -> int:
 def _c_function(result: Any, *arguments: Any) -> Any:
     """Return an intrinsic that calls a C function by its address, which is the first argument."""
 
-    @intrinsic
+    @_intrinsic
     def call(typingctx: Any, address: Any, values: Any) -> Any:
         signature = result(types.int64, types.UniTuple(types.int64, len(arguments)))
 
@@ -95,7 +95,7 @@ call_pread = _c_function(types.int64, types.int32, types.int64, types.int64, typ
 """`pread(descriptor, target, count, offset_bytes)`."""
 
 
-@intrinsic
+@_intrinsic
 def copy_bytes(typingctx: Any, target: Any, source: Any, count: Any) -> Any:
     """Copy `count` bytes between two addresses."""
 

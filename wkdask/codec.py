@@ -23,7 +23,15 @@ from wkdask.geometry import Vec3
 from wkdask.grid import Region
 from wkdask.header import VolumeHeader
 
-__all__ = ["DEFAULT_HC_LEVEL", "BlockPacker", "block_at", "block_bound", "morton_index", "unpack"]
+__all__ = [
+    "DEFAULT_HC_LEVEL",
+    "BlockPacker",
+    "block_at",
+    "block_bound",
+    "is_in_line",
+    "morton_index",
+    "unpack",
+]
 
 DEFAULT_HC_LEVEL = 5
 """Between 3 and 12; docs/decisions has the measurements."""
@@ -152,7 +160,7 @@ class BlockPacker:
             How many bytes each block has, in Morton order.
         """
         blocks = (voxels.shape[1] // self._header.block_edge) ** 3
-        lines = _lined_up(voxels)
+        lines = voxels if is_in_line(voxels) else np.asfortranarray(voxels)
         for first in range(0, blocks, len(self._sizes)):
             sizes = self._sizes[: blocks - first]
             used = self._pack_batch(lines, first, sizes)
@@ -177,11 +185,11 @@ class BlockPacker:
         return used
 
 
-def _lined_up(voxels: Voxels) -> Voxels:
-    """Return an array of which channels and x follow each other in memory, without need a copy."""
-    itemsize = voxels.itemsize
-    in_line = voxels.strides[:2] == (itemsize, itemsize * voxels.shape[0])
-    return voxels if in_line else np.asfortranarray(voxels)
+def is_in_line(voxels: Voxels) -> bool:
+    """Return whether the channels and x of an array follow each other in memory."""
+    wanted = (voxels.itemsize, voxels.itemsize * voxels.shape[0])
+    axes = zip(voxels.shape, voxels.strides, wanted, strict=False)
+    return all(length == 1 or stride == right for length, stride, right in axes)
 
 
 # --- compiled -----------------------------------------------------------------------------------
@@ -366,10 +374,10 @@ def _decode_row(
                 break
             stop = ends[following]
             top += 1
-        if stop - begin > len(packed) or not _fill(
-            pread, descriptor, packed.ctypes.data, begin, stop - begin
-        ):
-            return _FAILED_READ, code
+        if not _fill(pread, descriptor, packed.ctypes.data, begin, stop - begin):
+            return _FAILED_READ, _unreadable(
+                pread, descriptor, ends, data_offset, cells[k:top], code_yz, packed
+            )
         for i in range(k, top):
             code = cells[i, 0] | code_yz
             start = ends[code - 1] if code else data_offset
@@ -383,6 +391,26 @@ def _decode_row(
                 return _FAILED_DECODE, code
         k = top
     return 0, 0
+
+
+@_compiled
+def _unreadable(
+    pread: int,
+    descriptor: int,
+    ends: NDArray[np.int64],
+    data_offset: int,
+    cells: Cells,
+    code_yz: int,
+    packed: Bytes,
+) -> int:
+    """Return the first block of some that can't be read."""
+    code = 0
+    for i in range(len(cells)):
+        code = cells[i, 0] | code_yz
+        start = ends[code - 1] if code else data_offset
+        if not _fill(pread, descriptor, packed.ctypes.data, start, ends[code] - start):
+            break
+    return code
 
 
 @_compiled
@@ -520,3 +548,7 @@ def _smaller(target: int, size: int, hc_size: Any, sample: NDArray[np.int64]) ->
         copy_bytes(target, target + size, hc_size)
         return hc_size
     return size
+
+
+# Before its first function numba loads much of itself: it shall happen here, not at the first read.
+morton_index((0, 0, 0))

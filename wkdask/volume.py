@@ -176,7 +176,7 @@ class Volume:
         for z, z_entry in _numbered(self.path, "z", ""):
             for y, y_entry in _numbered(z_entry.path, "y", ""):
                 for x, x_entry in _numbered(y_entry.path, "x", ".wkw"):
-                    yield (x, y, z), x_entry.stat().st_size
+                    yield (x, y, z), _size_bytes(x_entry)
 
     def box_on_disk(self) -> BoundingBox:
         """Return the smallest box around the files on disk, in voxels."""
@@ -209,7 +209,7 @@ class Volume:
         box = BoundingBox((axis.start for axis in part.source), voxels.shape[1:])
         is_whole = box.size == (edge, edge, edge)
         if not is_whole and not self.header.is_compressed:
-            wkwfile.patch(path, self.header, box, voxels)
+            wkwfile.patch(path, self.header, box, voxels, fsync=self.options.fsync)
             return
         with (
             self._old_file(path, is_whole) as old,
@@ -293,6 +293,14 @@ def _no_header(directory: str) -> MissingError:
         f"{directory} has no {HEADER_NAME}, so it is no mag directory. Open a directory such as "
         "color/1, or a dataset with wkdask.open."
     )
+
+
+def _size_bytes(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat().st_size
+    except OSError:
+        # Such as a link to nothing: whoever reads it is told.
+        return 0
 
 
 def _numbered(directory: str, prefix: str, suffix: str) -> Iterator[tuple[int, os.DirEntry[str]]]:

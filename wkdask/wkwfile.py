@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wkdask import codec
-from wkdask.errors import FormatError, WkdaskError, storage_error
-from wkdask.geometry import BoundingBox
+from wkdask.errors import ArgumentError, FormatError, WkdaskError, storage_error
+from wkdask.geometry import BoundingBox, whole
 from wkdask.grid import Overlap, Region, overlaps, region_of
 from wkdask.header import HEADER_BYTES, VolumeHeader
 
@@ -61,6 +61,11 @@ class WriteOptions:
     """Whether files of nothing but zeros are written. A missing file means the same."""
     hc_level: int = codec.DEFAULT_HC_LEVEL
     """How hard LZ4HC tries, from 3 to 12: smaller files against time."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hc_level", whole(self.hc_level, "hc_level"))
+        if not 3 <= self.hc_level <= 12:
+            raise ArgumentError(f"hc_level is {self.hc_level}, but LZ4HC has levels 3 to 12.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,17 +141,21 @@ class WkwFile:
 
         Raises
         ------
+        ArgumentError
+            If the region leaves the file, or `out` can't take it; nothing is read.
         FormatError
             If a block does not decode, or the file was cut short meanwhile.
         StorageError
             If the file system refuses.
         """
+        self._check_target(out, region)
         failure = codec.unpack(self.descriptor, self.header, self.ends, region, out)
         if failure is None:
             return
         kind, block = failure
         if kind == "read":
             self._read_bytes(*self._span(block))
+            raise self.error(f"was changed while block {block} was read")
         raise self.error(f"block {block} is no LZ4 block of {self.header.block_bytes} bytes")
 
     def decode_all(self) -> None:
@@ -170,9 +179,31 @@ class WkwFile:
         with _naming(self.path, "writing"):
             _write_all(self.descriptor, data, start)
 
+    def reserve(self, parts: list[Overlap]) -> None:
+        """Take the space on the disk for blocks of a raw file, so that it can't run out halfway."""
+        with _naming(self.path, "writing"):
+            for part in parts:
+                _allocate(self.descriptor, *self._span(part.cell))
+
     def error(self, reason: str) -> FormatError:
         """Return the error that names this file."""
         return _format_error(self.path, reason)
+
+    def _check_target(self, out: Voxels, region: Region) -> None:
+        """Raise unless voxels of a region can be written to `out`, which compiled code trusts."""
+        edge, shape = self.header.file_edge, (self.header.num_channels, *map(len, region))
+        if not all(axis and axis[0] >= 0 and axis[-1] < edge and axis.step > 0 for axis in region):
+            raise ArgumentError(f"the region {region} is empty or leaves a file of edge {edge}.")
+        if (out.shape, out.dtype) != (shape, np.dtype(self.header.dtype)):
+            raise ArgumentError(
+                f"the voxels have shape {shape} and dtype {self.header.dtype}, but are read into "
+                f"an array of shape {out.shape} and dtype {out.dtype}."
+            )
+        if not out.flags.writeable or not codec.is_in_line(out):
+            raise ArgumentError(
+                "the voxels are read into an array that is read-only or in which channels and x "
+                'do not follow each other. Make it by np.empty(shape, dtype, order="F").'
+            )
 
     def _span(self, block: tuple[int, int, int]) -> tuple[int, int]:
         """Return where the bytes of a block begin, and how many there are."""
@@ -236,7 +267,8 @@ class PieceWriter:
         StorageError
             If the file system refuses.
         """
-        self.is_zero = self.is_zero and not voxels.any()
+        # By bits: -0.0 is no zero, and NaN no reason for a warning.
+        self.is_zero = self.is_zero and not voxels.view(f"u{voxels.itemsize}").any()
         for data, sizes in self._packer.pack(voxels):
             with _naming(self._path, "writing"):
                 _write_all(self._descriptor, data, self._end)
@@ -289,8 +321,7 @@ def writing(
         yield writer
         with _naming(path, "writing"):
             if writer.is_zero and not options.keep_zeros:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(path)
+                _remove(path, options.fsync)
                 return
             writer.finish()
             _commit(descriptor, temporary, path, options.fsync)
@@ -338,7 +369,9 @@ def read_into(out: Voxels, path: str, header: VolumeHeader, region: Region) -> b
     return True
 
 
-def patch(path: str, header: VolumeHeader, box: BoundingBox, voxels: Voxels) -> None:
+def patch(
+    path: str, header: VolumeHeader, box: BoundingBox, voxels: Voxels, *, fsync: bool = False
+) -> None:
     """Write a box into a raw file in place; other blocks are not touched.
 
     Two tasks may patch one file at the same time if they patch different blocks.
@@ -353,6 +386,8 @@ def patch(path: str, header: VolumeHeader, box: BoundingBox, voxels: Voxels) -> 
         Voxels counted from the first one of the file.
     voxels
         The box's voxels, `(c, x, y, z)`.
+    fsync
+        Whether to wait until they are on the disk.
 
     Raises
     ------
@@ -361,11 +396,16 @@ def patch(path: str, header: VolumeHeader, box: BoundingBox, voxels: Voxels) -> 
     StorageError
         If the file system refuses.
     """
-    with _open_or_create(path, header) as file:
+    parts = list(overlaps(region_of(box), (header.block_edge,) * 3))
+    with _open_or_create(path, header, parts, fsync) as file:
         if file.header.is_compressed:
             raise file.error("is compressed inside a raw volume, so no part can be written alone")
-        for part in overlaps(region_of(box), (header.block_edge,) * 3):
+        file.reserve(parts)
+        for part in parts:
             file.patch_block(part, voxels[(slice(None), *part.target)])
+        if fsync:
+            with _naming(path, "writing"):
+                os.fsync(file.descriptor)
 
 
 def is_leftover(path: str) -> bool:
@@ -375,11 +415,12 @@ def is_leftover(path: str) -> bool:
     file system knows no locks, every writer counts as living.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Shared, so that two who ask at the same time do not take each other for the writer.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
         return False
     else:
@@ -445,22 +486,28 @@ def _checked_ends(
 # --- files --------------------------------------------------------------------------------------
 
 
-def _open_or_create(path: str, header: VolumeHeader) -> WkwFile:
+def _open_or_create(path: str, header: VolumeHeader, parts: list[Overlap], fsync: bool) -> WkwFile:
     try:
         return WkwFile.open(path, header, os.O_RDWR)
     except FileNotFoundError:
-        _create_zeros(path, header)
+        _create_zeros(path, header, parts, fsync)
         return WkwFile.open(path, header, os.O_RDWR)
 
 
-def _create_zeros(path: str, header: VolumeHeader) -> None:
-    """Make a raw file of zeros, unless another task was faster; nobody sees it half made."""
+def _create_zeros(path: str, header: VolumeHeader, parts: list[Overlap], fsync: bool) -> None:
+    """Make a raw file of zeros, unless another task was faster; nobody sees it half made.
+
+    It has the space for the voxels that are to be written: a full disk leaves no file behind.
+    """
     size_bytes = header.data_offset_bytes + header.blocks_per_file * header.block_bytes
     with _private(path) as (descriptor, temporary), _naming(path, "writing"):
         _write_all(descriptor, header.to_bytes(header.data_offset_bytes), 0)
         os.ftruncate(descriptor, size_bytes)
+        WkwFile(descriptor, path, header, _NO_ENDS).reserve(parts)
         with contextlib.suppress(FileExistsError):
             os.link(temporary, path)
+        if fsync:
+            _fsync_directory(path)
 
 
 @contextlib.contextmanager
@@ -474,7 +521,8 @@ def _private(path: str) -> Iterator[tuple[int, str]]:
     finally:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
-        os.close(descriptor)
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
 
 
 def _locked_file(path: str) -> tuple[int, str]:
@@ -482,7 +530,7 @@ def _locked_file(path: str) -> tuple[int, str]:
         temporary = f"{path}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
         descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
         with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         # Somebody who sweeps leftovers may have taken it in the instant before it was locked.
         if os.fstat(descriptor).st_nlink:
             return descriptor, temporary
@@ -492,13 +540,29 @@ def _locked_file(path: str) -> tuple[int, str]:
 def _commit(descriptor: int, temporary: str, path: str, fsync: bool) -> None:
     if fsync:
         os.fsync(descriptor)
+    # Network file systems tell of a full disk when a file is closed; the lock stays with the other.
+    os.close(os.dup(descriptor))
     os.replace(temporary, path)
     if fsync:
-        directory = os.open(os.path.dirname(path), os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        _fsync_directory(path)
+
+
+def _remove(path: str, fsync: bool) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+    if fsync:
+        _fsync_directory(path)
+
+
+def _fsync_directory(path: str) -> None:
+    """Let the name of a file, or that it has gone, be on the disk."""
+    directory = os.open(os.path.dirname(path), os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 @contextlib.contextmanager
@@ -510,6 +574,17 @@ def _naming(path: str, doing: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise storage_error(error, path, doing) from None
+
+
+def _allocate(descriptor: int, start: int, count: int) -> None:
+    """Take the space for bytes of a file that may be a hole, where the system can do that."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(descriptor, start, count)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            raise
 
 
 def _write_all(descriptor: int, data: Any, start: int) -> None:
