@@ -56,10 +56,10 @@ def aligned_array(source: Any, volume: Volume, corner: Vec3, *, align: Align) ->
     if align not in ("raise", "rechunk"):
         raise ArgumentError(f'align is {align!r}, but must be "raise" or "rechunk".')
     if not isinstance(source, da.Array):
-        if dask.is_dask_collection(source):
+        if dask.is_dask_collection(source) or hasattr(source, "dims"):
             raise ArgumentError(
-                f"the data are a lazy {type(source).__name__}; pass its dask array (often x.data) "
-                "with the axes (c, x, y, z)."
+                f"the data are a {type(source).__name__}; pass its array (often x.data) with the "
+                "axes (c, x, y, z)."
             )
         source = _wrapped(np.asanyarray(source), volume, corner)
     _check_unmasked(source._meta)
