@@ -7,11 +7,13 @@ nothing of views, datasets or dask.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +32,7 @@ from wkdask.geometry import BoundingBox, Vec3
 from wkdask.grid import Overlap, Region, overlaps, region_of
 from wkdask.header import HEADER_BYTES, VolumeHeader
 
-__all__ = ["HEADER_NAME", "Volume", "absolute"]
+__all__ = ["HEADER_NAME", "Volume", "absolute", "as_voxels"]
 
 HEADER_NAME = "header.wkw"
 
@@ -89,6 +91,11 @@ class Volume:
             os.write(descriptor, header.to_bytes())
         return volume
 
+    @property
+    def key(self) -> str:
+        """A short text that stands for the directory in the names of tasks."""
+        return hashlib.blake2b(self.path.encode(), digest_size=6).hexdigest()
+
     def check_header(self) -> None:
         """Raise unless `header.wkw` on disk still says what this volume's header says."""
         found = _read_header(self.path)
@@ -116,7 +123,8 @@ class Volume:
             path = self.file_path(part.cell)
             complete &= wkwfile.read_into(target, path, self.header, part.source)
         if not complete:
-            self._check_exists()
+            # Files of another size would lie elsewhere, and what is not found counts as zero.
+            self.check_header()
         return out
 
     def write(self, box: BoundingBox, voxels: NDArray[np.generic]) -> None:
@@ -141,7 +149,7 @@ class Volume:
             raise ArgumentError(f"voxels of shape {voxels.shape} do not fill the box {box}.")
         if min(box.topleft) < 0:
             raise BoundsError(f"the box {box} has negative positions, which no file can hold.")
-        self._check_exists()
+        self.check_header()
         try:
             for part in self._parts(region_of(box)):
                 self._write_part(part, voxels[(slice(None), *part.target)])
@@ -213,11 +221,26 @@ class Volume:
             box = BoundingBox([axis.start for axis in part.source], voxels.shape[1:])
             wkwfile.patch(path, self.header, box, voxels)
 
-    def _check_exists(self) -> None:
-        try:
-            os.stat(os.path.join(self.path, HEADER_NAME))
-        except OSError as error:
-            raise _missing_or(error, self.path) from None
+
+def as_voxels(data: Any) -> NDArray[Any]:
+    """Return data as a plain array, unless that would lose what it says of its voxels.
+
+    Raises
+    ------
+    ArgumentError
+        If the data are masked or labelled.
+    """
+    if isinstance(data, np.ma.MaskedArray):
+        raise ArgumentError(
+            "the array is masked, but WKW stores no mask. Say what is stored under it: "
+            "x = np.ma.filled(x, 0), or da.ma.filled(x, 0)."
+        )
+    if hasattr(data, "dims"):
+        raise ArgumentError(
+            f"the data are a {type(data).__name__}, whose axes have labels; pass its array (often "
+            "x.data) with the axes (c, x, y, z)."
+        )
+    return np.asarray(data)
 
 
 def absolute(path: str | os.PathLike[str]) -> str:

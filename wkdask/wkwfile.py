@@ -203,9 +203,9 @@ def _open(path: str, demanded: VolumeHeader, flags: int) -> _OpenFile:
     try:
         descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0))
     except FileNotFoundError:
-        if os.path.islink(path):
+        if _is_dangling(path):
             # Such as a disk that is not mounted: the voxels are elsewhere, and not zero.
-            raise _format_error(path, "is a link to a file that does not exist") from None
+            raise _format_error(path, "is or lies behind a link to nothing") from None
         raise
     except OSError as error:
         raise storage_error(error, path, "opening") from error
@@ -306,6 +306,13 @@ def _block_of(voxels: Voxels, index: int, edge: int) -> Voxels:
 
 def _temporary_name(path: str) -> str:
     return f"{path}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
+
+
+def _is_dangling(path: str) -> bool:
+    """Return whether a file, or one of the two directories of its volume, links to nothing."""
+    y_directory = os.path.dirname(path)
+    parts = (path, y_directory, os.path.dirname(y_directory))
+    return any(os.path.islink(part) and not os.path.exists(part) for part in parts)
 
 
 def _format_error(path: str, reason: str) -> FormatError:
