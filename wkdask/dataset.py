@@ -379,11 +379,17 @@ class Layer:
     def _change(self, change: Callable[[LayerProperties], LayerProperties]) -> None:
         self._dataset._change_layer(self._name, change)
 
-    def _extend(self, written: BoundingBox) -> None:
-        """Make the layer's box contain a box of mag 1."""
-        self._change(
-            lambda found: replace(found, bounding_box=found.bounding_box.extended_by(written))
-        )
+    def _extend(self, written: BoundingBox, mag: Mag) -> None:
+        """Make the layer's box contain what was written to a mag."""
+
+        def extended(found: LayerProperties) -> LayerProperties:
+            box, new = found.bounding_box, written.scaled_by(mag)
+            # A coarse voxel at the border reaches beyond the box, but is no new one.
+            if box.align_with_mag(mag, ceil=True).contains_bbox(new):
+                return found
+            return replace(found, bounding_box=box.extended_by(new))
+
+        self._change(extended)
 
     def _create_volume(self, path: Path, header: VolumeHeader) -> None:
         """Make the directory of a mag; a header that a crash left behind is replaced."""
@@ -542,7 +548,7 @@ class MagView(View):
         written = self._write(data, offset)
         self._data_box = self._data_box.extended_by(written)
         if self._layer is not None and self.mag is not None:
-            self._layer._extend(written.scaled_by(self.mag))
+            self._layer._extend(written, self.mag)
 
     def _whole(self) -> View:
         return self.get_view()

@@ -12,7 +12,7 @@ from wkdask.geometry import Mag
 from wkdask.properties import FILE_NAME
 from wkdask.volume import HEADER_NAME
 
-__all__ = ["as_text", "describe"]
+__all__ = ["as_text", "describe", "has_errors"]
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -46,6 +46,11 @@ def as_text(facts: dict[str, Any]) -> str:
     for layer in facts.get("layers", ()):
         lines += _layer_lines(layer)
     return "\n".join([*lines, *_mag_lines(facts.get("mags", ()))])
+
+
+def has_errors(facts: dict[str, Any]) -> bool:
+    """Return whether a mag of what `describe` returned can't be opened."""
+    return any("error" in mag for layer in facts.get("layers", ()) for mag in layer.get("mags", ()))
 
 
 def _describe_layer(layer: Layer) -> dict[str, Any]:
