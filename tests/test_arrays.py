@@ -333,6 +333,9 @@ def test_channels_are_not_counted_but_right(
     check(ByView(view), voxels, lambda x: x[-1:, 3:5])
     check(ByView(view), voxels, lambda x: x[0][3:5])  # the channel is no slice of dask's
     assert sum(read_counts) == 4 * 2 * 25 * 20
+    # An empty range of Python begins at -1 here, which is no index of NumPy.
+    check(ByView(view), voxels, lambda x: x[-5::-1])
+    check(ByView(view), voxels, lambda x: x[1::-1, -99::-1])
 
 
 @pytest.mark.parametrize("make", [ByView, wkdask.View.to_dask])

@@ -66,9 +66,14 @@ def route_compute(layer: wkdask.Layer, client: Any) -> None:
 def route_store(layer: wkdask.Layer, client: Any) -> None:
     mag = layer[1]
     before = mag.get_view().read()
-    mag.store(mag.to_dask() + 1)
+    mag.store(before + 1)
     np.testing.assert_array_equal(mag.get_view().read(), before + 1)
-    mag.store(mag.to_dask() + 1, executor=client)
+    mag.store(before + 2, executor=client)
+    np.testing.assert_array_equal(mag.get_view().read(), before + 2)
+    for executor in (None, client):
+        # A task that runs twice would add 1 twice.
+        with pytest.raises(ArgumentError, match=r"computed from .* itself"):
+            mag.store(mag[:] + 1, executor=executor)
     np.testing.assert_array_equal(mag.get_view().read(), before + 2)
 
 

@@ -514,7 +514,7 @@ class TestDisk:
 
         monkeypatch.setattr(props, "open", refuse, raising=False)
         for attempt in (load, lambda path: save(path, self.dataset)):
-            with pytest.raises(AccessError, match=f"Ask for permission.*{FILE_NAME}"):
+            with pytest.raises(AccessError, match=f"ask for permission.*{FILE_NAME}"):
                 attempt(tmp_path)
 
     @pytest.mark.parametrize("step", ["replace", "fsync", "chmod"])

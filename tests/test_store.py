@@ -165,7 +165,7 @@ REFUSED: list[tuple[Make, dict[str, Any], type[WkdaskError], str, str]] = [
     (masked, {}, ArgumentError, "masked.*filled", "the mask would be lost"),
     (lambda: masked().compute(), {}, ArgumentError, "masked.*filled", "NumPy, likewise"),
     (labelled, {}, ArgumentError, r"DataArray.*x\.data", "labels: which axis is which?"),
-    (lambda: dask.delayed(1), {}, ArgumentError, "lazy Delayed", "lazy, but no array"),
+    (lambda: dask.delayed(1), {}, ArgumentError, "a Delayed", "lazy, but no array"),
     (lambda: "voxels", {}, ArgumentError, r"\(c, x, y, z\)", "text"),
     (lambda: None, {}, ArgumentError, r"\(c, x, y, z\)", "nothing"),
 ]

@@ -683,13 +683,11 @@ class TestIdentity:
             assert tokenize(one) == tokenize(other)
             assert len({one, other}) == 1
 
-    @pytest.mark.parametrize(
-        "token", [lambda view: view, tokenize, hash], ids=["==", "token", "hash"]
-    )
-    def test_views_that_differ_in_one_thing_differ(self, token: Callable[[View], Any]) -> None:
+    def test_views_that_differ_in_one_thing_differ(self) -> None:
         views = varied()
-        values = [token(view) for view in views.values()]
-        assert len(set(values)) == len(views)
+        assert len({tokenize(view) for view in views.values()}) == len(views)
+        # A set tells by equality which views of one path, and so of one hash, are the same.
+        assert len(set(views.values())) == len(views)
 
     def test_numbers_of_another_type_do_not_matter(self) -> None:
         view = View(Path(NOWHERE), header_of(), np.array([5, 6, 7]), [1, 2, np.int8(3)])

@@ -1172,7 +1172,7 @@ class TestMutants:
     @pytest.mark.slow
     @pytest.mark.parametrize("kind", BLOCK_TYPES)
     def test_many(self, tmp_path, kind):
-        check_mutants(tmp_path, kind, 30_000)
+        check_mutants(tmp_path, kind, 10_000)
 
     @pytest.mark.parametrize("kind", BLOCK_TYPES)
     def test_every_byte_of_header_and_jump_table(self, tmp_path, kind):

@@ -141,7 +141,7 @@ def _lazy(handle: VolumeArray, lengths: Chunks) -> da.Array:
     return da.from_array(
         handle,
         chunks=lengths,
-        name=f"wkdask-{token}",
+        name=f"wkdask-{volume.key}-{token}",
         lock=False,
         asarray=False,
         inline_array=True,

@@ -34,6 +34,7 @@ def info(path: str, as_json: bool) -> None:
     with _errors_as_text():
         facts = display.describe(path)
     click.echo(json.dumps(facts, indent=2) if as_json else display.as_text(facts))
+    sys.exit(1 if display.has_errors(facts) else 0)
 
 
 @main.command()

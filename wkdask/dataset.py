@@ -26,7 +26,7 @@ from wkdask.errors import (
     PropertiesError,
     storage_error,
 )
-from wkdask.geometry import BoundingBox, Mag, MagLike, Vec3Like, vec3, whole
+from wkdask.geometry import BoundingBox, Mag, MagLike, Vec3, Vec3Like, vec3, whole
 from wkdask.header import DTYPES, BlockType, VolumeHeader
 from wkdask.labelled import Labels
 from wkdask.properties import DatasetProperties, LayerProperties, MagProperties
@@ -207,7 +207,7 @@ class Dataset:
         layer = LayerProperties(
             name=name,
             category=category,
-            bounding_box=bounding_box or _EMPTY,
+            bounding_box=_checked_box(bounding_box or _EMPTY),
             dtype=channels.dtype,
             num_channels=channels.num_channels,
             largest_segment_id=largest_segment_id,
@@ -231,10 +231,11 @@ class Dataset:
         self._properties = properties.load(self._path)
 
     def _change(self, change: Callable[[DatasetProperties], DatasetProperties]) -> None:
-        found = properties.load(self._path)
-        changed = change(found)
-        if changed != found:
-            properties.save(self._path, changed)
+        with properties.locked(self._path):
+            found = properties.load(self._path)
+            changed = change(found)
+            if changed != found:
+                properties.save(self._path, changed)
         self._properties = changed
 
     def _change_layer(
@@ -301,7 +302,7 @@ class Layer:
 
     @bounding_box.setter
     def bounding_box(self, value: BoundingBox) -> None:
-        self._change(lambda found: replace(found, bounding_box=value))
+        self._change(lambda found: replace(found, bounding_box=_checked_box(value)))
 
     @property
     def mags(self) -> dict[Mag, MagView]:
@@ -378,11 +379,17 @@ class Layer:
     def _change(self, change: Callable[[LayerProperties], LayerProperties]) -> None:
         self._dataset._change_layer(self._name, change)
 
-    def _extend(self, written: BoundingBox) -> None:
-        """Make the layer's box contain a box of mag 1."""
-        self._change(
-            lambda found: replace(found, bounding_box=found.bounding_box.extended_by(written))
-        )
+    def _extend(self, written: BoundingBox, mag: Mag) -> None:
+        """Make the layer's box contain what was written to a mag."""
+
+        def extended(found: LayerProperties) -> LayerProperties:
+            box, new = found.bounding_box, written.scaled_by(mag)
+            # A coarse voxel at the border reaches beyond the box, but is no new one.
+            if box.align_with_mag(mag, ceil=True).contains_bbox(new):
+                return found
+            return replace(found, bounding_box=box.extended_by(new))
+
+        self._change(extended)
 
     def _create_volume(self, path: Path, header: VolumeHeader) -> None:
         """Make the directory of a mag; a header that a crash left behind is replaced."""
@@ -472,7 +479,6 @@ class MagView(View):
             bounding_box.bottomright,
             is_bounded=False,
             read_only=read_only,
-            mag_view_bbox_at_creation=bounding_box,
             labels=labels,
         )
         self._data_box = bounding_box
@@ -480,8 +486,20 @@ class MagView(View):
 
     @property
     def bounding_box(self) -> BoundingBox:
-        """The layer's box in voxels of this mag, aligned outwards."""
-        return self._data_box
+        """The layer's box in voxels of this mag, aligned outwards; it grows with the layer."""
+        if self._layer is None or self.mag is None:
+            return self._data_box
+        return self._layer.bounding_box.align_with_mag(self.mag, ceil=True).in_mag(self.mag)
+
+    @property
+    def layer_box(self) -> BoundingBox:
+        """The same as `bounding_box`."""
+        return self.bounding_box
+
+    @property
+    def size(self) -> Vec3:
+        """Where `bounding_box` ends: a mag begins at (0, 0, 0)."""
+        return self.bounding_box.bottomright
 
     @property
     def layer(self) -> Layer | None:
@@ -510,14 +528,15 @@ class MagView(View):
         BoundsError, ReadOnlyError
             As in `View.get_view`.
         """
-        if self._data_box.is_empty and (offset is None or size is None):
+        box = self.bounding_box
+        if box.is_empty and (offset is None or size is None):
             raise ArgumentError(
                 f"{self!r} has an empty bounding box: give offset and size with read_only=True, "
                 "write to it, or set the bounding_box of its layer."
             )
-        start = vec3(self._data_box.topleft if offset is None else offset, "offset")
+        start = vec3(box.topleft if offset is None else offset, "offset")
         if size is None:
-            size = [b - a for a, b in zip(start, self._data_box.bottomright, strict=True)]
+            size = [b - a for a, b in zip(start, box.bottomright, strict=True)]
         return super().get_view(start, size, read_only)
 
     def write(self, data: NDArray[Any], offset: Vec3Like = (0, 0, 0)) -> None:
@@ -526,17 +545,20 @@ class MagView(View):
         See `View.write`. The box is kept in the JSON: write from one process at a time, or set the
         layer's `bounding_box` before and write through views of it.
         """
-        start = vec3(offset, "offset")
-        super().write(data, start)
-        written = BoundingBox(start, np.shape(data)[-3:])
+        written = self._write(data, offset)
         self._data_box = self._data_box.extended_by(written)
-        self._box = BoundingBox((0, 0, 0), self._data_box.bottomright)
-        self._mag_box = self._data_box
         if self._layer is not None and self.mag is not None:
-            self._layer._extend(written.scaled_by(self.mag))
+            self._layer._extend(written, self.mag)
 
     def _whole(self) -> View:
         return self.get_view()
+
+
+def _checked_box(box: BoundingBox) -> BoundingBox:
+    """Return a layer's box, or raise if WKW has no numbers for its voxels."""
+    if isinstance(box, BoundingBox) and (min(box.topleft) < 0 or max(box.bottomright) > 2**32):
+        raise ArgumentError(f"bounding_box is {box}, but WKW holds voxels from 0 to 2**32.")
+    return box
 
 
 def _by_mag(entry: MagProperties) -> Mag:

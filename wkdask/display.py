@@ -7,10 +7,12 @@ import os
 from typing import Any
 
 from wkdask.dataset import Dataset, Layer, MagView, open_mag
+from wkdask.errors import WkdaskError
+from wkdask.geometry import Mag
 from wkdask.properties import FILE_NAME
 from wkdask.volume import HEADER_NAME
 
-__all__ = ["as_text", "describe"]
+__all__ = ["as_text", "describe", "has_errors"]
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -46,6 +48,11 @@ def as_text(facts: dict[str, Any]) -> str:
     return "\n".join([*lines, *_mag_lines(facts.get("mags", ()))])
 
 
+def has_errors(facts: dict[str, Any]) -> bool:
+    """Return whether a mag of what `describe` returned can't be opened."""
+    return any("error" in mag for layer in facts.get("layers", ()) for mag in layer.get("mags", ()))
+
+
 def _describe_layer(layer: Layer) -> dict[str, Any]:
     facts = {
         "name": layer.name,
@@ -57,8 +64,16 @@ def _describe_layer(layer: Layer) -> dict[str, Any]:
         "largest_segment_id": layer.largest_segment_id,
     }
     if layer.data_format == "wkw":
-        facts["mags"] = [_describe_mag(mag) for mag in layer.mags.values()]
+        facts["mags"] = [_describe_entry(layer, entry.mag) for entry in layer.properties.mags]
     return facts
+
+
+def _describe_entry(layer: Layer, mag: Mag) -> dict[str, Any]:
+    """Describe a mag, or why it can't be opened, so that one does not hide the others."""
+    try:
+        return _describe_mag(layer[mag])
+    except WkdaskError as error:
+        return {"mag": str(mag), "error": str(error)}
 
 
 def _describe_mag(mag: MagView) -> dict[str, Any]:
@@ -95,12 +110,17 @@ def _layer_lines(layer: dict[str, Any]) -> list[str]:
 
 
 def _mag_lines(mags: Any) -> list[str]:
-    return [
-        f"  mag {mag['mag'] or '?':<8} {_box(mag['bounding_box'])}, {_voxel_type(mag)}, "
-        f"{mag['block_type']}, block edge {mag['block_edge']}, file edge {mag['file_edge']}, "
-        f"{mag['files']} files, {_bytes(mag['bytes'])}"
-        for mag in mags
-    ]
+    return [f"  mag {mag['mag'] or '?':<8} {_mag_text(mag)}" for mag in mags]
+
+
+def _mag_text(mag: dict[str, Any]) -> str:
+    if "error" in mag:
+        return f"can't be opened: {mag['error']}"
+    return (
+        f"{_box(mag['bounding_box'])}, {_voxel_type(mag)}, {mag['block_type']}, "
+        f"block edge {mag['block_edge']}, file edge {mag['file_edge']}, {mag['files']} files, "
+        f"{_bytes(mag['bytes'])}"
+    )
 
 
 def _voxel_type(facts: dict[str, Any]) -> str:

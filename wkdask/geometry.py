@@ -278,9 +278,12 @@ class BoundingBox:
         """
         factors = Mag(mag).factors
         if ceil:
-            return BoundingBox.from_corners(
+            outer = BoundingBox.from_corners(
                 _down(self.topleft, factors), _up(self.bottomright, factors)
             )
+            # Where there is no voxel, none comes into being.
+            sizes = zip(outer.size, self.size, strict=True)
+            return BoundingBox(outer.topleft, (new if old else 0 for new, old in sizes))
         return BoundingBox.from_corners(
             _up(self.topleft, factors), _down(self.bottomright, factors)
         )

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import math
 import numbers
@@ -48,6 +49,7 @@ __all__ = [
     "check_unit",
     "element_class",
     "load",
+    "locked",
     "parse",
     "render",
     "save",
@@ -317,6 +319,20 @@ def load(directory: str | os.PathLike[str]) -> DatasetProperties:
     except UnicodeDecodeError as error:
         raise _not_json(path, error) from None
     return parse(text, path)
+
+
+@contextlib.contextmanager
+def locked(directory: str | os.PathLike[str]) -> Iterator[None]:
+    """Keep other processes that ask for the same from changing the file meanwhile.
+
+    Where a directory can't be locked, as on some network file systems, nothing is kept.
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(directory, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
 
 
 def save(directory: str | os.PathLike[str], properties: DatasetProperties) -> None:

@@ -78,12 +78,15 @@ def downsample(
     """
     if mode not in tuple(kernels.MODES):
         raise ArgumentError(f"mode is {mode!r}, but must be one of {', '.join(kernels.MODES)}.")
+    for view in (source_view, target_view):
+        if not isinstance(view, View):
+            raise ArgumentError(f"a view is {view!r}, but must be a View.")
     source, target = source_view._whole(), target_view._whole()
     target._check_writable()
     _check_voxels(source, target)
     factors = _factors(source, target)
     _check_boxes(source.bounding_box, target.bounding_box, factors)
-    layer_box = source._mag_box or source.bounding_box
+    layer_box = _layer_box(source)
     # What lies beyond the layer's box is never read: `_read_mirrored` maps it back inside.
     around = source._part(target.bounding_box.scaled_by(factors), read_only=True)
     work = partial(_downsample_chunk, factors=factors, mode=mode, layer_box=layer_box)
@@ -132,6 +135,18 @@ def _mirrored(positions: NDArray[np.int64], low: int, high: int) -> NDArray[np.i
     size = high - low
     phase = (positions - low) % (2 * size)
     return low + np.minimum(phase, 2 * size - 1 - phase)
+
+
+def _layer_box(source: View) -> BoundingBox:
+    """Return the box at whose border voxels are mirrored: the layer's, where it is known."""
+    if source.layer_box is None or source.layer_box.is_empty:
+        return source.bounding_box
+    if source.layer_box.intersected_with(source.bounding_box, dont_assert=True).is_empty:
+        raise ArgumentError(
+            f"the source view covers {source.bounding_box}, outside of its layer's box "
+            f"{source.layer_box}: there is nothing to downsample."
+        )
+    return source.layer_box
 
 
 def _check_voxels(source: View, target: View) -> None:

@@ -25,7 +25,14 @@ from distributed import progress as show_progress
 
 from wkdask.errors import ArgumentError, WkdaskError
 
-__all__ = ["is_on_worker", "portable", "refuse_query_planning", "run", "run_all"]
+__all__ = [
+    "active_client",
+    "is_on_worker",
+    "portable",
+    "refuse_query_planning",
+    "run",
+    "run_all",
+]
 
 
 def run(
@@ -56,7 +63,7 @@ def run(
             f"executor is {executor!r}, but must be a distributed.Client, a "
             "concurrent.futures.Executor, or None for dask's current scheduler."
         )
-    client = executor if isinstance(executor, Client) else _active_client(executor)
+    client = active_client(executor)
     if client is not None and progress:
         return _run_with_bar(collection, client)
     if client is not None:
@@ -89,8 +96,10 @@ def refuse_query_planning() -> None:
         )
 
 
-def _active_client(executor: Executor | None) -> Client | None:
-    """Return the client that dask would use if it was asked to compute now."""
+def active_client(executor: Client | Executor | None) -> Client | None:
+    """Return the client that `run` would use now, if it is one."""
+    if isinstance(executor, Client):
+        return executor
     owner = None if executor else getattr(get_scheduler(), "__self__", None)
     return owner if isinstance(owner, Client) else None
 

@@ -22,9 +22,9 @@ from wkdask.errors import AlignmentError, ArgumentError
 from wkdask.geometry import BoundingBox, Vec3
 from wkdask.grid import cut_axis
 from wkdask.scheduling import refuse_query_planning
-from wkdask.volume import Volume
+from wkdask.volume import Volume, as_voxels
 
-__all__ = ["Align", "aligned_array", "store_graph"]
+__all__ = ["Align", "aligned_array", "reads_from", "store_graph"]
 
 Align = Literal["raise", "rechunk"]
 
@@ -58,11 +58,12 @@ def aligned_array(source: Any, volume: Volume, corner: Vec3, *, align: Align) ->
     if not isinstance(source, da.Array):
         if dask.is_dask_collection(source):
             raise ArgumentError(
-                f"the data are a lazy {type(source).__name__}; pass its dask array (often x.data) "
-                "with the axes (c, x, y, z)."
+                f"the data are a {type(source).__name__}; pass its array (often x.data) with the "
+                "axes (c, x, y, z)."
             )
-        source = _wrapped(np.asanyarray(source), volume, corner)
-    _check_unmasked(source._meta)
+        source = _wrapped(as_voxels(source), volume, corner)
+    as_voxels(source._meta)
+    volume.check_header()
     if any(math.isnan(length) for length in source.shape):
         raise ArgumentError(
             f"the array has unknown chunks (shape {source.shape}), so nobody can say where they "
@@ -97,25 +98,21 @@ def store_graph(array: da.Array, volume: Volume, corner: Vec3) -> da.Array:
     )
 
 
+def reads_from(array: da.Array, volume: Volume) -> bool:
+    """Return whether an array is computed from voxels of a volume."""
+    return any(str(layer).startswith(f"wkdask-{volume.key}-") for layer in array.dask.layers)
+
+
 def _store_chunk(
     volume: Volume, corner: Vec3, voxels: Any, place: tuple[slice, ...]
 ) -> NDArray[np.int64]:
-    _check_unmasked(voxels)
-    array = np.asarray(voxels)
+    array = as_voxels(voxels)
     box = BoundingBox.from_corners(
         (axis.start for axis in place[1:]), (axis.stop for axis in place[1:])
     )
     if not box.is_empty:
         volume.write(box.moved_by(corner), array)
     return np.full((1,) * 4, box.volume, dtype=np.int64)
-
-
-def _check_unmasked(array: Any) -> None:
-    if isinstance(array, np.ma.MaskedArray):
-        raise ArgumentError(
-            "the array is masked, but WKW stores no mask. Say what is stored under it: "
-            "x = da.ma.filled(x, 0)."
-        )
 
 
 def _wrapped(source: NDArray[Any], volume: Volume, corner: Vec3) -> da.Array:

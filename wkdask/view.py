@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 
 from wkdask import arrays, chunkmap, labelled, storing
 from wkdask.chunking import ChunkGrid, check_apart, chunk_grid, paired_grids
-from wkdask.errors import BoundsError, ReadOnlyError, StateError
+from wkdask.errors import ArgumentError, BoundsError, ReadOnlyError, StateError
 from wkdask.geometry import BoundingBox, Mag, Vec3, Vec3Like, cubed, vec3
 from wkdask.grid import region_of
 from wkdask.header import VolumeHeader
 from wkdask.labelled import Labels
-from wkdask.scheduling import run
-from wkdask.volume import Volume
+from wkdask.scheduling import active_client, run
+from wkdask.volume import Volume, as_voxels
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -127,6 +127,11 @@ class View:
     def bounding_box(self) -> BoundingBox:
         """The voxels of the view, in absolute positions."""
         return self._box
+
+    @property
+    def layer_box(self) -> BoundingBox | None:
+        """The layer's box in this mag, if known; as it was when the view was made."""
+        return self._mag_box
 
     @property
     def read_only(self) -> bool:
@@ -254,16 +259,7 @@ class View:
         ArgumentError
             If dtype, channels or bounds do not fit; nothing is written.
         """
-        self._check_writable()
-        voxels = np.asarray(data)
-        if voxels.ndim == 3 and self.num_channels == 1:
-            voxels = voxels[np.newaxis]
-        self._volume.check_voxels(voxels.dtype, voxels.shape)
-        box = self._checked_box(offset, voxels.shape[1:])
-        if not self._is_open:
-            self._volume.check_header()
-        self._warn_if_unaligned(box)
-        self._volume.write(box, voxels)
+        self._write(data, offset)
 
     def get_view(
         self,
@@ -349,9 +345,12 @@ class View:
     ) -> da.Array | None:
         """Write a dask array, one task a chunk, without locks.
 
-        A chunk may cover a compressed file partly: the one task that owns the file merges it. Do
-        not store what is computed from *other* voxels of the same volume (a shifted copy, a filter
-        with a halo): they may be overwritten before they are read. Store it to another volume.
+        A chunk may cover a compressed file partly: the one task that owns the file merges it.
+
+        What is computed from the same volume should be stored into another one. A cluster may run
+        a task twice, which would change the voxels twice: there it is refused. Elsewhere it works
+        voxel by voxel, but not for what needs *other* voxels (a shifted copy, a filter with a
+        halo), which may be overwritten before they are read.
 
         Parameters
         ----------
@@ -380,9 +379,14 @@ class View:
         start = vec3(offset, "offset")
         if min(start) < 0:
             raise BoundsError(f"offset is {start}, but must not be negative.")
-        corner = view._box.moved_by(start).topleft
+        corner = view.bounding_box.moved_by(start).topleft
         array = storing.aligned_array(x, view._volume, corner, align=align)
         view._checked_box(start, array.shape[1:])
+        if storing.reads_from(array, view._volume) and active_client(executor) is not None:
+            raise ArgumentError(
+                f"the data are computed from {self.path} itself, and a cluster may run a task "
+                "twice. Store them into another mag, or pass a thread pool as executor."
+            )
         graph = storing.store_graph(array, view._volume, corner)
         if not compute:
             return graph
@@ -432,10 +436,11 @@ class View:
         Exception
             What `work_on_chunk` raised, with a note that names the chunk.
         """
+        _check_callable(work_on_chunk)
         view = self._whole()
         header = view._volume.header
         size = header.file_edge if chunk_size is None else chunk_size
-        grid = chunk_grid(view._box, cubed(size, "chunk_size"))
+        grid = chunk_grid(view.bounding_box, cubed(size, "chunk_size"))
         if not view.read_only:
             check_apart(grid, header)
         work = partial(_work_on_chunk, view, grid, work_on_chunk)
@@ -480,10 +485,13 @@ class View:
         AlignmentError
             If the chunks of the two views do not correspond one by one, or share a target file.
         """
+        _check_callable(work_on_chunk)
+        if not isinstance(target_view, View):
+            raise ArgumentError(f"target_view is {target_view!r}, but must be a View.")
         source, target = self._whole(), target_view._whole()
         source_grid, target_grid = paired_grids(
-            source._box,
-            target._box,
+            source.bounding_box,
+            target.bounding_box,
             None if source_chunk_size is None else cubed(source_chunk_size, "source_chunk_size"),
             None if target_chunk_size is None else cubed(target_chunk_size, "target_chunk_size"),
             target._volume.header.file_edge,
@@ -509,7 +517,8 @@ class View:
         return self._identity() == other._identity()
 
     def __hash__(self) -> int:
-        return hash(self._identity())
+        # The box of a mag can grow while the view is a key somewhere.
+        return hash(self.path)
 
     def __dask_tokenize__(self) -> tuple[object, ...]:
         from dask.base import normalize_token
@@ -521,7 +530,7 @@ class View:
 
     def _identity(self) -> tuple[object, ...]:
         flags = (self._is_bounded, self._read_only)
-        return (type(self).__qualname__, self._volume, self._box, flags, self._mag_box)
+        return (type(self).__qualname__, self._volume, self.bounding_box, flags, self.layer_box)
 
     # --- helpers ----------------------------------------------------------------------------
 
@@ -533,7 +542,7 @@ class View:
         """Return a view of a box that was checked."""
         header = self.header
         return View(
-            self.path, header, box.size, box.topleft, True, read_only, self._mag_box,
+            self.path, header, box.size, box.topleft, True, read_only, self.layer_box,
             labels=self._labels,
         )  # fmt: skip
 
@@ -567,13 +576,25 @@ class View:
             )
         return _addressable(part.moved_by(self.global_offset))
 
+    def _write(self, data: NDArray[Any], offset: Vec3Like) -> BoundingBox:
+        """Write as `write` says, which calls this, and return the absolute box."""
+        self._check_writable()
+        voxels = as_voxels(data)
+        if voxels.ndim == 3 and self.num_channels == 1:
+            voxels = voxels[np.newaxis]
+        self._volume.check_voxels(voxels.dtype, voxels.shape)
+        box = self._checked_box(offset, voxels.shape[1:])
+        self._warn_if_unaligned(box)
+        self._volume.write(box, voxels)
+        return box
+
     def _warn_if_unaligned(self, box: BoundingBox) -> None:
         header = self._volume.header
         if not header.is_compressed:
             return
         sides = (*box.topleft, *box.bottomright)
         # Where the layer ends, there are no voxels beyond that would be read and written again.
-        layer = self._mag_box
+        layer = self.layer_box
         ends = (*layer.topleft, *layer.bottomright) if layer else [None] * 6
         if any(at % header.file_edge and at != end for at, end in zip(sides, ends, strict=True)):
             # The text is the same for every box, so that Python shows it once and not per chunk.
@@ -582,7 +603,7 @@ class View:
                 f"{header.file_edge} in {self.path}) are read and written again. Write boxes that "
                 "lie on multiples of the file edge.",
                 RuntimeWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def _chunk(self, grid: ChunkGrid, position: Vec3, *, read_only: bool) -> View:
@@ -594,6 +615,11 @@ class View:
         finally:
             if not self._read_only:
                 self._volume.note_change()
+
+
+def _check_callable(function: Any) -> None:
+    if not callable(function):
+        raise ArgumentError(f"work_on_chunk is {function!r}, but must be a function.")
 
 
 def _addressable(box: BoundingBox) -> BoundingBox:

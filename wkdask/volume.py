@@ -7,6 +7,7 @@ nothing of views, datasets or dask.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 from collections import Counter
@@ -32,7 +33,7 @@ from wkdask.grid import Overlap, Region, overlaps, region_of
 from wkdask.header import HEADER_BYTES, VolumeHeader
 from wkdask.wkwfile import WkwFile, WriteOptions
 
-__all__ = ["HEADER_NAME", "Volume", "absolute"]
+__all__ = ["HEADER_NAME", "Volume", "absolute", "as_voxels"]
 
 HEADER_NAME = "header.wkw"
 
@@ -93,6 +94,11 @@ class Volume:
             os.write(descriptor, header.to_bytes())
         return volume
 
+    @property
+    def key(self) -> str:
+        """A short text that stands for the directory in the names of tasks."""
+        return hashlib.blake2b(self.path.encode(), digest_size=6).hexdigest()
+
     def check_header(self) -> None:
         """Raise unless `header.wkw` on disk still says what this volume's header says."""
         found = _read_header(self.path)
@@ -120,7 +126,8 @@ class Volume:
             path = self.file_path(part.cell)
             complete &= wkwfile.read_into(target, path, self.header, part.source)
         if not complete:
-            self._check_exists()
+            # Files of another size would lie elsewhere, and what is not found counts as zero.
+            self.check_header()
         return out
 
     def write(self, box: BoundingBox, voxels: NDArray[np.generic]) -> None:
@@ -145,7 +152,7 @@ class Volume:
             raise ArgumentError(f"voxels of shape {voxels.shape} do not fill the box {box}.")
         if min(box.topleft) < 0:
             raise BoundsError(f"the box {box} has negative positions, which no file can hold.")
-        self._check_exists()
+        self.check_header()
         try:
             for part in self._parts(region_of(box)):
                 self._write_part(part, voxels[(slice(None), *part.target)])
@@ -225,11 +232,26 @@ class Volume:
                 return WkwFile.open(path, self.header)
         return contextlib.nullcontext()
 
-    def _check_exists(self) -> None:
-        try:
-            os.stat(os.path.join(self.path, HEADER_NAME))
-        except OSError as error:
-            raise _missing_or(error, self.path) from None
+
+def as_voxels(data: Any) -> NDArray[Any]:
+    """Return data as a plain array, unless that would lose what it says of its voxels.
+
+    Raises
+    ------
+    ArgumentError
+        If the data are masked or labelled.
+    """
+    if isinstance(data, np.ma.MaskedArray):
+        raise ArgumentError(
+            "the array is masked, but WKW stores no mask. Say what is stored under it: "
+            "x = np.ma.filled(x, 0), or da.ma.filled(x, 0)."
+        )
+    if hasattr(data, "dims"):
+        raise ArgumentError(
+            f"the data are a {type(data).__name__}, whose axes have labels; pass its array (often "
+            "x.data) with the axes (c, x, y, z)."
+        )
+    return np.asarray(data)
 
 
 def _merged(

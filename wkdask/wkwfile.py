@@ -105,9 +105,9 @@ class WkwFile:
             # Not to wait for a writer, should it be a pipe.
             descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
-            if os.path.islink(path):
+            if _is_dangling(path):
                 # Such as a disk that is not mounted: the voxels are elsewhere, and not zero.
-                raise _format_error(path, "is a link to a file that does not exist") from None
+                raise _format_error(path, "is or lies behind a link to nothing") from None
             raise
         except OSError as error:
             raise storage_error(error, path, "opening") from None
@@ -597,6 +597,13 @@ def _write_all(descriptor: int, data: Any, start: int) -> None:
 def _shape(header: VolumeHeader) -> tuple[int, int, int, int]:
     edge = header.block_edge
     return header.num_channels, edge, edge, edge
+
+
+def _is_dangling(path: str) -> bool:
+    """Return whether a file, or one of the two directories of its volume, links to nothing."""
+    y_directory = os.path.dirname(path)
+    parts = (path, y_directory, os.path.dirname(y_directory))
+    return any(os.path.islink(part) and not os.path.exists(part) for part in parts)
 
 
 def _format_error(path: str, reason: str) -> FormatError:
