@@ -46,7 +46,7 @@ KNOWN_BY = {
     "llvmlite": {"clib"},
     "lz4": {"clib"},
     "ctypes": {"clib"},
-    "fcntl": {"wkwfile"},
+    "fcntl": {"properties", "wkwfile"},
     "wkw": {"demo", "header", "view"},
     "click": {"cli"},
     "json": {"cli", "properties"},
