@@ -139,8 +139,8 @@ class BlockPacker:
         self._sizes = np.zeros(min(batch, header.blocks_per_file), dtype=np.int64)
         # One block more: LZ4HC writes behind what fast LZ4 wrote.
         self._packed = np.empty((len(self._sizes) + 1) * block_bound(header), dtype=np.uint8)
-        states = ("LZ4_sizeofState", "LZ4_sizeofStateHC") if header.is_compressed else ()
-        self._states = [np.empty(clib.state_bytes(name), dtype=np.uint8) for name in states]
+        self._state = _working_memory("LZ4_sizeofState", bool(self._lz4))
+        self._hc_state = _working_memory("LZ4_sizeofStateHC", bool(self._hc))
         self._raw = np.empty(header.block_bytes, dtype=np.uint8)
         self._samples = np.zeros((_CLASSES, 3), dtype=np.int64)
 
