@@ -167,10 +167,9 @@ class BlockPacker:
             yield memoryview(self._packed[:used].data), sizes
 
     def _pack_batch(self, voxels: Voxels, first: int, sizes: NDArray[np.int64]) -> int:
-        addresses = [state.ctypes.data for state in self._states] or [0, 0]
         used: int = _pack(
             (self._lz4, self._hc),
-            (addresses[0], addresses[1], self._level),
+            (self._state.ctypes.data, self._hc_state.ctypes.data, self._level),
             (voxels.ctypes.data, voxels.strides[2], voxels.strides[3]),
             self._header.block_edge,
             self._header.voxel_bytes,
@@ -190,6 +189,11 @@ def is_in_line(voxels: Voxels) -> bool:
     wanted = (voxels.itemsize, voxels.itemsize * voxels.shape[0])
     axes = zip(voxels.shape, voxels.strides, wanted, strict=False)
     return all(length == 1 or stride == right for length, stride, right in axes)
+
+
+def _working_memory(name: str, is_needed: bool) -> Bytes:
+    """Return what a compression function writes to, a quarter of a MiB for LZ4HC."""
+    return np.empty(clib.state_bytes(name) if is_needed else 0, dtype=np.uint8)
 
 
 # --- compiled -----------------------------------------------------------------------------------
