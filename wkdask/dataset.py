@@ -307,14 +307,14 @@ class Layer:
     @property
     def mags(self) -> dict[Mag, MagView]:
         """The mags, from fine to coarse."""
-        return {entry.mag: self._open(entry) for entry in sorted(self._entries, key=_by_mag)}
+        return {entry.mag: self._open(entry) for entry in self._entries}
 
     def __getitem__(self, mag: MagLike) -> MagView:
         wanted = Mag(mag)
         for entry in self._entries:
             if entry.mag == wanted:
                 return self._open(entry)
-        names = ", ".join(str(entry.mag) for entry in sorted(self._entries, key=_by_mag))
+        names = ", ".join(str(entry.mag) for entry in self._entries)
         raise NameLookupError(
             f"layer {self.name!r} has no mag {wanted}; it has {names or 'none: add_mag makes one'}."
         )
@@ -559,10 +559,6 @@ def _checked_box(box: BoundingBox) -> BoundingBox:
     if isinstance(box, BoundingBox) and (min(box.topleft) < 0 or max(box.bottomright) > 2**32):
         raise ArgumentError(f"bounding_box is {box}, but WKW holds voxels from 0 to 2**32.")
     return box
-
-
-def _by_mag(entry: MagProperties) -> Mag:
-    return entry.mag
 
 
 def _dtype_name(dtype: DTypeLike) -> str:
