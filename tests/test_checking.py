@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import wkdask
 from wkdask import checking
 from wkdask.checking import CheckReport, Finding, as_json
+from wkdask.cli import main
 from wkdask.errors import ArgumentError, MissingError, PropertiesError
 from wkdask.geometry import BoundingBox
 from wkdask.header import VolumeHeader
@@ -361,12 +363,29 @@ class TestLeftovers:
         assert report.ok
         assert (found.kind, found.path) == ("leftover", str(path))
         assert "delete" in found.text
-        path.unlink()
+        swept = only(wkdask.check(dataset.path, sweep=True))
+        assert (swept.kind, swept.path) == ("leftover", str(path))
+        assert "deleted" in swept.text
+        assert not path.exists()
         assert wkdask.check(dataset.path).findings == ()
 
     def test_of_this_process(self, dataset):
-        with writing(str(file_of(dataset)), VolumeHeader("uint8", 1, 4, 2, "lz4")):
-            assert wkdask.check(dataset.path).findings == ()
+        header = VolumeHeader("uint8", 1, 4, 2, "lz4")
+        with writing(str(file_of(dataset)), header) as file:
+            assert wkdask.check(dataset.path, sweep=True).findings == ()
+            for box in file.pieces:
+                file.append(np.full((1, *box.size), 9, np.uint8))
+        # The file was finished under the name that sweeping left alone.
+        assert wkdask.check(dataset.path, level=2).findings == ()
+        assert dataset["color"][1].read((0, 0, 0), (1, 1, 1)).item() == 9
+
+    def test_sweeping_by_the_command(self, dataset):
+        path = Path(f"{file_of(dataset)}.0123456789abcdef{TEMPORARY_SUFFIX}")
+        path.write_bytes(b"half a file")
+        result = CliRunner().invoke(main, ["check", str(dataset.path), "--sweep"])
+        assert result.exit_code == 0
+        assert "leftover" in result.output
+        assert not path.exists()
 
 
 class TestReport:

@@ -50,7 +50,7 @@ KNOWN_BY = {
     "wkw": {"demo", "header", "view"},
     "click": {"cli"},
     "json": {"cli", "properties"},
-    "threading": set(),
+    "threading": {"codec"},
     "webknossos": set(),
 }
 # These may be named for type checkers as well.

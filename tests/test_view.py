@@ -24,7 +24,14 @@ from numpy.typing import NDArray
 
 import wkdask
 from wkdask import BoundingBox, View
-from wkdask.errors import BoundsError, FormatError, MissingError, ReadOnlyError, StateError
+from wkdask.errors import (
+    ArgumentError,
+    BoundsError,
+    FormatError,
+    MissingError,
+    ReadOnlyError,
+    StateError,
+)
 
 EDGE = 8
 """Voxels per edge of a file in these tests: two blocks of edge 4."""
@@ -562,6 +569,40 @@ class TestGetView:
         part = View(path, header, WORLD).get_view(outer.topleft, outer.size)
         part = part.get_view(inner.topleft, inner.size)
         np.testing.assert_array_equal(part.read(), voxels[at(inner.moved_by(outer.topleft))])
+
+
+class TestOptions:
+    def test_parts_and_copies_keep_them(self, view: View) -> None:
+        careful = view.with_options(fsync=True).with_options(keep_zeros=True, hc_level=7)
+        for each in (careful, careful.get_view(), pickle.loads(pickle.dumps(careful))):
+            options = each.volume.options
+            assert (options.fsync, options.keep_zeros, options.hc_level) == (True, True, 7)
+        assert careful != view
+        assert not view.volume.options.fsync, "the view itself stays as it was"
+
+    def test_of_a_mag_they_reach_its_views_stores_and_chunks(self, tissue: wkdask.Dataset) -> None:
+        box = BoundingBox((0, 0, 0), (16, 8, 8))
+        layer = tissue.add_layer("zeros", "color", "uint8", bounding_box=box)
+        mag = layer.add_mag(1, block_edge=8, blocks_per_file_edge=1).with_options(keep_zeros=True)
+        zeros = np.zeros((1, 8, 8, 8), np.uint8)
+        writes: list[Callable[[], object]] = [
+            lambda: mag.write(zeros),
+            lambda: mag.get_view((0, 0, 0), (8, 8, 8)).write(zeros),
+            lambda: mag.store(zeros),
+            lambda: mag.for_each_chunk(lambda chunk: chunk[0].write(zeros)),
+        ]
+        for write in writes:
+            write()
+            files = list(Path(mag.path).rglob("*.wkw"))
+            assert len(files) > 1, "header.wkw and a file of zeros"
+            for file in files:
+                if file.name != "header.wkw":
+                    file.unlink()
+
+    @pytest.mark.parametrize("level", [2, 13, 3.5])
+    def test_levels_that_do_not_exist(self, view: View, level: Any) -> None:
+        with pytest.raises(ArgumentError, match="hc_level"):
+            view.with_options(hc_level=level)
 
 
 @pytest.fixture

@@ -817,7 +817,7 @@ class TestWriting:
         with pytest.raises(ArgumentError, match=f"hc_level is {level}.*3 to 12"):
             WriteOptions(hc_level=level)
 
-    @pytest.mark.parametrize("level", [5.0, "5", None])
+    @pytest.mark.parametrize("level", [5.0, "5"])
     def test_levels_that_are_no_numbers(self, level):
         with pytest.raises(ArgumentError, match="whole number"):
             WriteOptions(hc_level=level)

@@ -1,4 +1,4 @@
-"""Whether the files of a dataset are what they must be; it reads and reports, and mends nothing.
+"""Whether the files of a dataset are what they must be; it reads, reports, and sweeps if asked to.
 
 Level 1 looks at headers, sizes and jump tables, level 2 decodes every block. Files are looked at in
 batches, which dask runs in parallel.
@@ -84,6 +84,7 @@ def check(
     path: str | os.PathLike[str],
     *,
     level: Literal[1, 2] = 1,
+    sweep: bool = False,
     executor: Client | Executor | None = None,
     progress: bool = False,
 ) -> CheckReport:
@@ -95,6 +96,8 @@ def check(
         The directory.
     level
         1: headers, sizes, jump tables, and the JSON against the headers. 2: every block as well.
+    sweep
+        Whether to delete what dead writers left over; what a living one writes always stays.
     executor
         A `distributed.Client`, a `concurrent.futures.Executor`, or None for the active client or
         dask's threads.
@@ -126,7 +129,7 @@ def check(
         findings += _link(mag.path, os.path.realpath(root))
         try:
             found = list(mag.volume.files())
-            findings += _entries(mag.path, os.path.realpath(root))
+            findings += _entries(mag.path, os.path.realpath(root), sweep)
         except (WkdaskError, OSError) as error:
             findings.append(Finding("unreadable", mag.path, str(error)))
             continue
@@ -200,17 +203,17 @@ def _outside(mag: MagView, cells: list[Vec3]) -> Iterator[Finding]:
 _KNOWN = (r"header\.wkw|z(0|[1-9]\d*)", r"y(0|[1-9]\d*)", r"x(0|[1-9]\d*)\.wkw")
 
 
-def _entries(directory: str, root: str, depth: int = 0) -> Iterator[Finding]:
+def _entries(directory: str, root: str, sweep: bool, depth: int = 0) -> Iterator[Finding]:
     """Yield what is odd about the names in a mag directory."""
     for entry in sorted(os.scandir(directory), key=lambda entry: entry.name):
         if entry.is_symlink():
             yield from _link(entry.path, root)
         if entry.name.endswith(TEMPORARY_SUFFIX):
-            yield from _unfinished(entry.path)
+            yield from _unfinished(entry.path, sweep)
         elif not re.fullmatch(_KNOWN[depth], entry.name):
             yield Finding("stray", entry.path, f"{entry.path} is nothing that belongs here")
         elif depth < len(_KNOWN) - 1 and entry.is_dir():
-            yield from _entries(entry.path, root, depth + 1)
+            yield from _entries(entry.path, root, sweep, depth + 1)
 
 
 def _link(path: str, root: str) -> Iterator[Finding]:
@@ -220,10 +223,11 @@ def _link(path: str, root: str) -> Iterator[Finding]:
         yield Finding("link", path, f"{path} leads to {real}, outside of the dataset")
 
 
-def _unfinished(path: str) -> Iterator[Finding]:
+def _unfinished(path: str, sweep: bool) -> Iterator[Finding]:
     """Yield a finding unless the writer of an unfinished file is at work."""
-    if wkwfile.is_leftover(path):
-        yield Finding("leftover", path, f"{path} was left by a writer that died: delete it")
+    if wkwfile.is_leftover(path, remove=sweep):
+        fate = "was deleted" if sweep else "can be deleted: wkdask check --sweep"
+        yield Finding("leftover", path, f"{path} was left by a writer that died, and {fate}")
 
 
 def as_json(report: CheckReport) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import click
 
@@ -46,11 +47,12 @@ def info(path: str, as_json: bool) -> None:
     show_default=True,
     help="1: headers, sizes, jump tables, JSON. 2: every block, too.",
 )
+@click.option("--sweep", is_flag=True, help="Delete what writers that died left over.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 @click.option(
     "--progress/--no-progress", default=None, help="Show a bar.  [default: in a terminal]"
 )
-def check(path: str, level: str, as_json: bool, progress: bool | None) -> None:
+def check(path: str, level: str, sweep: bool, as_json: bool, progress: bool | None) -> None:
     """Look at every file of the dataset or mag directory PATH.
 
     Ends with exit code 1 if there are voxels that can't be read.
@@ -60,7 +62,8 @@ def check(path: str, level: str, as_json: bool, progress: bool | None) -> None:
     # The bar is printed where the JSON goes.
     show = not as_json and (sys.stderr.isatty() if progress is None else progress)
     with _errors_as_text():
-        report = checking.check(path, level=2 if level == "2" else 1, progress=show)
+        number: Literal[1, 2] = 2 if level == "2" else 1
+        report = checking.check(path, level=number, sweep=sweep, progress=show)
     click.echo(json.dumps(checking.as_json(report), indent=2) if as_json else str(report))
     sys.exit(0 if report.ok else 1)
 

@@ -19,7 +19,15 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic as numba_intrinsic
 
-__all__ = ["address_of", "call_lz4", "call_pread", "call_unlz4", "copy_bytes", "state_bytes"]
+__all__ = [
+    "address_of",
+    "call_lz4",
+    "call_pread",
+    "call_unlz4",
+    "copy_bytes",
+    "state_bytes",
+    "try_fallocate",
+]
 
 
 def _intrinsic(function: Callable[..., Any]) -> Any:
@@ -52,6 +60,16 @@ def state_bytes(name: str) -> int:
     """Return the bytes of working memory that a compression function needs."""
     size: int = ctypes.CFUNCTYPE(ctypes.c_int)(address_of(name))()
     return size
+
+
+def try_fallocate(descriptor: int, start: int, count: int) -> None:
+    """Make a file longer with space on the disk behind it, where the file system can.
+
+    Unlike `os.posix_fallocate` nothing is written where it can't; nor is a full disk an error.
+    """
+    function = getattr(ctypes.CDLL(None), "fallocate", None)
+    if function is not None:
+        function(descriptor, 0, ctypes.c_int64(start), ctypes.c_int64(count))
 
 
 def _c_function(result: Any, *arguments: Any) -> Any:

@@ -10,6 +10,7 @@ cache, and then copied as whole rows of voxels, so that the array is written onc
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
 
@@ -24,7 +25,6 @@ from wkdask.grid import Region
 from wkdask.header import VolumeHeader
 
 __all__ = [
-    "DEFAULT_HC_LEVEL",
     "BlockPacker",
     "block_at",
     "block_bound",
@@ -33,9 +33,6 @@ __all__ = [
     "unpack",
 ]
 
-DEFAULT_HC_LEVEL = 5
-"""Between 3 and 12; docs/decisions has the measurements."""
-
 Bytes = NDArray[np.uint8]
 Voxels = NDArray[Any]
 Cells = NDArray[np.int64]
@@ -43,12 +40,21 @@ Cells = NDArray[np.int64]
 # Of one row of blocks, beside what holds their compressed bytes.
 _ROW_BYTES = 2**22
 _RUN_BYTES = 2**18
+_FEW_BLOCKS = 2  # that lie behind each other, in Morton order
+# Of the working memory that a thread keeps: fresh pages cost a small read half of its time.
+_KEPT_BYTES = 2**23
 # Buffers of blocks a whole power of two apart would fall into the same sets of the cache.
 _STAGGER_BYTES = 192
 # Bytes that are read rather than skipped, because a system call costs as much.
 _GAP_BYTES = 4096
 
 _FAILED_READ, _FAILED_DECODE = 1, 2
+
+# The levels of LZ4HC for blocks that fast LZ4 makes less than a quarter, such as labels, and for
+# others, such as grey values; docs/decisions has the measurements.
+_LEVELS = 10, 4
+
+_thread = threading.local()
 
 
 def morton_index(block: Vec3) -> int:
@@ -104,13 +110,16 @@ def unpack(
     tuple or None
         None if all is well; otherwise `"read"` or `"decode"`, and the block where it failed.
     """
+    row, row_bytes, run_bytes = _row_sizes(header, region)
+    scratch = _scratch(row_bytes + run_bytes)
     kind, code = _unpack(
         clib.address_of("pread"),
         clib.address_of("LZ4_decompress_safe") if header.is_compressed else 0,
         descriptor,
         ends,
         header.data_offset_bytes,
-        block_bound(header),
+        (scratch[:row_bytes], row),
+        scratch[row_bytes:],
         tuple((axis.start, axis.step, len(axis)) for axis in region),
         header.block_edge,
         header.voxel_bytes,
@@ -121,6 +130,27 @@ def unpack(
     return ("read" if kind == _FAILED_READ else "decode"), block_at(code)
 
 
+def _row_sizes(header: VolumeHeader, region: Region) -> tuple[int, int, int]:
+    """Return how many blocks are decoded before they are copied, their bytes, and packed bytes."""
+    edge, bound = header.block_edge, block_bound(header)
+    x, y, z = (axis[-1] // edge - axis[0] // edge + 1 for axis in region)
+    # The less is needed of each block, the less do long rows matter, and the more does the cache.
+    share = min(1.0, len(region[1]) * len(region[2]) / (y * z * edge * edge))
+    row = min(x, max(_FEW_BLOCKS, int(_ROW_BYTES * share) // header.block_bytes))
+    run_bytes = max(bound, min(_RUN_BYTES, row * bound)) if header.is_compressed else 0
+    return row, row * (header.block_bytes + _STAGGER_BYTES), run_bytes
+
+
+def _scratch(size_bytes: int) -> Bytes:
+    """Return working memory, which the thread keeps for its next read."""
+    kept: Bytes | None = getattr(_thread, "scratch", None)
+    if kept is None or len(kept) < size_bytes:
+        kept = np.empty(size_bytes, dtype=np.uint8)
+        if size_bytes <= _KEPT_BYTES:
+            _thread.scratch = kept
+    return kept[:size_bytes]
+
+
 class BlockPacker:
     """Turns cubes of voxels into the bytes of their blocks, in Morton order.
 
@@ -129,9 +159,9 @@ class BlockPacker:
     blocks of like compressibility, it is left out, because it costs twenty times as long.
     """
 
-    def __init__(self, header: VolumeHeader, hc_level: int = DEFAULT_HC_LEVEL) -> None:
+    def __init__(self, header: VolumeHeader, hc_level: int | None = None) -> None:
         self._header = header
-        self._level = hc_level
+        self._levels = _LEVELS if hc_level is None else (hc_level, hc_level)
         self._lz4 = clib.address_of("LZ4_compress_fast_extState") if header.is_compressed else 0
         is_hc = header.block_type == "lz4hc"
         self._hc = clib.address_of("LZ4_compress_HC_extStateHC") if is_hc else 0
@@ -169,7 +199,8 @@ class BlockPacker:
     def _pack_batch(self, voxels: Voxels, first: int, sizes: NDArray[np.int64]) -> int:
         used: int = _pack(
             (self._lz4, self._hc),
-            (self._state.ctypes.data, self._hc_state.ctypes.data, self._level),
+            (self._state.ctypes.data, self._hc_state.ctypes.data),
+            self._levels,
             (voxels.ctypes.data, voxels.strides[2], voxels.strides[3]),
             self._header.block_edge,
             self._header.voxel_bytes,
@@ -272,7 +303,8 @@ def _unpack(
     descriptor: int,
     ends: NDArray[np.int64],
     data_offset: int,
-    bound: int,
+    row_of: tuple[Bytes, int],
+    packed: Bytes,
     region: Any,
     edge: int,
     voxel_bytes: int,
@@ -283,9 +315,7 @@ def _unpack(
     row_bytes = edge * voxel_bytes
     block_bytes = edge * edge * row_bytes
     pitch = block_bytes + _STAGGER_BYTES
-    group = min(len(xs), max(1, _ROW_BYTES // pitch))
-    row = np.empty(group * pitch, np.uint8)
-    packed = np.empty(max(bound, min(_RUN_BYTES, len(xs) * bound)) if unlz4 else 0, np.uint8)
+    row, group = row_of
     address, pitch_y, pitch_z = out
     for z in range(len(zs)):
         for y in range(len(ys)):
@@ -486,7 +516,8 @@ def _copy_each(
 @_compiled
 def _pack(
     functions: tuple[int, int],
-    settings: tuple[int, int, int],
+    states: tuple[int, int],
+    levels: tuple[int, int],
     voxels: tuple[int, int, int],
     edge: int,
     voxel_bytes: int,
@@ -498,7 +529,7 @@ def _pack(
 ) -> int:
     """Pack blocks in Morton order; return the bytes used, or -1 if LZ4 failed."""
     lz4, hc = functions
-    state, hc_state, level = settings
+    state, hc_state = states
     address, pitch_y, pitch_z = voxels
     row_bytes = edge * voxel_bytes
     block_bytes = edge * edge * row_bytes
@@ -527,6 +558,7 @@ def _pack(
             if hc and size < block_bytes:
                 sample = samples[size * _CLASSES // block_bytes]
                 if _is_worth(sample):
+                    level = levels[0] if 4 * size < block_bytes else levels[1]
                     arguments = (hc_state, block, target + size, block_bytes, bound, level)
                     size = _smaller(target, size, np.int64(call_lz4(hc, arguments)), sample)
         sizes[k] = size

@@ -10,8 +10,10 @@ import os
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Executor
+from copy import copy
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, SupportsIndex
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 import numpy as np
 import wkw
@@ -293,6 +295,43 @@ class View:
         )
         return self._part(box, read_only)
 
+    def with_options(
+        self,
+        *,
+        fsync: bool | None = None,
+        keep_zeros: bool | None = None,
+        hc_level: int | None = None,
+    ) -> Self:
+        """Return the same view, which writes with other options; None leaves one as it is.
+
+        Parameters
+        ----------
+        fsync
+            Whether each file is on the disk when it counts as written, so that a power cut loses
+            nothing. By default only killed processes lose nothing.
+        keep_zeros
+            Whether files of nothing but zeros are written. By default they are left out, and
+            removed, since missing means zero.
+        hc_level
+            How hard LZ4HC tries, from 3 (fast) to 12 (small); by default as each block deserves.
+
+        Raises
+        ------
+        ArgumentError
+            If a level does not exist.
+
+        Examples
+        --------
+        >>> ds = wkdask.create("tissue", voxel_size=(8, 8, 8))
+        >>> mag = ds.add_layer("color", "color", "uint8").add_mag(1)
+        >>> careful = mag.with_options(fsync=True)
+        """
+        given = {"fsync": fsync, "keep_zeros": keep_zeros, "hc_level": hc_level}
+        changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+        other = copy(self)
+        other._volume = replace(self._volume, options=replace(self._volume.options, **changes))
+        return other
+
     # --- voxels, lazily ---------------------------------------------------------------------
 
     def to_dask(self, chunks: Any = "file") -> da.Array:
@@ -541,10 +580,12 @@ class View:
     def _part(self, box: BoundingBox, read_only: bool) -> View:
         """Return a view of a box that was checked."""
         header = self.header
-        return View(
+        part = View(
             self.path, header, box.size, box.topleft, True, read_only, self.layer_box,
             labels=self._labels,
         )  # fmt: skip
+        part._volume = self._volume
+        return part
 
     def _inherited(self, read_only: bool | None) -> bool:
         if read_only is None:
