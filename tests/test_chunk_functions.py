@@ -217,7 +217,7 @@ class TestChunks:
     ) -> None:
         """Offset 10, size 100, chunk 64: [10, 64) and [64, 110), here on x and z."""
         view = planned((100, 3, 100), (10, 5, 10), read_only=read_only)
-        assert view.for_each_chunk(partial(record, tmp_path), (64, 64, 64), executor) is None
+        assert view.for_each_chunk(partial(record, tmp_path), (64, 64, 64), executor).done == 4
         assert recorded(tmp_path) == [
             (0, [((10, 5, 10), (54, 3, 54), read_only)]),
             (1, [((10, 5, 64), (54, 3, 46), read_only)]),
@@ -589,7 +589,7 @@ class TestGraph:
             dask.config.set({"array.query-planning": True}),
             pytest.raises(WkdaskError, match="query-planning"),
         ):
-            planned((16, 8, 8)).for_each_chunk(print, 8)
+            planned((16, 8, 8)).for_each_chunk(print, 8, compute=False)
 
 
 class TestProgress:

@@ -22,12 +22,14 @@ PACKAGE = ROOT / "wkdask"
 # A module imports only from rows above its own; docs/architecture.md says what each one knows.
 LAYERS: tuple[set[str], ...] = (
     {"errors"},
-    {"clib", "geometry", "kernels", "synthetic"},
-    {"grid", "header", "properties"},
-    {"chunking", "codec"},
+    {"clib", "geometry", "jobs", "kernels", "scheduling", "synthetic"},
+    {"grid", "header", "properties", "reports", "streaming"},
+    {"chunking", "codec", "memory"},
     {"wkwfile"},
-    {"scheduling", "volume"},
-    {"arrays", "chunkmap", "labelled", "storing"},
+    {"volume"},
+    {"arrays", "journal", "labelled"},
+    {"chunkmap"},
+    {"storing"},
     {"view"},
     {"dataset", "pyramid"},
     {"checking", "demo", "display"},
@@ -38,8 +40,17 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__i
 
 # Packages that only a few modules may know, and which.
 KNOWN_BY = {
-    "dask": {"arrays", "chunkmap", "scheduling", "storing", "view"},
-    "distributed": {"checking", "chunkmap", "demo", "pyramid", "scheduling", "view"},
+    "dask": {"arrays", "chunkmap", "jobs", "scheduling", "storing", "streaming", "view"},
+    "distributed": {
+        "checking",
+        "chunkmap",
+        "demo",
+        "memory",
+        "pyramid",
+        "scheduling",
+        "streaming",
+        "view",
+    },
     "xarray": {"labelled"},
     "pandas": {"labelled"},
     "numba": {"clib", "codec", "kernels", "synthetic"},
@@ -49,7 +60,7 @@ KNOWN_BY = {
     "fcntl": {"properties", "wkwfile"},
     "wkw": {"demo", "header", "view"},
     "click": {"cli"},
-    "json": {"cli", "properties"},
+    "json": {"cli", "journal", "properties"},
     "threading": {"codec"},
     "webknossos": set(),
 }
@@ -131,9 +142,12 @@ def test_packages_are_known_by_few_modules(package: str) -> None:
     assert importers(types=True) == KNOWN_BY[package] | NAMED_BY.get(package, set())
 
 
+MACHINERY = {"jobs", "memory", "scheduling", "streaming"}
+
+
 def test_nothing_below_arrays_knows_threads_or_schedulers() -> None:
     for module in MODULES:
-        if ROWS[module] < ROWS["arrays"] and module != "scheduling":
+        if ROWS[module] < ROWS["arrays"] and module not in MACHINERY:
             packages = {name.split(".")[0] for name in imports_of(tree_of(module))}
             assert not packages & {"concurrent", "dask", "distributed", "multiprocessing"}, module
 

@@ -534,8 +534,10 @@ def test_compute_false_is_lazy_and_returns_small_receipts(view: wkdask.View) -> 
     assert view.read().sum() == 20**3
 
 
-def test_store_returns_nothing_when_it_computes(view: wkdask.View) -> None:
-    assert view.store(np.ones((1, 2, 2, 2), np.uint8)) is None
+def test_a_store_that_computes_reports(view: wkdask.View) -> None:
+    report = view.store(np.ones((1, 2, 2, 2), np.uint8))
+    assert (report.chunks, report.done, report.voxels) == (1, 1, 8)
+    assert report.size_bytes > 0
 
 
 def test_lazy_stores_compose(tmp_path: Path) -> None:

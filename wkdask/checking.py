@@ -23,7 +23,7 @@ from wkdask.errors import ArgumentError, WkdaskError
 from wkdask.geometry import BoundingBox, Vec3
 from wkdask.properties import FILE_NAME
 from wkdask.scheduling import run_all
-from wkdask.volume import HEADER_NAME, Volume
+from wkdask.volume import HEADER_NAME, JOURNALS_NAME, Volume
 from wkdask.wkwfile import TEMPORARY_SUFFIX, WkwFile
 
 __all__ = ["CheckReport", "Finding", "as_json", "check"]
@@ -200,7 +200,7 @@ def _outside(mag: MagView, cells: list[Vec3]) -> Iterator[Finding]:
 
 
 # What may lie in a mag directory, in its z directories, and in their y directories.
-_KNOWN = (r"header\.wkw|z(0|[1-9]\d*)", r"y(0|[1-9]\d*)", r"x(0|[1-9]\d*)\.wkw")
+_KNOWN = (r"header\.wkw|\.wkdask-journal|z(0|[1-9]\d*)", r"y(0|[1-9]\d*)", r"x(0|[1-9]\d*)\.wkw")
 
 
 def _entries(directory: str, root: str, sweep: bool, depth: int = 0) -> Iterator[Finding]:
@@ -212,7 +212,7 @@ def _entries(directory: str, root: str, sweep: bool, depth: int = 0) -> Iterator
             yield from _unfinished(entry.path, sweep)
         elif not re.fullmatch(_KNOWN[depth], entry.name):
             yield Finding("stray", entry.path, f"{entry.path} is nothing that belongs here")
-        elif depth < len(_KNOWN) - 1 and entry.is_dir():
+        elif depth < len(_KNOWN) - 1 and entry.is_dir() and entry.name != JOURNALS_NAME:
             yield from _entries(entry.path, root, sweep, depth + 1)
 
 

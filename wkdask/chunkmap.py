@@ -1,18 +1,21 @@
-"""Run a function over the chunks of a grid: graph, errors, receipts.
+"""Run a function over the chunks of a grid: streamed, or as a lazy graph; errors and reports.
 
-It knows dask graphs and chunk grids. What a chunk *is* (a view, a pair of views) is the caller's
-secret: the work is any function of a chunk's position.
+It knows chunk grids, receipts and journals. What a chunk *is* (a view, a pair of views) is the
+caller's secret: the work is any function of a chunk's position.
 """
 
 from __future__ import annotations
 
+import time
 import traceback
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from itertools import product
+from typing import Any, Literal, Protocol
 
 import dask.array as da
 import numpy as np
@@ -22,13 +25,42 @@ from numpy.typing import NDArray
 
 from wkdask.chunking import ChunkGrid
 from wkdask.errors import ArgumentError, ChunkErrors
-from wkdask.geometry import Vec3
-from wkdask.scheduling import is_on_worker, portable, refuse_query_planning, run
+from wkdask.geometry import BoundingBox, Vec3, whole
+from wkdask.journal import Journal
+from wkdask.reports import ChunkFailure, RunReport
+from wkdask.scheduling import Bar, check_executor, is_on_worker, portable, refuse_query_planning
+from wkdask.streaming import Outcome, stream_blocks, stream_calls
+from wkdask.volume import counting
 
-__all__ = ["ChunkReceipt", "OnError", "chunk_graph", "run_chunks"]
+__all__ = [
+    "ChunkReceipt",
+    "Grid",
+    "OnError",
+    "Run",
+    "chunk_graph",
+    "note_of",
+    "run_chunks",
+    "run_graph",
+]
 
 OnError = Literal["raise", "collect"]
 Work = Callable[[Vec3], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """How chunks are run, as the user said."""
+
+    executor: Client | Executor | None = None
+    on_error: OnError = "raise"
+    retries: int = 0
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        check_executor(self.executor)
+        _check_on_error(self.on_error)
+        if whole(self.retries, "retries") < 0:
+            raise ArgumentError(f"retries is {self.retries}, but must not be negative.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +77,151 @@ class ChunkReceipt:
         return ChunkReceipt, (self.index, self.error and portable(self.error))
 
 
+def run_chunks(work: Work, grid: ChunkGrid, run: Run, journal: Journal | None = None) -> RunReport:
+    """Call `work` for each chunk, with a bounded number of chunks in flight.
+
+    Parameters
+    ----------
+    work
+        Called with the position of each chunk in the grid; what it returns is dropped.
+    grid
+        The chunks.
+    run
+        Where, and what happens after an exception.
+    journal
+        Where chunks that are done are noted; those that it knows are skipped.
+
+    Raises
+    ------
+    Exception
+        The first exception of the function, with a note that names the chunk; chunks that have not
+        started are not run.
+    ChunkErrors
+        All of them, if failures are collected; its `report` says how the run went.
+    """
+    log = _Log(grid, run)
+    positions: Iterable[Vec3] = product(*map(range, grid.shape))  # type: ignore[assignment]
+    if journal is not None:
+        positions = log.without_done(positions, journal)
+    call = partial(_run_chunk, work, grid, journal)
+    outcomes = stream_calls(
+        call, positions, run.executor, name="wkdask-chunks", retries=run.retries
+    )
+    return log.follow(outcomes)
+
+
+class Grid(Protocol):
+    """Chunks that have a place each, such as a `ChunkGrid`."""
+
+    @property
+    def shape(self) -> Vec3:
+        """Chunks per axis, `(x, y, z)`."""
+
+    def __len__(self) -> int: ...
+
+    def index(self, position: Vec3) -> int:
+        """Return the number of a chunk."""
+
+    def chunk_box(self, position: Vec3) -> BoundingBox:
+        """Return the voxels of a chunk, in absolute positions."""
+
+
+def run_graph(graph: da.Array, grid: Grid, run: Run, journal: Journal | None = None) -> RunReport:
+    """Compute a lazy array whose blocks do the work of the chunks, in windows of it.
+
+    Parameters
+    ----------
+    graph
+        One block `(0, x, y, z)` per chunk; its value is the voxels and bytes that were written.
+    grid, run, journal
+        As in `run_chunks`.
+
+    Raises
+    ------
+    Exception, ChunkErrors
+        As `run_chunks`.
+    """
+    log = _Log(grid, run)
+    positions: Iterable[Vec3] = product(*map(range, grid.shape))  # type: ignore[assignment]
+    if journal is not None:
+        positions = log.without_done(positions, journal)
+    blocks = ((0, *position) for position in positions)
+    outcomes = stream_blocks(graph, blocks, run.executor, retries=run.retries)
+    return log.follow(
+        replace(outcome, item=outcome.item[1:], value=outcome.value and outcome.value.item())
+        for outcome in outcomes
+    )
+
+
+class _Log:
+    """Counts what becomes of chunks, and shows it."""
+
+    def __init__(self, grid: Grid, run: Run) -> None:
+        self._grid = grid
+        self._run = run
+        self._start = time.perf_counter()
+        self._skipped = 0
+        self._done = 0
+        self._voxels = 0
+        self._size_bytes = 0
+        self._failures: list[ChunkFailure] = []
+
+    def without_done(self, positions: Iterable[Vec3], journal: Journal) -> Iterator[Vec3]:
+        """Yield the positions of chunks that a journal does not know as done."""
+        for position in positions:
+            if journal.is_done(self._grid.index(position), self._grid.chunk_box(position)):
+                self._skipped += 1
+            else:
+                yield position
+
+    def follow(self, outcomes: Iterator[Outcome]) -> RunReport:
+        """Count outcomes until there are no more, or one is a failure that counts."""
+        with closing(outcomes), Bar(len(self._grid), self._run.progress) as bar:  # type: ignore[type-var]
+            for outcome in outcomes:
+                if outcome.error is not None:
+                    self._note_failure(outcome.item, outcome.error)
+                else:
+                    self._done += 1
+                    voxels, size_bytes = outcome.value
+                    self._voxels += voxels
+                    self._size_bytes += size_bytes
+                bar.show(self._done + self._skipped + len(self._failures))
+        report = self._report()
+        if self._failures:
+            errors = [failure.error for failure in report.failures]
+            group = ChunkErrors(f"{len(errors)} of {report.chunks} chunks failed", errors)
+            group.report = report
+            raise group
+        return report
+
+    def _note_failure(self, position: Vec3, error: Exception) -> None:
+        index, box = self._grid.index(position), self._grid.chunk_box(position)
+        note = note_of(index, box)
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
+        if self._run.on_error == "raise":
+            raise error
+        # The line that failed stays known, but not the arrays that were in use there.
+        traceback.clear_frames(error.__traceback__)
+        self._failures.append(ChunkFailure(index, box, error))
+
+    def _report(self) -> RunReport:
+        return RunReport(
+            chunks=len(self._grid),
+            done=self._done,
+            skipped=self._skipped,
+            failures=tuple(sorted(self._failures, key=lambda failure: failure.index)),
+            voxels=self._voxels,
+            size_bytes=self._size_bytes,
+            seconds=time.perf_counter() - self._start,
+        )
+
+
 def chunk_graph(work: Work, grid: ChunkGrid, *, on_error: OnError = "raise") -> da.Array:
     """Return the lazy run of `work` over a grid: an object array of receipts, one per chunk.
 
-    The function is not called while the graph is built.
+    The function is not called while the graph is built. A graph of many thousand chunks costs the
+    scheduler seconds and gigabytes, which `run_chunks` does not.
 
     Parameters
     ----------
@@ -65,11 +238,10 @@ def chunk_graph(work: Work, grid: ChunkGrid, *, on_error: OnError = "raise") -> 
         If `on_error` is something else.
     """
     refuse_query_planning()
-    if on_error not in ("raise", "collect"):
-        raise ArgumentError(f'on_error is {on_error!r}, but must be "raise" or "collect".')
+    _check_on_error(on_error)
     ones = tuple((1,) * count for count in grid.shape)
     return da.blockwise(
-        partial(_run_chunk, work, grid, on_error == "collect"),
+        partial(_lazy_chunk, work, grid, on_error == "collect"),
         "xyz",
         ArrayBlockIdDep(ones),
         "xyz",
@@ -80,44 +252,44 @@ def chunk_graph(work: Work, grid: ChunkGrid, *, on_error: OnError = "raise") -> 
     )
 
 
-def run_chunks(
-    graph: da.Array, executor: Client | Executor | None = None, *, progress: bool = False
-) -> None:
-    """Compute the result of `chunk_graph`.
-
-    Raises
-    ------
-    Exception
-        The first exception of the function, with a note that names the chunk; chunks that have not
-        started are not run.
-    ChunkErrors
-        All of them, if failures are collected.
-    """
-    receipts = run(graph, executor, progress=progress)
-    errors = [receipt.error for receipt in receipts.flat if receipt.error is not None]
-    if errors:
-        raise ChunkErrors(f"{len(errors)} of {receipts.size} chunks failed", errors)
+def _run_chunk(
+    work: Work, grid: ChunkGrid, journal: Journal | None, position: Vec3
+) -> tuple[int, int]:
+    """Run one chunk, and return the voxels and bytes that it wrote."""
+    index, box = grid.index(position), grid.chunk_box(position)
+    with counting() as written:
+        try:
+            work(position)
+            if journal is not None:
+                journal.record(index, box)
+        except Exception as error:
+            error.add_note(note_of(index, box))
+            raise
+    return written.voxels, written.size_bytes
 
 
-def _run_chunk(work: Work, grid: ChunkGrid, collect: bool, position: Vec3) -> NDArray[np.object_]:
-    index = grid.index(position)
-    receipt = ChunkReceipt(index)
+def _lazy_chunk(work: Work, grid: ChunkGrid, collect: bool, position: Vec3) -> NDArray[np.object_]:
+    receipt = ChunkReceipt(grid.index(position))
     try:
-        work(position)
+        _run_chunk(work, grid, None, position)
     except Exception as error:
-        error.add_note(f"in chunk {index}, {grid.chunk_box(position)}")
         if not collect and is_on_worker():
             # distributed would drop an error that can't be pickled, and the note with it.
             raise portable(error) from error.__cause__
         if not collect:
             raise
-        # The line that failed stays known, but not the arrays that were in use there.
         traceback.clear_frames(error.__traceback__)
-        receipt = ChunkReceipt(index, error)
-    return _as_block(receipt)
-
-
-def _as_block(receipt: ChunkReceipt) -> NDArray[np.object_]:
+        receipt = ChunkReceipt(receipt.index, error)
     block: NDArray[Any] = np.empty((1, 1, 1), dtype=object)
     block[0, 0, 0] = receipt
     return block
+
+
+def note_of(index: int, box: BoundingBox) -> str:
+    """Return what is added to an error to say where it happened."""
+    return f"in chunk {index}, {box}"
+
+
+def _check_on_error(on_error: str) -> None:
+    if on_error not in ("raise", "collect"):
+        raise ArgumentError(f'on_error is {on_error!r}, but must be "raise" or "collect".')

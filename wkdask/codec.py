@@ -50,9 +50,9 @@ _GAP_BYTES = 4096
 
 _FAILED_READ, _FAILED_DECODE = 1, 2
 
-# The levels of LZ4HC for blocks that fast LZ4 makes less than a quarter, such as labels, and for
-# others, such as grey values; docs/decisions has the measurements.
-_LEVELS = 10, 4
+# The levels of LZ4HC for blocks that fast LZ4 makes less than a sixteenth, such as large labels,
+# and for others; docs/decisions has the measurements.
+_LEVELS = 10, 5
 
 _thread = threading.local()
 
@@ -558,7 +558,7 @@ def _pack(
             if hc and size < block_bytes:
                 sample = samples[size * _CLASSES // block_bytes]
                 if _is_worth(sample):
-                    level = levels[0] if 4 * size < block_bytes else levels[1]
+                    level = levels[0] if 16 * size < block_bytes else levels[1]
                     arguments = (hc_state, block, target + size, block_bytes, bound, level)
                     size = _smaller(target, size, np.int64(call_lz4(hc, arguments)), sample)
         sizes[k] = size

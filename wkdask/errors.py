@@ -7,7 +7,8 @@ Python user would expect::
     ├── ArgumentError      ValueError, AssertionError   an argument can't be used
     │   ├── BoundsError    IndexError                   a box leaves the view
     │   ├── DtypeError     TypeError                    voxels of another dtype
-    │   └── AlignmentError                              two tasks would write one file or block
+    │   ├── AlignmentError                              two tasks would write one file or block
+    │   └── MemoryLimitError MemoryError                chunks are too large for the workers
     ├── ReadOnlyError      AssertionError               a write through a read-only view
     ├── StateError         AssertionError               opened twice, closed while not open
     ├── MissingError       FileNotFoundError            a path that must exist does not
@@ -18,6 +19,8 @@ Python user would expect::
     ├── StorageError       OSError                      the file system refused, with its `errno`
     │   ├── AccessError    PermissionError
     │   └── DirectoryError IsADirectoryError
+    ├── ClusterError       RuntimeError                 a cluster can't do the work, or is lost
+    │   └── WorkerLostError                             the workers that ran a chunk died
     └── ChunkErrors        ExceptionGroup               every failure of a run that collected them
 
 The classes that stand for an `assert` of the original `View` are `AssertionError` too, so that code
@@ -37,10 +40,12 @@ __all__ = [
     "ArgumentError",
     "BoundsError",
     "ChunkErrors",
+    "ClusterError",
     "DirectoryError",
     "DtypeError",
     "ExistsError",
     "FormatError",
+    "MemoryLimitError",
     "MissingError",
     "NameLookupError",
     "PropertiesError",
@@ -48,6 +53,7 @@ __all__ = [
     "StateError",
     "StorageError",
     "WkdaskError",
+    "WorkerLostError",
     "storage_error",
 ]
 
@@ -70,6 +76,10 @@ class DtypeError(ArgumentError, TypeError):
 
 class AlignmentError(ArgumentError):
     """Chunks do not lie on the grid that they must lie on."""
+
+
+class MemoryLimitError(ArgumentError, MemoryError):
+    """Chunks are too large for the workers; nothing was run."""
 
 
 class ReadOnlyError(WkdaskError, AssertionError):
@@ -116,11 +126,22 @@ class DirectoryError(StorageError, IsADirectoryError):
     """A directory lies where a file must be."""
 
 
+class ClusterError(WkdaskError, RuntimeError):
+    """A cluster can't do the work, or was lost while it did."""
+
+
+class WorkerLostError(ClusterError):
+    """The workers that ran a chunk died, more often than the scheduler allows."""
+
+
 class ChunkErrors(WkdaskError, ExceptionGroup[Exception]):  # noqa: N818
     """Every failure of a run with `on_error="collect"`.
 
     Each exception in `exceptions` carries a note that names its chunk.
     """
+
+    report: Any = None
+    """How the run went, a `RunReport`; its `failures` have the index and box of each chunk."""
 
     def derive(self, excs: Sequence[Any], /) -> Any:
         """Return a group of the same kind, as `ExceptionGroup.split` and `except*` need it."""

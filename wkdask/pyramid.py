@@ -90,7 +90,8 @@ def downsample(
     # What lies beyond the layer's box is never read: `_read_mirrored` maps it back inside.
     around = source._part(target.bounding_box.scaled_by(factors), read_only=True)
     work = partial(_downsample_chunk, factors=factors, mode=mode, layer_box=layer_box)
-    around.for_zipped_chunks(work, target, executor=executor, progress=progress)
+    # A task reads its source in pieces, and holds no whole chunk of it.
+    around.for_zipped_chunks(work, target, executor=executor, progress=progress, check_memory=False)
 
 
 def _downsample_chunk(

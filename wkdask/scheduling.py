@@ -6,15 +6,21 @@ It knows schedulers and progress bars, and nothing of volumes or views.
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
-from functools import partial
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from functools import lru_cache, partial
+from pkgutil import resolve_name
 from typing import Any
+from weakref import WeakSet
 
 import cloudpickle
 import dask
 import dask.array
+import dask.local
 import dask.multiprocessing
 import dask.threaded
 from dask.base import get_scheduler
@@ -23,15 +29,22 @@ from dask.local import get_async
 from distributed import Client, get_worker
 from distributed import progress as show_progress
 
-from wkdask.errors import ArgumentError, WkdaskError
+from wkdask.errors import ArgumentError, ClusterError, WkdaskError
 
 __all__ = [
+    "Bar",
+    "Portable",
     "active_client",
+    "check_cluster",
+    "check_executor",
     "is_on_worker",
+    "local_pool",
     "portable",
     "refuse_query_planning",
     "run",
     "run_all",
+    "unpacked",
+    "workers_of",
 ]
 
 
@@ -58,11 +71,7 @@ def run(
     ArgumentError
         If `executor` is something else.
     """
-    if executor is not None and not isinstance(executor, Client | Executor):
-        raise ArgumentError(
-            f"executor is {executor!r}, but must be a distributed.Client, a "
-            "concurrent.futures.Executor, or None for dask's current scheduler."
-        )
+    check_executor(executor)
     client = active_client(executor)
     if client is not None and progress:
         return _run_with_bar(collection, client)
@@ -85,6 +94,146 @@ def run_all(
     calls = [dask.delayed(task, pure=False)() for task in tasks]
     results: list[Any] = run(dask.delayed(calls), executor, progress=progress)
     return results
+
+
+def check_executor(executor: object) -> None:
+    """Raise unless `executor` is something that runs tasks.
+
+    Raises
+    ------
+    ArgumentError
+        With what is allowed.
+    """
+    if executor is not None and not isinstance(executor, Client | Executor):
+        raise ArgumentError(
+            f"executor is {executor!r}, but must be a distributed.Client, a "
+            "concurrent.futures.Executor, or None for dask's current scheduler."
+        )
+
+
+def check_cluster(client: Client) -> None:
+    """Raise unless wkdask can be imported all over a cluster; warn of other versions there.
+
+    A cluster is asked once; workers that join it later are taken for like the others.
+
+    Raises
+    ------
+    ClusterError
+        If the scheduler or a worker can't import wkdask.
+    """
+    if client in _checked_clients:
+        return
+    # By a function of the standard library, which every process can unpickle.
+    where = "wkdask:__version__"
+    here = resolve_name(where)
+    try:
+        found = {"the scheduler": client.run_on_scheduler(resolve_name, where)}
+        found |= client.run(resolve_name, where)
+    except ImportError as error:
+        raise ClusterError(
+            f"the scheduler or a worker of this cluster can't import wkdask ({error}). Install it "
+            f"in its environment too: pip install wkdask=={here}"
+        ) from None
+    others = {place: version for place, version in found.items() if version != here}
+    if others:
+        place, version = next(iter(others.items()))
+        warnings.warn(
+            f"here is wkdask {here}, but {version} on {place} and {len(others) - 1} other places "
+            "of the cluster. Install the same version everywhere.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    _checked_clients.add(client)
+
+
+_checked_clients: WeakSet[Client] = WeakSet()
+
+
+def workers_of(executor: Executor | None) -> int:
+    """Return how many tasks a pool, or without one dask's local scheduler, runs at a time."""
+    configured = dask.config.get("num_workers", None) if executor is None else None
+    return configured or getattr(executor, "_max_workers", None) or os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def local_pool(executor: Executor | None) -> Iterator[Executor]:
+    """Provide a pool: the one that is given, or what dask is configured for (threads).
+
+    A pool of our own ends with the block, because tasks that run can't be waited for in dask's.
+    """
+    configured = dask.config.get("scheduler", None)
+    if executor is None and isinstance(configured, Executor):
+        executor = configured
+    get = get_scheduler() or dask.threaded.get
+    if executor is not None:
+        yield executor
+    elif get is dask.threaded.get:
+        with ThreadPoolExecutor(workers_of(None), thread_name_prefix="wkdask") as pool:
+            yield pool
+    elif get is dask.local.get_sync:
+        yield dask.local.synchronous_executor
+    elif get is dask.multiprocessing.get:
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers_of(None), mp_context=spawn) as pool:
+            yield pool
+    else:
+        yield _ByScheduler(get)
+
+
+class _ByScheduler(Executor):
+    """Calls functions one after the other, by a dask scheduler of the user's choice."""
+
+    _max_workers = 1
+
+    def __init__(self, get: Callable[..., Any]) -> None:
+        self._get = get
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            call = partial(function, *args, **kwargs)
+            future.set_result(self._get({"wkdask-call": (call,)}, "wkdask-call"))
+        except BaseException as error:
+            future.set_exception(error)
+        return future
+
+
+class Bar:
+    """A bar in the terminal or in Jupyter, for work of which the amount is known."""
+
+    _WIDTH, _SECONDS = 40, 0.1
+
+    def __init__(self, total: int, is_shown: bool) -> None:
+        self._total, self._is_shown = total, is_shown
+        self._start = self._next = time.perf_counter()
+        self._done = 0
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._is_shown:
+            self._print()
+            print(flush=True)  # noqa: T201
+
+    def show(self, done: int) -> None:
+        """Show that so much is done, unless it was shown a moment ago."""
+        self._done = done
+        if self._is_shown and time.perf_counter() >= self._next:
+            self._print()
+            self._next = time.perf_counter() + self._SECONDS
+
+    def _print(self) -> None:
+        share = self._done / max(1, self._total)
+        bar = "#" * int(share * self._WIDTH)
+        seconds = time.perf_counter() - self._start
+        rest = f", {seconds / share - seconds:.0f} s left" if 0 < share < 1 else ""
+        print(  # noqa: T201
+            f"\r[{bar:{self._WIDTH}}] | {share:4.0%} | {self._done:,} of {self._total:,} | "
+            f"{seconds:.1f} s{rest}    ",
+            end="",
+            flush=True,
+        )
 
 
 def refuse_query_planning() -> None:
@@ -163,6 +312,53 @@ def is_on_worker() -> bool:
     except ValueError:
         return False
     return True
+
+
+class Portable:
+    """A function as bytes, which any process can take.
+
+    Where its module can't be imported, that is an error of the call. Were the function sent as it
+    is, a worker would fail to read the message, and die of it.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._data = cloudpickle.dumps(function)
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Call the function."""
+        try:
+            return _loaded(self._data)(*arguments)
+        except Exception as error:
+            # An error that can't be pickled would be dropped on the way, and its notes with it.
+            failure = portable(error)
+            if failure is error:
+                raise
+        # Not in the handler, where the error would be its context, and be pickled too.
+        raise failure
+
+    def packed(self, *arguments: Any) -> bytes:
+        """Call the function, and return as bytes what `unpacked` takes.
+
+        A pool of processes dies of results that it can't pickle or load by itself.
+        """
+        try:
+            result: tuple[Any, ...] = self(*arguments), None, None
+        except Exception as error:
+            result = None, error, error.__traceback__
+        return bytes(cloudpickle.dumps(result))
+
+
+def unpacked(data: bytes) -> tuple[Any, Exception | None]:
+    """Return what a function returned, and the exception that it raised instead."""
+    value, error, trace = cloudpickle.loads(data)
+    return value, error and error.with_traceback(trace)
+
+
+@lru_cache(maxsize=2)
+def _loaded(data: bytes) -> Callable[..., Any]:
+    """Return the function that bytes stand for; tasks of one run share it in their process."""
+    function: Callable[..., Any] = cloudpickle.loads(data)
+    return function
 
 
 def portable(error: Exception) -> Exception:

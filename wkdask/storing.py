@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import uuid
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from typing import Any, Literal
@@ -14,17 +15,20 @@ from typing import Any, Literal
 import dask
 import dask.array as da
 import numpy as np
-from dask.layers import ArraySliceDep
+from dask.layers import ArrayBlockIdDep, ArraySliceDep
 from numpy.typing import NDArray
 
 from wkdask.chunking import Chunks
+from wkdask.chunkmap import Run, note_of, run_graph
 from wkdask.errors import AlignmentError, ArgumentError
 from wkdask.geometry import BoundingBox, Vec3
 from wkdask.grid import cut_axis
+from wkdask.journal import Journal
+from wkdask.reports import RunReport
 from wkdask.scheduling import refuse_query_planning
-from wkdask.volume import Volume, as_voxels
+from wkdask.volume import Volume, as_voxels, counting
 
-__all__ = ["Align", "aligned_array", "reads_from", "store_graph"]
+__all__ = ["Align", "aligned_array", "reads_from", "run_store", "store_graph"]
 
 Align = Literal["raise", "rechunk"]
 
@@ -96,6 +100,74 @@ def store_graph(array: da.Array, volume: Volume, corner: Vec3) -> da.Array:
         dtype=np.int64,
         meta=np.empty((0,) * 4, dtype=np.int64),
     )
+
+
+def run_store(
+    array: da.Array, volume: Volume, corner: Vec3, run: Run, journal: Journal | None = None
+) -> RunReport:
+    """Write an array from `aligned_array`, with a bounded number of chunks in flight.
+
+    Arrays of many chunks are written as one graph after the other, unless their chunks have so much
+    in common (such as a mean of all) that it would be computed again for each.
+
+    Raises
+    ------
+    Exception, ChunkErrors
+        As `chunkmap.run_chunks`.
+    """
+    grid = _ArrayGrid(array.chunks[1:], corner)
+    work = partial(_store_one, volume, grid, journal)
+    receipts = da.blockwise(
+        work, _AXES, array, _AXES, ArrayBlockIdDep(array.chunks), _AXES,
+        name=f"wkdask-store-{uuid.uuid4().hex}",
+        adjust_chunks={axis: lambda _: 1 for axis in _AXES},
+        align_arrays=False, dtype=object, meta=np.empty((0,) * 4, dtype=object),
+    )  # fmt: skip
+    return run_graph(receipts, grid, run, journal)
+
+
+@dataclass(frozen=True, slots=True)
+class _ArrayGrid:
+    """The chunks of an array, at their place in a volume."""
+
+    chunks: Chunks
+    corner: Vec3
+
+    @property
+    def shape(self) -> Vec3:
+        x, y, z = map(len, self.chunks)
+        return x, y, z
+
+    def __len__(self) -> int:
+        return math.prod(self.shape)
+
+    def index(self, position: Vec3) -> int:
+        x, y, z = position
+        return (x * self.shape[1] + y) * self.shape[2] + z
+
+    def chunk_box(self, position: Vec3) -> BoundingBox:
+        axes = list(zip(self.chunks, position, self.corner, strict=True))
+        starts = (sum(lengths[:at]) + first for lengths, at, first in axes)
+        return BoundingBox(starts, (lengths[at] for lengths, at, _ in axes))
+
+
+def _store_one(
+    volume: Volume, grid: _ArrayGrid, journal: Journal | None, voxels: Any, place: tuple[int, ...]
+) -> NDArray[np.object_]:
+    position = place[1], place[2], place[3]
+    index, box = grid.index(position), grid.chunk_box(position)
+    block: NDArray[Any] = np.empty((1,) * 4, dtype=object)
+    with counting() as written:
+        try:
+            if not box.is_empty:
+                volume.write(box, as_voxels(voxels))
+            if journal is not None:
+                journal.record(index, box)
+        except Exception as error:
+            error.add_note(note_of(index, box))
+            raise
+    block[0, 0, 0, 0] = written.voxels, written.size_bytes
+    return block
 
 
 def reads_from(array: da.Array, volume: Volume) -> bool:

@@ -13,21 +13,25 @@ from concurrent.futures import Executor
 from copy import copy
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, SupportsIndex
+from math import prod
+from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex
 
 import numpy as np
 import wkw
 from distributed import Client
 from numpy.typing import NDArray
 
-from wkdask import arrays, chunkmap, labelled, storing
+from wkdask import arrays, chunkmap, labelled, memory, storing
 from wkdask.chunking import ChunkGrid, check_apart, chunk_grid, paired_grids
 from wkdask.errors import ArgumentError, BoundsError, ReadOnlyError, StateError
 from wkdask.geometry import BoundingBox, Mag, Vec3, Vec3Like, cubed, vec3
 from wkdask.grid import region_of
 from wkdask.header import VolumeHeader
+from wkdask.jobs import job_name
+from wkdask.journal import Journal
 from wkdask.labelled import Labels
-from wkdask.scheduling import active_client, run
+from wkdask.reports import RunReport
+from wkdask.scheduling import active_client
 from wkdask.volume import Volume, as_voxels
 
 if TYPE_CHECKING:
@@ -39,6 +43,7 @@ __all__ = ["View"]
 _POSITIONS = 2**32
 """Positions and sizes are unsigned 32-bit numbers in libwkw, the reference for WKW."""
 
+Auto = Literal["auto"]
 ChunkFunction = Callable[[tuple["View", int]], object]
 ZippedFunction = Callable[[tuple["View", "View", int]], object]
 
@@ -380,8 +385,11 @@ class View:
         compute: bool = True,
         *,
         executor: Client | Executor | None = None,
+        retries: int = 0,
+        resume: bool | str = False,
+        check_memory: bool = True,
         progress: bool = False,
-    ) -> da.Array | None:
+    ) -> Any:
         """Write a dask array, one task a chunk, without locks.
 
         A chunk may cover a compressed file partly: the one task that owns the file merges it.
@@ -405,14 +413,21 @@ class View:
         executor
             A `distributed.Client`, a `concurrent.futures.Executor`, or None for the active client
             or dask's threads.
-        progress
-            Whether to show a bar.
+        retries, resume, check_memory, progress
+            See `for_each_chunk`. What makes a job the same is the name of the array, which dask
+            computes from what it consists of.
+
+        Returns
+        -------
+        RunReport
+            What was done, skipped and written; or a dask array if `compute` is False.
 
         Raises
         ------
         ReadOnlyError, AlignmentError, DtypeError, BoundsError, ArgumentError
             Before anything runs, so that nothing is written.
         """
+        run = chunkmap.Run(executor, "raise", retries, progress)
         view = self._whole()
         view._check_writable()
         start = vec3(offset, "offset")
@@ -426,68 +441,98 @@ class View:
                 f"the data are computed from {self.path} itself, and a cluster may run a task "
                 "twice. Store them into another mag, or pass a thread pool as executor."
             )
-        graph = storing.store_graph(array, view._volume, corner)
         if not compute:
-            return graph
+            return storing.store_graph(array, view._volume, corner)
+        if check_memory:
+            needed = 2 * prod(map(max, array.chunks)) * array.itemsize + memory.TASK_BYTES
+            size = tuple(map(max, array.chunks[1:]))
+            memory.check_memory(needed, (size[0], size[1], size[2]), array.npartitions, executor)
+        journal = view._journal(resume, None, array.name, array.chunks, corner)
         try:
-            run(graph, executor, progress=progress)
+            return storing.run_store(array, view._volume, corner, run, journal)
         finally:
-            view._volume.note_change()
-        return None
+            view._finish(executor)
 
     # --- functions of chunks ----------------------------------------------------------------
 
     def for_each_chunk(
         self,
         work_on_chunk: ChunkFunction,
-        chunk_size: SupportsIndex | Vec3Like | None = None,
+        chunk_size: SupportsIndex | Vec3Like | Auto | None = None,
         executor: Client | Executor | None = None,
         *,
         on_error: chunkmap.OnError = "raise",
+        retries: int = 0,
+        resume: bool | str = False,
+        check_memory: bool = True,
         progress: bool = False,
         compute: bool = True,
-    ) -> da.Array | None:
+    ) -> Any:
         """Run a function over the chunks of the view.
+
+        However many chunks there are, only some hundred are in flight at a time. A worker that dies
+        has its chunks run again by others, so a chunk may run twice: what the function writes
+        should depend on nothing that it writes.
 
         Parameters
         ----------
         work_on_chunk
             Called with one tuple `(chunk_view, i)`; `i` counts from 0, x outermost, z fastest. What
-            it returns is dropped.
+            it returns is dropped. `chunk_view` can't be written outside of the chunk.
         chunk_size
             Voxels per axis, one number or three; chunks lie on absolute multiples of it, clipped at
-            the view. None is one file.
+            the view. None is one file, `"auto"` the largest cube of files that fits into memory and
+            leaves a chunk for every thread.
         executor
             A `distributed.Client`, a `concurrent.futures.Executor`, or None for the active client
             or dask's threads.
         on_error
             `"raise"`: the first exception ends the run. `"collect"`: every chunk runs, and
             `ChunkErrors` raises all failures at the end.
+        retries
+            How often a chunk is tried again after an exception.
+        resume
+            Whether to note in a journal beside the files which chunks are done, and to skip those
+            of an earlier run of the same job: the same function, view and chunk size. A chunk
+            whose files were changed since runs again. A text names the job, for functions that
+            can't be recognised; the name stands for all of it.
+        check_memory
+            Whether to refuse chunks of which two copies per thread exceed a worker's memory.
         progress
             Whether to show a bar.
         compute
-            False returns the lazy run, a dask array of one receipt per chunk.
+            False returns the lazy run, a dask array of one receipt per chunk, to be combined with
+            others; it takes `on_error` along, but neither retries nor a journal.
+
+        Returns
+        -------
+        RunReport
+            What was done, skipped and written; or a dask array if `compute` is False.
 
         Raises
         ------
         AlignmentError
             If the view is writable and two chunks would share a file (compressed) or a block (raw).
+        MemoryLimitError
+            If the chunks are too large for the workers; nothing was run.
+        WorkerLostError
+            If a chunk killed its workers, with a note that names the chunk.
         Exception
             What `work_on_chunk` raised, with a note that names the chunk.
         """
         _check_callable(work_on_chunk)
+        run = chunkmap.Run(executor, on_error, retries, progress)
         view = self._whole()
-        header = view._volume.header
-        size = header.file_edge if chunk_size is None else chunk_size
-        grid = chunk_grid(view.bounding_box, cubed(size, "chunk_size"))
+        grid = view._grid(chunk_size, executor)
         if not view.read_only:
-            check_apart(grid, header)
+            check_apart(grid, view._volume.header)
         work = partial(_work_on_chunk, view, grid, work_on_chunk)
-        graph = chunkmap.chunk_graph(work, grid, on_error=on_error)
         if not compute:
-            return graph
-        view._run(graph, executor, progress)
-        return None
+            return chunkmap.chunk_graph(work, grid, on_error=on_error)
+        if check_memory:
+            memory.check_memory(2 * view._bytes_of(grid), grid.chunk_size, len(grid), executor)
+        journal = view._journal(resume, work_on_chunk, grid.chunk_size)
+        return view._run(work, grid, run, journal)
 
     def for_zipped_chunks(
         self,
@@ -498,9 +543,12 @@ class View:
         executor: Client | Executor | None = None,
         *,
         on_error: chunkmap.OnError = "raise",
+        retries: int = 0,
+        resume: bool | str = False,
+        check_memory: bool = True,
         progress: bool = False,
         compute: bool = True,
-    ) -> da.Array | None:
+    ) -> Any:
         """Run a function over corresponding chunks of this view, the source, and a target.
 
         Parameters
@@ -509,38 +557,48 @@ class View:
             Called with one tuple `(source_chunk_view, target_chunk_view, i)`. The source's views
             are read-only.
         target_view
-            The target; each axis may have another size, in a ratio that is the chunks' ratio too.
+            May differ in size by a constant ratio per axis.
         source_chunk_size
-            Voxels per axis; None is the target's times the ratio of the views' sizes.
+            None is the target's times that ratio.
         target_chunk_size
-            Voxels per axis, a multiple of the target's file edge; None is one file.
-        executor, on_error, progress, compute
-            As in `for_each_chunk`.
+            A multiple of the target's file edge; None is one file.
+        executor, on_error, retries, resume, check_memory, progress, compute
+            See `for_each_chunk`; the journal lies in the target.
+
+        Returns
+        -------
+        RunReport
+            What was done, skipped and written; or a dask array if `compute` is False.
 
         Raises
         ------
         ArgumentError
-            If a view is empty or the ratios differ.
+            If a view is empty, or chunks have another ratio than the views.
         AlignmentError
-            If the chunks of the two views do not correspond one by one, or share a target file.
+            If chunks of the target share files, or chunks do not correspond.
+        MemoryLimitError, WorkerLostError, Exception
+            As `for_each_chunk`.
         """
         _check_callable(work_on_chunk)
         if not isinstance(target_view, View):
             raise ArgumentError(f"target_view is {target_view!r}, but must be a View.")
+        run = chunkmap.Run(executor, on_error, retries, progress)
         source, target = self._whole(), target_view._whole()
-        source_grid, target_grid = paired_grids(
+        grids = paired_grids(
             source.bounding_box,
             target.bounding_box,
             None if source_chunk_size is None else cubed(source_chunk_size, "source_chunk_size"),
             None if target_chunk_size is None else cubed(target_chunk_size, "target_chunk_size"),
             target._volume.header.file_edge,
         )
-        work = partial(_work_on_pair, source, source_grid, target, target_grid, work_on_chunk)
-        graph = chunkmap.chunk_graph(work, target_grid, on_error=on_error)
+        work = partial(_work_on_pair, source, grids[0], target, grids[1], work_on_chunk)
         if not compute:
-            return graph
-        target._run(graph, executor, progress)
-        return None
+            return chunkmap.chunk_graph(work, grids[1], on_error=on_error)
+        if check_memory:
+            needed = source._bytes_of(grids[0]) + target._bytes_of(grids[1])
+            memory.check_memory(needed, grids[1].chunk_size, len(grids[1]), executor)
+        journal = target._journal(resume, work_on_chunk, source, grids[1].chunk_size)
+        return target._run(work, grids[1], run, journal)
 
     # --- identity ---------------------------------------------------------------------------
 
@@ -650,12 +708,53 @@ class View:
     def _chunk(self, grid: ChunkGrid, position: Vec3, *, read_only: bool) -> View:
         return self._part(grid.chunk_box(position), read_only)
 
-    def _run(self, graph: da.Array, executor: Client | Executor | None, progress: bool) -> None:
+    def _grid(
+        self, chunk_size: SupportsIndex | Vec3Like | Auto | None, executor: Client | Executor | None
+    ) -> ChunkGrid:
+        """Return the chunks that `for_each_chunk` runs over."""
+        box, header = self.bounding_box, self._volume.header
+        if not isinstance(chunk_size, str):
+            size = header.file_edge if chunk_size is None else chunk_size
+            return chunk_grid(box, cubed(size, "chunk_size"))
+        if chunk_size != "auto":
+            raise ArgumentError(f'chunk_size is {chunk_size!r}, but must be "auto" or numbers.')
+        edge = memory.auto_edge(
+            lambda edge: 2 * self._bytes_of(chunk_grid(box, cubed(edge, "chunk_size"))),
+            lambda edge: len(chunk_grid(box, cubed(edge, "chunk_size"))),
+            header.write_edge,
+            executor,
+        )
+        return chunk_grid(box, cubed(edge, "chunk_size"))
+
+    def _bytes_of(self, grid: ChunkGrid) -> int:
+        """Return what the voxels of the largest chunk take in memory, and the engine for them."""
+        size = map(min, grid.chunk_size, grid.box.size)
+        return prod(size) * self._volume.header.voxel_bytes + memory.TASK_BYTES // 2
+
+    def _journal(self, resume: bool | str, function: Any, *facts: Any) -> Journal | None:
+        """Return where a job that writes this view notes what is done, if it shall."""
+        if resume is False:
+            return None
+        self._check_writable()
+        read = [(fact, fact.volume.version()[0]) for fact in facts if isinstance(fact, View)]
+        name = job_name(resume, function, self._volume.path, self.bounding_box, *facts, *read)
+        return Journal(self._volume, name)
+
+    def _run(
+        self, work: chunkmap.Work, grid: ChunkGrid, run: chunkmap.Run, journal: Journal | None
+    ) -> RunReport:
         try:
-            chunkmap.run_chunks(graph, executor, progress=progress)
+            return chunkmap.run_chunks(work, grid, run, journal)
         finally:
-            if not self._read_only:
-                self._volume.note_change()
+            self._finish(run.executor)
+
+    def _finish(self, executor: Client | Executor | None) -> None:
+        """Note that voxels may have changed, and sweep up after workers that died."""
+        if self._read_only:
+            return
+        if executor is not None or active_client(executor) is not None:
+            self._volume.sweep()
+        self._volume.note_change()
 
 
 def _check_callable(function: Any) -> None:

@@ -12,6 +12,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,12 +34,46 @@ from wkdask.grid import Overlap, Region, overlaps, region_of
 from wkdask.header import HEADER_BYTES, VolumeHeader
 from wkdask.wkwfile import WkwFile, WriteOptions
 
-__all__ = ["HEADER_NAME", "Volume", "absolute", "as_voxels"]
+__all__ = [
+    "HEADER_NAME",
+    "JOURNALS_NAME",
+    "Volume",
+    "Written",
+    "absolute",
+    "as_voxels",
+    "counting",
+]
 
 HEADER_NAME = "header.wkw"
+JOURNALS_NAME = ".wkdask-journal"
+"""Where runs that can be resumed note what is done; no reader of WKW looks there."""
 
 # Counts this process's own writes per directory, because modification times are coarse.
 _CHANGES: Counter[str] = Counter()
+
+
+@dataclass(slots=True)
+class Written:
+    """What was written while it was counted."""
+
+    voxels: int = 0
+    """Once per channel."""
+    size_bytes: int = 0
+    """Bytes of files, as they are stored."""
+
+
+_written: ContextVar[Written | None] = ContextVar("wkdask-written", default=None)
+
+
+@contextlib.contextmanager
+def counting() -> Iterator[Written]:
+    """Count what this thread writes to any volume."""
+    written = Written()
+    token = _written.set(written)
+    try:
+        yield written
+    finally:
+        _written.reset(token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +190,11 @@ class Volume:
         self.check_header()
         try:
             for part in self._parts(region_of(box)):
-                self._write_part(part, voxels[(slice(None), *part.target)])
+                target = voxels[(slice(None), *part.target)]
+                size_bytes = self._write_part(part, target)
+                if written := _written.get():
+                    written.voxels += target.size
+                    written.size_bytes += size_bytes
         finally:
             # Also after a failure: the files before it were written.
             self.note_change()
@@ -195,6 +234,15 @@ class Volume:
             corners.min(axis=0) * edge, (corners.max(axis=0) + 1) * edge
         )
 
+    def sweep(self) -> int:
+        """Delete what writers that died left beside the files, and return how many there were."""
+        swept = 0
+        for directory, _, names in os.walk(self.path):
+            for name in names:
+                if name.endswith(wkwfile.TEMPORARY_SUFFIX):
+                    swept += wkwfile.is_leftover(os.path.join(directory, name), remove=True)
+        return swept
+
     def version(self) -> tuple[int, int]:
         """Return a value that differs after each change made through wkdask, by any process."""
         try:
@@ -211,19 +259,21 @@ class Volume:
     def _parts(self, region: Region) -> Iterator[Overlap]:
         return overlaps(region, (self.header.file_edge,) * 3)
 
-    def _write_part(self, part: Overlap, voxels: NDArray[np.generic]) -> None:
+    def _write_part(self, part: Overlap, voxels: NDArray[np.generic]) -> int:
+        """Write what falls into one file, and return the bytes that went there."""
         path, edge = self.file_path(part.cell), self.header.file_edge
         box = BoundingBox((axis.start for axis in part.source), voxels.shape[1:])
         is_whole = box.size == (edge, edge, edge)
         if not is_whole and not self.header.is_compressed:
             wkwfile.patch(path, self.header, box, voxels, fsync=self.options.fsync)
-            return
+            return voxels.nbytes
         with (
             self._old_file(path, is_whole) as old,
             wkwfile.writing(path, self.header, self.options) as new,
         ):
             for piece in new.pieces:
                 new.append(_merged(old, piece, box, voxels))
+        return new.size_bytes
 
     def _old_file(self, path: str, is_whole: bool) -> contextlib.AbstractContextManager[Any]:
         """Open the file that is to be merged, if there is one."""

@@ -62,7 +62,7 @@ class WriteOptions:
     """Whether files of nothing but zeros are written. A missing file means the same."""
     hc_level: int | None = None
     """How hard LZ4HC tries, from 3 to 12: smaller files against time. By default 10 for blocks
-    that shrink to less than a quarter, where it pays, and 4 for others."""
+    that shrink to less than a sixteenth, where it pays, and 5 for others."""
 
     def __post_init__(self) -> None:
         if self.hc_level is None:
@@ -252,12 +252,18 @@ class PieceWriter:
         self._descriptor = descriptor
         self._path = path
         self._header = header
+        self._options = options
         self._packer = codec.BlockPacker(header, options.hc_level)
         self._sizes: list[NDArray[np.int64]] = []
         self._end = header.data_offset_bytes
         self._reserved = 0
         self.is_zero = True
         """Whether no voxel so far was anything but zero."""
+
+    @property
+    def size_bytes(self) -> int:
+        """The bytes of the file so far; none if there is nothing to keep of it."""
+        return 0 if self.is_zero and not self._options.keep_zeros else self._end
 
     @property
     def pieces(self) -> Iterator[BoundingBox]:
@@ -338,7 +344,7 @@ def writing(
         writer = PieceWriter(descriptor, path, header, options)
         yield writer
         with _naming(path, "writing"):
-            if writer.is_zero and not options.keep_zeros:
+            if not writer.size_bytes:
                 _remove(path, options.fsync)
                 return
             writer.finish()
