@@ -18,9 +18,11 @@ __all__ = [
     "MagView",
     "View",
     "check",
+    "clear_journals",
     "create",
     "downsample",
     "errors",
+    "journals",
     "open",
     "open_mag",
 ]
@@ -33,8 +35,10 @@ _HOMES = {
     "MagView": "dataset",
     "View": "view",
     "check": "checking",
+    "clear_journals": "journal",
     "create": "dataset",
     "downsample": "pyramid",
+    "journals": "journal",
     "open": "dataset",
     "open_mag": "dataset",
 }
@@ -44,6 +48,7 @@ if TYPE_CHECKING:
     from wkdask.checking import check
     from wkdask.dataset import Dataset, Layer, MagView, create, open, open_mag  # noqa: A004
     from wkdask.geometry import BoundingBox, Mag
+    from wkdask.journal import clear_journals, journals
     from wkdask.pyramid import downsample
     from wkdask.view import View
 

@@ -69,6 +69,28 @@ def check(path: str, level: str, sweep: bool, as_json: bool, progress: bool | No
 
 
 @main.command()
+@click.argument("path", type=click.Path())
+@click.option("--clear", is_flag=True, help="Delete them; runs then begin from the start.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+def journals(path: str, clear: bool, as_json: bool) -> None:
+    """List what resumable runs below PATH, a dataset, layer or mag, noted as done."""
+    from dataclasses import asdict
+
+    from wkdask import journal
+
+    with _errors_as_text():
+        found = journal.journals(path)
+        if clear:
+            journal.clear_journals(path)
+    if as_json:
+        click.echo(json.dumps([asdict(each) for each in found], indent=2))
+        return
+    for each in found:
+        click.echo(f"{each.path}: {each.records} chunks done, {each.size_bytes} bytes")
+    click.echo(f"{len(found)} journals{' deleted' if clear else ''}")
+
+
+@main.command()
 @click.argument("dataset", type=click.Path(), required=False)
 @click.option(
     "--output",
