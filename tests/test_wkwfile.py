@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
 import socket
@@ -10,6 +11,7 @@ import stat
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -958,6 +960,7 @@ class TestNoRegularFiles:
 
 WRITER = """
 import sys
+import time
 import numpy as np
 from wkdask import wkwfile
 from wkdask.header import VolumeHeader
@@ -1068,9 +1071,117 @@ class TestLeftovers:
 
     @pytest.mark.timeout(20)
     def test_what_can_not_be_opened_is_no_leftover(self, tmp_path):
-        assert not wkwfile.is_leftover(str(tmp_path / "nothing"))
-        os.mkfifo(tmp_path / "pipe.wkdask-tmp")
-        wkwfile.is_leftover(str(tmp_path / "pipe.wkdask-tmp"))
+        for ask in (wkwfile.is_leftover, wkwfile.sweep_leftover):
+            assert not ask(str(tmp_path / "nothing"))
+
+    @pytest.mark.timeout(20)
+    @pytest.mark.parametrize(
+        "make",
+        [os.mkdir, os.mkfifo, lambda path: os.symlink(__file__, path)],
+        ids=["directory", "pipe", "link"],
+    )
+    def test_only_regular_files_are_leftovers(self, tmp_path, make):
+        path = tmp_path / "x0.wkw.0.wkdask-tmp"
+        make(path)
+        for ask in (wkwfile.is_leftover, wkwfile.sweep_leftover):
+            assert not ask(str(path))
+        assert os.path.lexists(path)
+
+    def test_a_writer_that_finishes_before_it_is_asked_about(self, tmp_path, monkeypatch):
+        path, flock = tmp_path / "x0.wkw.0.wkdask-tmp", wkwfile.fcntl.flock
+
+        def finish(descriptor: int, how: int) -> None:
+            path.rename(tmp_path / "x0.wkw")
+            flock(descriptor, how)
+
+        monkeypatch.setattr(wkwfile.fcntl, "flock", finish)
+        for ask in (wkwfile.is_leftover, wkwfile.sweep_leftover):
+            path.touch()
+            assert not ask(str(path))
+            assert os.listdir(tmp_path) == ["x0.wkw"]
+
+    @pytest.mark.timeout(20)
+    def test_a_file_system_that_counts_no_links(self, path, header, monkeypatch):
+        fstat, seen = os.fstat, []
+
+        def count_none(descriptor: int) -> os.stat_result:
+            seen.append(len(unfinished(path)))
+            values = list(fstat(descriptor))
+            values[stat.ST_NLINK] = 0
+            return os.stat_result(values)
+
+        monkeypatch.setattr(wkwfile.os, "fstat", count_none)
+        write(str(path), header, voxels_for(header))
+        assert set(seen) == {1}, "one unfinished file is enough"
+        assert [*path.parent.iterdir()] == [path]
+
+    @pytest.mark.timeout(20)
+    def test_a_writer_gives_up_if_each_of_its_files_is_swept(self, path, header, monkeypatch):
+        flock = wkwfile.fcntl.flock
+
+        def sweep(descriptor: int, how: int) -> None:
+            for each in unfinished(path):
+                each.unlink()
+            flock(descriptor, how)
+
+        monkeypatch.setattr(wkwfile.fcntl, "flock", sweep)
+        with pytest.raises(StorageError, match=str(path)):
+            write(str(path), header, voxels_for(header))
+
+
+class TestSweeping:
+    def test_a_living_writer_and_then_a_dead_one(self, path):
+        with Writer(path) as writer:
+            (living,) = unfinished(path)
+            assert not wkwfile.sweep_leftover(str(living))
+            assert living.exists()
+            writer.process.kill()
+            writer.process.wait(20)
+            assert wkwfile.sweep_leftover(str(living))
+            assert not living.exists()
+
+    @pytest.mark.parametrize(
+        ("age", "older_than", "is_swept"),
+        [
+            (0, 0.0, True),
+            (-100, 0.0, True),  # by the clock of a server that is ahead
+            (-100, 50.0, False),
+            (100, 50.0, True),
+            (100, 150.0, False),
+        ],
+    )
+    def test_age(self, tmp_path, age, older_than, is_swept):
+        path = tmp_path / "x0.wkw.0.wkdask-tmp"
+        path.touch()
+        modified = time.time() - age
+        os.utime(path, (modified, modified))
+        assert wkwfile.sweep_leftover(str(path), older_than_seconds=older_than) == is_swept
+        assert path.exists() != is_swept
+
+    def test_the_file_is_open_for_writing_when_it_is_locked(self, tmp_path, monkeypatch):
+        """NFS refuses a lock for one alone otherwise, with EBADF."""
+        path, flock = tmp_path / "x0.wkw.0.wkdask-tmp", wkwfile.fcntl.flock
+
+        def like_nfs(descriptor: int, how: int) -> None:
+            writable = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+            if how & fcntl.LOCK_EX and not writable:
+                raise OSError(errno.EBADF, "Bad file descriptor")
+            flock(descriptor, how)
+
+        path.touch()
+        monkeypatch.setattr(wkwfile.fcntl, "flock", like_nfs)
+        assert wkwfile.is_leftover(str(path))
+        assert wkwfile.sweep_leftover(str(path))
+
+    def test_a_directory_that_refuses(self, tmp_path, monkeypatch):
+        path = tmp_path / "x0.wkw.0.wkdask-tmp"
+        path.touch()
+
+        def refuse(*_: object) -> None:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        monkeypatch.setattr(wkwfile.os, "unlink", refuse)
+        assert not wkwfile.sweep_leftover(str(path))
 
 
 def play(monkeypatch: pytest.MonkeyPatch, call: str, failure: BaseException) -> None:

@@ -225,7 +225,7 @@ def _link(path: str, root: str) -> Iterator[Finding]:
 
 def _unfinished(path: str, sweep: bool) -> Iterator[Finding]:
     """Yield a finding unless the writer of an unfinished file is at work."""
-    if wkwfile.is_leftover(path, remove=sweep):
+    if wkwfile.sweep_leftover(path) if sweep else wkwfile.is_leftover(path):
         fate = "was deleted" if sweep else "can be deleted: wkdask check --sweep"
         yield Finding("leftover", path, f"{path} was left by a writer that died, and {fate}")
 

@@ -12,6 +12,7 @@ import errno
 import fcntl
 import os
 import stat
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ __all__ = [
     "pieces_of",
     "read_into",
     "replacing",
+    "sweep_leftover",
     "writing",
 ]
 
@@ -49,6 +51,7 @@ _RESERVE_BYTES, _RESERVE_FROM_BYTES = 2**23, 2**20
 _NO_ENDS = np.empty(0, dtype=np.int64)
 # LZ4 expands at most 255 times: a length byte stands for no more than 255 voxels' bytes.
 _LZ4_MAX_RATIO = 255
+_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -432,29 +435,55 @@ def patch(
                 os.fsync(file.descriptor)
 
 
-def is_leftover(path: str, *, remove: bool = False) -> bool:
-    """Return whether an unfinished file belongs to a writer that is dead; remove it if asked to.
+def is_leftover(path: str) -> bool:
+    """Return whether an unfinished file belongs to a writer that is dead.
 
     A living writer holds a lock on its file, which the system takes away when it dies. Where the
-    file system knows no locks, every writer counts as living.
+    file system knows no locks, every writer counts as living; where it keeps them on one machine,
+    writers on other machines count as dead.
     """
     # Shared, so that two who ask at the same time do not take each other for the writer.
-    kind = fcntl.LOCK_EX if remove else fcntl.LOCK_SH
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-        if remove:
+    with _taken_over(path, os.O_RDONLY, fcntl.LOCK_SH) as status:
+        return status is not None
+
+
+def sweep_leftover(path: str, *, older_than_seconds: float = 0.0) -> bool:
+    """Remove an unfinished file of a writer that is dead, as far as `is_leftover` can tell.
+
+    Parameters
+    ----------
+    path
+        The file.
+    older_than_seconds
+        How long ago it must have been modified, for file systems that keep locks on one machine.
+
+    Returns
+    -------
+    bool
+        Whether it was such a file and was removed.
+    """
+    # Network file systems lock a file for one alone only if it is open for writing.
+    with _taken_over(path, os.O_RDWR, fcntl.LOCK_EX) as status, contextlib.suppress(OSError):
+        # The clock of a file server may be ahead.
+        if status and max(time.time() - status.st_mtime, 0) >= older_than_seconds:
             # A writer that was about to lock it sees that its file has no name, and makes another.
             os.unlink(path)
-    except OSError:
-        return False
-    else:
-        return True
-    finally:
-        os.close(descriptor)
+            return True
+    return False
+
+
+@contextlib.contextmanager
+def _taken_over(path: str, flags: int, lock: int) -> Iterator[os.stat_result | None]:
+    """Hold the lock of a dead writer, and yield the status of its file; None if there is none."""
+    status = None
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, lock | fcntl.LOCK_NB)
+            # Asked by name: a writer that finished meanwhile has given its file another one.
+            status = os.lstat(path)
+        yield status if status and stat.S_ISREG(status.st_mode) else None
 
 
 # --- checks -------------------------------------------------------------------------------------
@@ -554,15 +583,24 @@ def _private(path: str) -> Iterator[tuple[int, str]]:
 
 
 def _locked_file(path: str) -> tuple[int, str]:
-    while True:
-        temporary = f"{path}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
-        descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        # Somebody who sweeps leftovers may have taken it in the instant before it was locked.
-        if os.fstat(descriptor).st_nlink:
-            return descriptor, temporary
+    """Make a file beside `path` and lock it, for as long as its descriptor is open."""
+    descriptor, temporary = _new_locked_file(path)
+    for _ in range(_TRIES):
+        # Somebody who sweeps leftovers may have taken it in the instant before it was locked. Some
+        # file systems count no links of any file, so the name is looked for as well.
+        if os.fstat(descriptor).st_nlink or os.path.lexists(temporary):
+            break
         os.close(descriptor)
+        descriptor, temporary = _new_locked_file(path)
+    return descriptor, temporary
+
+
+def _new_locked_file(path: str) -> tuple[int, str]:
+    temporary = f"{path}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
+    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+    with contextlib.suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return descriptor, temporary
 
 
 def _commit(descriptor: int, temporary: str, path: str, fsync: bool) -> None:
