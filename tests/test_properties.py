@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wkdask import properties as props
+from wkdask import wkwfile
 from wkdask.errors import (
     AccessError,
     ArgumentError,
@@ -530,6 +531,26 @@ class TestDisk:
             save(tmp_path, self.dataset)
         assert (tmp_path / FILE_NAME).read_text() == "old"
         assert os.listdir(tmp_path) == [FILE_NAME]
+
+    @pytest.mark.parametrize("step", ["fsync", "replace"])
+    def test_the_unfinished_file_is_locked_until_it_has_its_name(self, tmp_path, monkeypatch, step):
+        do, seen = getattr(os, step), []
+
+        def look(*arguments: Any) -> None:
+            seen.extend(map(wkwfile.is_leftover, map(str, tmp_path.glob("*.wkdask-tmp"))))
+            do(*arguments)
+
+        monkeypatch.setattr(props.os, step, look)
+        save(tmp_path, self.dataset)
+        assert seen == [False]
+
+    def test_a_file_system_without_locks(self, tmp_path, monkeypatch):
+        def refuse(*_: object) -> None:
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        monkeypatch.setattr(props.fcntl, "flock", refuse)
+        save(tmp_path, self.dataset)
+        assert load(tmp_path) == self.dataset
 
     @pytest.mark.parametrize("mode", [0o600, 0o644, 0o664, 0o440])
     def test_permissions_of_an_existing_file_are_kept(self, tmp_path, mode):

@@ -354,8 +354,7 @@ def save(directory: str | os.PathLike[str], properties: DatasetProperties) -> No
     # The ending is that of every unfinished file of wkdask.
     temporary = os.path.join(directory, f".{FILE_NAME}.{uuid.uuid4().hex}.wkdask-tmp")
     try:
-        _write_new(temporary, data, path)
-        os.replace(temporary, path)
+        _replace(path, temporary, data)
     except (FileNotFoundError, NotADirectoryError):
         raise _missing(directory) from None
     except OSError as error:
@@ -681,11 +680,15 @@ def _missing(directory: str | os.PathLike[str]) -> MissingError:
     )
 
 
-def _write_new(path: str, data: bytes, like: str) -> None:
-    """Write a new file with the permissions of `like`, or the default ones if there is none."""
-    with open(path, "xb") as file:
+def _replace(path: str, temporary: str, data: bytes) -> None:
+    """Write a new file with the permissions of the old one, if there is one, and put it there."""
+    with open(temporary, "xb") as file:
+        # Until it has its name, by which those who sweep tell it from what a dead writer left.
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
         with contextlib.suppress(FileNotFoundError):
-            os.chmod(path, stat.S_IMODE(os.stat(like).st_mode))
+            os.chmod(temporary, stat.S_IMODE(os.stat(path).st_mode))
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+        os.replace(temporary, path)
