@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -21,7 +22,7 @@ import wkdask
 from wkdask import checking
 from wkdask.checking import CheckReport, Finding, as_json
 from wkdask.cli import main
-from wkdask.errors import ArgumentError, MissingError, PropertiesError
+from wkdask.errors import ArgumentError, MissingError, PropertiesError, StorageError
 from wkdask.geometry import BoundingBox
 from wkdask.header import VolumeHeader
 from wkdask.volume import Volume
@@ -182,15 +183,36 @@ class TestDamage:
         os.mkfifo(path)
         assert only(wkdask.check(dataset.path, level=level)).kind == "unreadable"
 
-    @pytest.mark.parametrize("name", ["z7", "z0/y7"])
-    def test_a_file_in_place_of_a_directory(self, dataset, name):
-        (dataset.path / "color" / "1" / name).write_bytes(b"?")
+    @pytest.mark.parametrize("name", ["z1", "z0/y1"])
+    def test_one_directory_that_can_not_be_listed_does_not_hide_the_others(self, dataset, name):
+        loop = dataset.path / "color" / "1" / name
+        loop.symlink_to(loop)
+        file_of(dataset).write_bytes(b"no")
         report = wkdask.check(dataset.path)
-        assert not report.ok
-        finding = only(report)
-        assert finding.kind == "unreadable"
-        assert name in finding.text
-        assert report.files == 4, "the other mags are looked at"
+        assert {finding.path for finding in report.findings} == {str(loop), str(file_of(dataset))}
+        assert set(kinds(report)) == {"unreadable"}
+        assert report.files == 6
+
+    def test_a_file_that_is_removed_meanwhile_holds_zeros(self, dataset, monkeypatch):
+        run_all = checking.run_all
+
+        def remove_and_run(*arguments: Any, **options: Any) -> Any:
+            file_of(dataset).unlink()
+            return run_all(*arguments, **options)
+
+        monkeypatch.setattr(checking, "run_all", remove_and_run)
+        assert wkdask.check(dataset.path).findings == ()
+
+    def test_a_directory_that_is_removed_meanwhile_holds_zeros(self, dataset, monkeypatch):
+        scandir, gone = os.scandir, file_of(dataset).parent
+
+        def remove_and_list(path: str) -> Any:
+            if path == str(gone):
+                shutil.rmtree(gone)
+            return scandir(path)
+
+        monkeypatch.setattr(checking.os, "scandir", remove_and_list)
+        assert wkdask.check(dataset.path).findings == ()
 
 
 class TestProperties:
@@ -276,6 +298,7 @@ class TestOddities:
             "z0/y0/x.wkw",
             "z0/y0/x00.wkw",
             "z0/y0/x-1.wkw",
+            "z0/y0/x1\N{ARABIC-INDIC DIGIT THREE}.wkw",
             "z0/y0/x1.wkw_tmp",  # of libwkw
             "z01",
             "y0",
@@ -285,6 +308,25 @@ class TestOddities:
     def test_a_stray(self, dataset, name):
         path = dataset.path / "color" / "1" / name
         path.write_bytes(b"?")
+        found = self.oddity(dataset)
+        assert (found.kind, found.path) == ("stray", str(path))
+
+    @pytest.mark.parametrize("name", ["z1", "z0/y1"])
+    @pytest.mark.parametrize("bare", [False, True])
+    def test_a_file_in_place_of_a_directory(self, dataset, name, bare):
+        path = dataset.path / "color" / "1" / name
+        path.write_bytes(b"?")
+        report = wkdask.check(dataset.path / "color" / "1" if bare else dataset.path, level=2)
+        found = only(report)
+        assert (found.kind, found.path) == ("stray", str(path))
+        assert report.files == (2 if bare else 6), "the rest of the mag is looked at"
+        with pytest.raises(StorageError, match=name):
+            dataset["color"][1].read((0, 0, 0), (8, 16, 16))
+
+    @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo], ids=["directory", "pipe"])
+    def test_only_files_are_leftovers(self, dataset, make):
+        path = dataset.path / "color" / "1" / "z0" / f"y0{TEMPORARY_SUFFIX}"
+        make(path)
         found = self.oddity(dataset)
         assert (found.kind, found.path) == ("stray", str(path))
 
@@ -342,6 +384,19 @@ with wkwfile.writing(sys.argv[1], VolumeHeader("uint8", 1, 4, 2, "lz4")):
 """
 
 
+def age(path: Path, seconds: float = 3700) -> None:
+    modified = time.time() - seconds
+    os.utime(path, (modified, modified))
+
+
+def leftover(directory: Path, seconds: float = 3700) -> Path:
+    """Return a file that a writer left there before it died."""
+    path = directory / f"x0.wkw.0123456789abcdef{TEMPORARY_SUFFIX}"
+    path.write_bytes(b"half a file")
+    age(path, seconds)
+    return path
+
+
 class TestLeftovers:
     def test_of_a_dead_writer_but_not_of_a_living_one(self, dataset):
         root = str(Path(wkdask.__file__).parents[1])
@@ -359,13 +414,15 @@ class TestLeftovers:
         finally:
             process.kill()
             process.communicate(timeout=20)
-        found = only(report := wkdask.check(dataset.path, level=2))
+        found = only(report := wkdask.check(dataset.path, level=2, sweep=True))
         assert report.ok
         assert (found.kind, found.path) == ("leftover", str(path))
-        assert "delete" in found.text
+        assert "modified less than an hour ago: it stays" in found.text
+        age(path)
+        assert "can be deleted" in only(wkdask.check(dataset.path)).text
         swept = only(wkdask.check(dataset.path, sweep=True))
         assert (swept.kind, swept.path) == ("leftover", str(path))
-        assert "deleted" in swept.text
+        assert "was deleted" in swept.text
         assert not path.exists()
         assert wkdask.check(dataset.path).findings == ()
 
@@ -380,11 +437,76 @@ class TestLeftovers:
         assert dataset["color"][1].read((0, 0, 0), (1, 1, 1)).item() == 9
 
     def test_sweeping_by_the_command(self, dataset):
-        path = Path(f"{file_of(dataset)}.0123456789abcdef{TEMPORARY_SUFFIX}")
-        path.write_bytes(b"half a file")
+        path = leftover(file_of(dataset).parent)
         result = CliRunner().invoke(main, ["check", str(dataset.path), "--sweep"])
         assert result.exit_code == 0
         assert "leftover" in result.output
+        assert not path.exists()
+
+    @pytest.mark.parametrize("sweep", [False, True])
+    def test_young_ones_stay(self, dataset, sweep):
+        path = leftover(file_of(dataset).parent, seconds=3500)
+        found = only(wkdask.check(dataset.path, sweep=sweep))
+        assert (found.kind, found.path) == ("leftover", str(path))
+        assert "its writer may be alive on another machine" in found.text
+        assert path.exists()
+
+    def test_one_that_can_not_be_deleted(self, dataset, monkeypatch):
+        path = leftover(file_of(dataset).parent, seconds=3500)
+        # It was old when it was looked at, and is written to in the instant before it is deleted.
+        monkeypatch.setattr(checking, "_is_young", lambda _: False)
+        assert "could not be deleted" in only(wkdask.check(dataset.path, sweep=True)).text
+        assert path.exists()
+
+    @pytest.mark.parametrize("name", ["z0", "z0/y0", "."])
+    def test_nothing_is_deleted_behind_a_link_that_leaves(self, dataset, tmp_path, name):
+        path = (dataset.path / "color" / "1" / name).absolute()
+        elsewhere = path.rename(tmp_path / "elsewhere")
+        path.symlink_to(elsewhere)
+        left = leftover(elsewhere)
+        report = wkdask.check(dataset.path, sweep=True)
+        assert sorted(kinds(report)) == ["leftover", "link"]
+        assert "lies outside of the dataset: it stays" in str(report)
+        assert left.exists()
+
+    def test_nothing_is_deleted_in_a_mag_that_lies_elsewhere(self, dataset, tmp_path):
+        elsewhere = (dataset.path / "color" / "1").rename(tmp_path / "elsewhere")
+        value = json.loads((dataset.path / JSON).read_text())
+        value["dataLayers"][0]["mags"][0]["path"] = "../elsewhere"
+        (dataset.path / JSON).write_text(json.dumps(value))
+        left = leftover(elsewhere)
+        report = wkdask.check(dataset.path, sweep=True)
+        assert report.files == 6
+        assert sorted(kinds(report)) == ["leftover", "link"]
+        assert left.exists()
+
+    def test_behind_a_link_that_stays(self, dataset):
+        path = dataset.path / "color" / "1" / "z0"
+        path.symlink_to(path.rename(dataset.path / "moved"))
+        left = leftover(dataset.path / "moved")
+        found = only(wkdask.check(dataset.path, sweep=True))
+        assert found.path == str(path / left.name)
+        assert not left.exists()
+
+    @pytest.mark.parametrize("name", [".", "color", "color/8", "color/8/z0", "color/8/z0/y0"])
+    def test_beside_the_mags_that_are_listed(self, dataset, name):
+        (dataset.path / name).mkdir(parents=True, exist_ok=True)
+        path = leftover(dataset.path / name)
+        assert only(wkdask.check(dataset.path)).path == str(path)
+        found = only(wkdask.check(dataset.path, sweep=True))
+        assert (found.kind, found.path) == ("leftover", str(path))
+        assert not path.exists()
+
+    def test_in_a_mag_that_can_not_be_opened(self, dataset):
+        (dataset.path / "cells" / "1" / "header.wkw").unlink()
+        path = leftover(dataset.path / "cells" / "1")
+        assert kinds(wkdask.check(dataset.path, sweep=True)) == ["properties", "leftover"]
+        assert not path.exists()
+
+    def test_in_a_bare_mag(self, dataset):
+        path = leftover(dataset.path / "color" / "1")
+        assert only(wkdask.check(path.parent)).path == str(path)
+        assert only(wkdask.check(path.parent, sweep=True)).path == str(path)
         assert not path.exists()
 
 
