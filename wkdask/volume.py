@@ -240,7 +240,7 @@ class Volume:
         for directory, _, names in os.walk(self.path):
             for name in names:
                 if name.endswith(wkwfile.TEMPORARY_SUFFIX):
-                    swept += wkwfile.is_leftover(os.path.join(directory, name), remove=True)
+                    swept += wkwfile.sweep_leftover(os.path.join(directory, name))
         return swept
 
     def version(self) -> tuple[int, int]:
