@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 from typing import Any, Literal, Protocol
@@ -55,12 +55,18 @@ class Run:
     on_error: OnError = "raise"
     retries: int = 0
     progress: bool = False
+    tag: str = field(default_factory=lambda: uuid.uuid4().hex[:16])
+    """What marks unfinished files of this run, so that those of dead workers can be swept."""
 
     def __post_init__(self) -> None:
         check_executor(self.executor)
         _check_on_error(self.on_error)
         if whole(self.retries, "retries") < 0:
             raise ArgumentError(f"retries is {self.retries}, but must not be negative.")
+
+    def of(self, journal: Journal | None) -> Run:
+        """Return the run of a job, which also sweeps what earlier runs of it left over."""
+        return self if journal is None else replace(self, tag=journal.job)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +109,7 @@ def run_chunks(work: Work, grid: ChunkGrid, run: Run, journal: Journal | None = 
     positions: Iterable[Vec3] = product(*map(range, grid.shape))  # type: ignore[assignment]
     if journal is not None:
         positions = log.without_done(positions, journal)
-    call = partial(_run_chunk, work, grid, journal)
+    call = partial(_run_chunk, work, grid, journal, run.tag)
     outcomes = stream_calls(
         call, positions, run.executor, name="wkdask-chunks", retries=run.retries
     )
@@ -253,11 +259,11 @@ def chunk_graph(work: Work, grid: ChunkGrid, *, on_error: OnError = "raise") -> 
 
 
 def _run_chunk(
-    work: Work, grid: ChunkGrid, journal: Journal | None, position: Vec3
+    work: Work, grid: ChunkGrid, journal: Journal | None, tag: str, position: Vec3
 ) -> tuple[int, int]:
     """Run one chunk, and return the voxels and bytes that it wrote."""
     index, box = grid.index(position), grid.chunk_box(position)
-    with counting() as written:
+    with counting(tag) as written:
         try:
             work(position)
             if journal is not None:
@@ -271,7 +277,7 @@ def _run_chunk(
 def _lazy_chunk(work: Work, grid: ChunkGrid, collect: bool, position: Vec3) -> NDArray[np.object_]:
     receipt = ChunkReceipt(grid.index(position))
     try:
-        _run_chunk(work, grid, None, position)
+        _run_chunk(work, grid, None, "", position)
     except Exception as error:
         if not collect and is_on_worker():
             # distributed would drop an error that can't be pickled, and the note with it.

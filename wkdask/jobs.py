@@ -6,18 +6,32 @@ nor volumes.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from types import (
+    BuiltinFunctionType,
+    CodeType,
+    FunctionType,
+    GetSetDescriptorType,
+    MemberDescriptorType,
+    MethodType,
+    ModuleType,
+)
 from typing import Any
 
 from dask.base import tokenize
-from dask.tokenize import TokenizationError
+from dask.tokenize import TokenizationError, normalize_object, normalize_token
 
 from wkdask.errors import ArgumentError
 
 __all__ = ["job_name"]
+
+_LONGEST = 200
+
+# What a class has beside its members, some of it with a line or an address.
+_PLACES = ("__dict__", "__weakref__", "__firstlineno__", "__abstractmethods__", "_abc_impl")
+
+_DESCRIPTORS = GetSetDescriptorType, MemberDescriptorType
 
 
 def job_name(resume: bool | str, function: Callable[..., Any] | None, *facts: Any) -> str:
@@ -29,7 +43,7 @@ def job_name(resume: bool | str, function: Callable[..., Any] | None, *facts: An
         A name that the user gave, or True to have one computed.
     function
         What is called: its code, its defaults, what it encloses, and the global names that it uses
-        count; so do functions of its own module that it calls, but not those of others.
+        count; so do functions and classes of its own module that it uses, but not those of others.
     *facts
         What else makes a difference: paths, boxes, chunk sizes.
 
@@ -46,8 +60,9 @@ def job_name(resume: bool | str, function: Callable[..., Any] | None, *facts: An
     if isinstance(resume, str):
         return _checked(resume)
     try:
-        return str(tokenize(_fingerprint(function, set()), *facts, ensure_deterministic=True))
-    except TokenizationError as error:
+        code = _fingerprint(function, getattr(function, "__module__", None), set())
+        return str(tokenize(code, *facts, ensure_deterministic=True))
+    except (TokenizationError, RecursionError) as error:
         raise ArgumentError(
             f"nobody can tell whether {function!r} is the same function in another run: {error}. "
             'Name the job yourself: resume="a-name", and change it with what the function does.'
@@ -55,30 +70,49 @@ def job_name(resume: bool | str, function: Callable[..., Any] | None, *facts: An
 
 
 def _checked(name: str) -> str:
-    if not name or name.startswith(".") or not all(c.isalnum() or c in "-_." for c in name):
+    is_good = name and not name.startswith(".") and all(c.isalnum() or c in "-_." for c in name)
+    if not is_good or len(name.encode()) > _LONGEST:
         raise ArgumentError(
             f"resume is {name!r}, but the name of a job has only letters, digits, -, _ and dots, "
-            "and does not begin with a dot."
+            f"does not begin with a dot, and has at most {_LONGEST} bytes."
         )
     return name
 
 
-def _fingerprint(value: Any, seen: set[int]) -> Any:
-    """Return plain values that differ between functions that do different things."""
+def _fingerprint(value: Any, module: str | None, seen: set[int]) -> Any:
+    """Return plain values that differ between functions that do different things.
+
+    Classes count with their functions if they are of this module, and by their names otherwise.
+    """
+    look = partial(_fingerprint, module=module, seen=seen)
+    if type(value) in (list, tuple):
+        return type(value).__name__, [look(each) for each in value]
+    if type(value) in (set, frozenset):
+        # Their order differs between processes.
+        return type(value).__name__, sorted(map(look, value), key=repr)
+    if type(value) is dict:
+        return "dict", [(look(name), look(each)) for name, each in value.items()]
     if isinstance(value, partial):
-        arguments = [_fingerprint(each, seen) for each in value.args]
-        keywords = {name: _fingerprint(each, seen) for name, each in value.keywords.items()}
-        return "partial", _fingerprint(value.func, seen), arguments, keywords
+        look = partial(_fingerprint, module=getattr(value.func, "__module__", None), seen=seen)
+        return "partial", look(value.func), look(value.args), look(value.keywords)
     if isinstance(value, MethodType):
-        return "method", _fingerprint(value.__func__, seen), value.__self__
+        function = value.__func__
+        owner = _fingerprint(value.__self__, getattr(function, "__module__", None), seen)
+        return "method", look(function), owner
     if isinstance(value, FunctionType):
         return _of_function(value, seen)
-    if isinstance(value, BuiltinFunctionType | ModuleType):
-        return getattr(value, "__module__", None), value.__name__
+    if isinstance(value, CodeType):
+        return _of_code(value, seen)
+    if isinstance(value, BuiltinFunctionType):
+        return value.__module__, value.__name__, look(value.__self__)
+    if isinstance(value, ModuleType):
+        return "module", value.__name__
     if isinstance(value, type):
-        return "class", value.__module__, value.__qualname__
-    call = inspect.getattr_static(type(value), "__call__", None)
-    return (_fingerprint(call, seen), value) if isinstance(call, FunctionType) else value
+        return _of_class(value, seen) if value.__module__ == module else _class_name(value)
+    # What lru_cache or numba made of a function.
+    if isinstance(wrapped := getattr(value, "__wrapped__", None), FunctionType):
+        return _class_name(type(value)), look(wrapped)
+    return _of_object(value, module, seen)
 
 
 def _of_function(function: FunctionType, seen: set[int]) -> Any:
@@ -86,25 +120,69 @@ def _of_function(function: FunctionType, seen: set[int]) -> Any:
     if id(function) in seen:
         return name
     seen.add(id(function))
-    cells = [_fingerprint(_content(cell), seen) for cell in function.__closure__ or ()]
+    look = partial(_fingerprint, module=function.__module__, seen=seen)
+    cells = [look(_content(cell)) for cell in function.__closure__ or ()]
     used = {
         each: _of_global(function, function.__globals__[each], seen)
         for each in sorted(_names(function.__code__))
         if each in function.__globals__
     }
-    defaults = function.__defaults__, function.__kwdefaults__
-    return name, _of_code(function.__code__), defaults, cells, used
+    defaults = look(function.__defaults__), look(function.__kwdefaults__)
+    return name, _of_code(function.__code__, seen), defaults, cells, used
 
 
 def _of_global(function: FunctionType, value: Any, seen: set[int]) -> Any:
     is_foreign = isinstance(value, FunctionType) and value.__module__ != function.__module__
-    return (value.__module__, value.__qualname__) if is_foreign else _fingerprint(value, seen)
+    if is_foreign:
+        return value.__module__, value.__qualname__
+    return _fingerprint(value, function.__module__, seen)
 
 
-def _of_code(code: CodeType) -> Any:
+def _of_class(kind: type, seen: set[int]) -> Any:
+    if id(kind) in seen:
+        return _class_name(kind)
+    seen.add(id(kind))
+    look = partial(_fingerprint, module=kind.__module__, seen=seen)
+    members = [
+        (name, look(_plain(each))) for name, each in vars(kind).items() if name not in _PLACES
+    ]
+    return _class_name(kind), look(kind.__bases__), members
+
+
+def _class_name(kind: type) -> Any:
+    return "class", kind.__module__, kind.__qualname__
+
+
+def _plain(member: Any) -> Any:
+    """Return the functions of a member of a class."""
+    if isinstance(member, property):
+        return [member.fget, member.fset, member.fdel]
+    if isinstance(member, staticmethod | classmethod):
+        return [type(member).__name__, member.__func__]
+    return None if isinstance(member, _DESCRIPTORS) else member
+
+
+def _of_object(value: Any, module: str | None, seen: set[int]) -> Any:
+    """Return what an object is made of, or the object itself if dask can tell."""
+    kind = type(value)
+    is_own = kind.__module__ == module and normalize_token.dispatch(kind) is normalize_object
+    if not is_own or hasattr(value, "__dask_tokenize__"):
+        return value
+    try:
+        parts = value.__reduce_ex__(2)
+    except TypeError:
+        return value
+    if not isinstance(parts, str):
+        # Items of lists and dicts come as iterators.
+        parts = [list(each) if isinstance(each, Iterator) else each for each in parts]
+    return _of_class(kind, seen), _fingerprint(parts, module, seen)
+
+
+def _of_code(code: CodeType, seen: set[int]) -> Any:
     """Return what code does, without where it stands."""
-    constants = [_of_code(each) if isinstance(each, CodeType) else each for each in code.co_consts]
-    return code.co_code, constants, code.co_names, code.co_varnames, code.co_freevars
+    constants = _fingerprint(code.co_consts, None, seen)
+    names = code.co_names, code.co_varnames, code.co_freevars
+    return code.co_code, code.co_exceptiontable, constants, names
 
 
 def _names(code: CodeType) -> set[str]:

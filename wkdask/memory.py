@@ -34,6 +34,7 @@ class _Host:
     name: str
     threads: int
     limit_bytes: int
+    """0 if there is none."""
 
     @property
     def task_bytes(self) -> int:
@@ -64,7 +65,7 @@ def check_memory(
     """
     for host in _hosts(executor):
         threads = min(host.threads, tasks)
-        if task_bytes * threads > host.limit_bytes * _SHARE:
+        if host.limit_bytes and task_bytes * threads > host.limit_bytes * _SHARE:
             fitting = int(host.limit_bytes * _SHARE) // task_bytes
             fewer = f", or {fitting} thread(s) per worker" if fitting else ""
             raise MemoryLimitError(
@@ -97,11 +98,12 @@ def auto_edge(
         What runs the tasks.
     """
     hosts = list(_hosts(executor))
-    limit = min((host.task_bytes for host in hosts), default=2**63)
     threads = sum(host.threads for host in hosts)
+    limits = [host.task_bytes for host in hosts if host.limit_bytes]
     edge = smallest
-    while 1 < chunks_of(edge) >= threads and bytes_of(2 * edge) <= limit:
-        if chunks_of(2 * edge) < threads:
+    # A cluster that has no workers yet tells nothing.
+    while hosts and threads <= chunks_of(2 * edge) < chunks_of(edge):
+        if limits and bytes_of(2 * edge) > min(limits):
             break
         edge *= 2
     return edge
@@ -114,8 +116,7 @@ def _hosts(executor: Client | Executor | None) -> Iterator[_Host]:
         yield _Host("this machine", workers_of(pool), int(MEMORY_LIMIT))
         return
     for address, worker in client.scheduler_info(n_workers=-1)["workers"].items():
-        if worker["memory_limit"]:
-            yield _Host(f"worker {address}", worker["nthreads"], worker["memory_limit"])
+        yield _Host(f"worker {address}", worker["nthreads"], worker["memory_limit"])
 
 
 def _gib(size_bytes: int) -> str:

@@ -27,7 +27,7 @@ class ChunkFailure:
         return f"chunk {self.index}, {self.box}: {type(self.error).__name__}: {self.error}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class RunReport:
     """How a run went; what chunk functions and stores return."""
 
@@ -55,6 +55,14 @@ class RunReport:
     def ok(self) -> bool:
         """Whether every chunk is done, now or by an earlier run."""
         return self.done + self.skipped == self.chunks
+
+    def __repr__(self) -> str:
+        """Return the counts, which stay short however much failed."""
+        return (
+            f"RunReport(chunks={self.chunks}, done={self.done}, skipped={self.skipped}, "
+            f"failed={self.failed}, voxels={self.voxels}, size_bytes={self.size_bytes}, "
+            f"seconds={self.seconds:.1f})"
+        )
 
     def __str__(self) -> str:
         return "\n".join([_sentence(self), *_failure_lines(self)])
@@ -88,4 +96,4 @@ def _rows(report: RunReport) -> list[tuple[str, str]]:
 def _failure_lines(report: RunReport) -> list[str]:
     lines = [str(failure) for failure in report.failures[:_SHOWN_FAILURES]]
     more = report.failed - len(lines)
-    return [*lines, f"and {more} more"] if more > 0 else lines
+    return [*lines, f"and {more:,} more"] if more > 0 else lines

@@ -116,7 +116,7 @@ def run_store(
         As `chunkmap.run_chunks`.
     """
     grid = _ArrayGrid(array.chunks[1:], corner)
-    work = partial(_store_one, volume, grid, journal)
+    work = partial(_store_one, volume, grid, journal, run.tag)
     receipts = da.blockwise(
         work, _AXES, array, _AXES, ArrayBlockIdDep(array.chunks), _AXES,
         name=f"wkdask-store-{uuid.uuid4().hex}",
@@ -152,12 +152,17 @@ class _ArrayGrid:
 
 
 def _store_one(
-    volume: Volume, grid: _ArrayGrid, journal: Journal | None, voxels: Any, place: tuple[int, ...]
+    volume: Volume,
+    grid: _ArrayGrid,
+    journal: Journal | None,
+    tag: str,
+    voxels: Any,
+    place: tuple[int, ...],
 ) -> NDArray[np.object_]:
     position = place[1], place[2], place[3]
     index, box = grid.index(position), grid.chunk_box(position)
     block: NDArray[Any] = np.empty((1,) * 4, dtype=object)
-    with counting() as written:
+    with counting(tag) as written:
         try:
             if not box.is_empty:
                 volume.write(box, as_voxels(voxels))

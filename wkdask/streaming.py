@@ -7,8 +7,10 @@ iterator as places get free, so that a million of them cost no more memory than 
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 import uuid
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, ThreadPoolExecutor
@@ -23,7 +25,7 @@ import dask
 import dask.array as da
 from dask.base import DaskMethodsMixin
 from dask.local import SynchronousExecutor
-from distributed import Client, Future, as_completed
+from distributed import Client, Future, as_completed, wait
 from distributed.scheduler import KilledWorker
 
 from wkdask.errors import ClusterError, WorkerLostError
@@ -53,6 +55,8 @@ WINDOW = 512
 """Tasks in flight on a cluster, unless it has more than half as many threads."""
 
 _PAUSE_SECONDS = 0.05
+_LOOK_SECONDS = 10
+_TIMEOUT_SECONDS = 300
 
 # A window may need so many times the tasks of its share: the rest is computed more than once.
 _SHARED_WORK = 1.5
@@ -200,7 +204,8 @@ def on_cluster(
 ) -> Iterator[Outcome]:
     """Run items on a cluster, at most a window of them at a time.
 
-    When the iterator is closed, what has not begun is cancelled; what runs goes on to its end.
+    When the iterator is closed, what has not begun is cancelled, and the rest is waited for, except
+    after Ctrl-C, when it goes on to its end alone.
 
     Parameters
     ----------
@@ -219,34 +224,113 @@ def on_cluster(
     Raises
     ------
     ClusterError
-        If the scheduler is lost.
+        If the scheduler is lost, or all workers are for some minutes.
     """
-    window = max(least, 2 * sum(client.nthreads().values()))
+    window = _Window(client, least)
     source = _Retrying(items, retries)
     flying: dict[str, tuple[Future, Any]] = {}
+    suspects: deque[Any] = deque()
     completed = as_completed(loop=client.loop)
+
+    def send(some: list[Any]) -> None:
+        futures = launch(some)
+        flying.update({str(f.key): (f, item) for f, item in zip(futures, some, strict=True)})
+        completed.update(futures)
+
     try:
         while True:
-            # Not one by one: each launch is a message to the scheduler.
-            if len(flying) <= window - window // 8:
-                some = list(islice(source, window - len(flying)))
-                futures = launch(some) if some else []
-                flying |= {str(f.key): (f, item) for f, item in zip(futures, some, strict=True)}
-                completed.update(futures)
+            is_alone = bool(suspects) and not flying
+            if is_alone:
+                send([suspects.popleft()])
+            elif not suspects and window.free(len(flying)):
+                some = list(islice(source, window.free(len(flying))))
+                if some:
+                    send(some)
             if not flying:
                 return
-            done = completed.next_batch(block=True)
-            if len(flying) > len(done):
-                # Short tasks end in quick succession: some are fetched in one message.
-                time.sleep(_PAUSE_SECONDS)
-                done += completed.next_batch(block=False)
+            done = _finished(completed, window, is_alone or len(flying) == 1)
             pairs = [flying.pop(str(future.key)) for future in done]
             for outcome in _results(client, pairs):
-                yield from source.judged(outcome)
+                if isinstance(outcome.error, WorkerLostError) and not is_alone:
+                    # Another task on the same workers may have killed them: it is tried alone.
+                    suspects.append(outcome.item)
+                else:
+                    yield from source.judged(outcome)
             del done, pairs
+    except KeyboardInterrupt:
+        client.cancel([future for future, _ in flying.values()])
+        raise
     finally:
+        # A lost cluster has nothing left to be cancelled.
         with contextlib.suppress(Exception):
-            client.cancel([future for future, _ in flying.values()])
+            _settle(client, [future for future, _ in flying.values()])
+
+
+class _Window:
+    """How many tasks may be in flight; a cluster may grow or vanish while it works."""
+
+    def __init__(self, client: Client, least: int) -> None:
+        self._client, self._least = client, least
+        self._size = least
+        self._asked = -math.inf
+        self._seen: float | None = None
+        self._has_warned = False
+
+    def free(self, flying: int) -> int:
+        """Return how many may be sent now: none, or enough to be worth a message."""
+        self.look()
+        free = self._size - flying
+        return free if free >= self._size // 8 else 0
+
+    def look(self) -> None:
+        """Ask from time to time how large the cluster is.
+
+        Raises
+        ------
+        ClusterError
+            If it had workers, and has had none for too long.
+        """
+        now = time.monotonic()
+        if now < self._asked + _LOOK_SECONDS:
+            return
+        self._asked = now
+        threads = sum(self._client.nthreads().values())
+        self._size = max(self._least, 2 * threads)
+        if threads:
+            self._seen, self._has_warned = now, False
+        elif self._seen is None:
+            return
+        elif now > self._seen + dask.config.get("wkdask.no-workers-timeout", _TIMEOUT_SECONDS):
+            raise ClusterError(
+                f"the cluster has had no worker for {now - self._seen:.0f} s. Start workers and "
+                "run again; resume=True skips what was finished, if this run had it too. The dask "
+                'configuration "wkdask.no-workers-timeout" sets these seconds.'
+            )
+        elif not self._has_warned and now > self._seen + 3 * _LOOK_SECONDS:
+            self._has_warned = True
+            warnings.warn(
+                "the cluster has no worker left; waiting for some", RuntimeWarning, stacklevel=2
+            )
+
+
+def _finished(completed: as_completed, window: _Window, is_last: bool) -> list[Future]:
+    """Wait for some futures; short tasks end in quick succession, and are taken together."""
+    if not is_last:
+        time.sleep(_PAUSE_SECONDS)
+    while not completed.has_ready():
+        time.sleep(_PAUSE_SECONDS / 5)
+        window.look()
+    futures: list[Future] = completed.next_batch(block=False)
+    return futures
+
+
+def _settle(client: Client, futures: list[Future]) -> None:
+    """Cancel what has not begun and wait for the rest, so that nothing writes afterwards."""
+    if not any(future.status == "pending" for future in futures):
+        return
+    begun = {key for keys in client.processing().values() for key in keys}
+    client.cancel([future for future in futures if future.key not in begun])
+    wait([future for future in futures if future.key in begun])
 
 
 def launch_calls(client: Client, call: Callable[[Any], Any], name: str) -> Launch:
@@ -399,7 +483,7 @@ def _single(future: Future, item: Any) -> Outcome:
 def _worker_lost(error: KilledWorker) -> WorkerLostError:
     where = getattr(error.last_worker, "address", error.last_worker)
     return WorkerLostError(
-        f"{error.allowed_failures + 1} workers died while they ran this chunk, the last one at "
-        f"{where}. Most often that is memory: use smaller chunks or fewer threads per worker. The "
-        "worker's log tells more."
+        f"{error.allowed_failures + 1} workers died while they ran this chunk alone, the last one "
+        f"at {where}. Most often that is memory: use smaller chunks or fewer threads per worker. "
+        "The worker's log tells more."
     )

@@ -415,7 +415,7 @@ class View:
             or dask's threads.
         retries, resume, check_memory, progress
             See `for_each_chunk`. What makes a job the same is the name of the array, which dask
-            computes from what it consists of.
+            computes from what it consists of; of a NumPy array, its values.
 
         Returns
         -------
@@ -447,11 +447,14 @@ class View:
             needed = 2 * prod(map(max, array.chunks)) * array.itemsize + memory.TASK_BYTES
             size = tuple(map(max, array.chunks[1:]))
             memory.check_memory(needed, (size[0], size[1], size[2]), array.npartitions, executor)
-        journal = view._journal(resume, None, array.name, array.chunks, corner)
+        # A NumPy array has another name in dask each time.
+        data = x if isinstance(x, np.ndarray) else array.name
+        journal = view._journal(resume, None, data, array.chunks, corner)
+        run = run.of(journal)
         try:
             return storing.run_store(array, view._volume, corner, run, journal)
         finally:
-            view._finish(executor)
+            view._finish(run)
 
     # --- functions of chunks ----------------------------------------------------------------
 
@@ -532,7 +535,7 @@ class View:
         if check_memory:
             memory.check_memory(2 * view._bytes_of(grid), grid.chunk_size, len(grid), executor)
         journal = view._journal(resume, work_on_chunk, grid.chunk_size)
-        return view._run(work, grid, run, journal)
+        return view._run(work, grid, run.of(journal), journal)
 
     def for_zipped_chunks(
         self,
@@ -598,7 +601,7 @@ class View:
             needed = source._bytes_of(grids[0]) + target._bytes_of(grids[1])
             memory.check_memory(needed, grids[1].chunk_size, len(grids[1]), executor)
         journal = target._journal(resume, work_on_chunk, source, grids[1].chunk_size)
-        return target._run(work, grids[1], run, journal)
+        return target._run(work, grids[1], run.of(journal), journal)
 
     # --- identity ---------------------------------------------------------------------------
 
@@ -746,14 +749,14 @@ class View:
         try:
             return chunkmap.run_chunks(work, grid, run, journal)
         finally:
-            self._finish(run.executor)
+            self._finish(run)
 
-    def _finish(self, executor: Client | Executor | None) -> None:
+    def _finish(self, run: chunkmap.Run) -> None:
         """Note that voxels may have changed, and sweep up after workers that died."""
         if self._read_only:
             return
-        if executor is not None or active_client(executor) is not None:
-            self._volume.sweep()
+        if run.executor is not None or active_client(None) is not None:
+            self._volume.sweep(run.tag)
         self._volume.note_change()
 
 

@@ -66,12 +66,13 @@ _written: ContextVar[Written | None] = ContextVar("wkdask-written", default=None
 
 
 @contextlib.contextmanager
-def counting() -> Iterator[Written]:
-    """Count what this thread writes to any volume."""
+def counting(tag: str = "") -> Iterator[Written]:
+    """Count what this thread writes to any volume; unfinished files carry the tag."""
     written = Written()
     token = _written.set(written)
     try:
-        yield written
+        with wkwfile.tagged(tag):
+            yield written
     finally:
         _written.reset(token)
 
@@ -234,14 +235,20 @@ class Volume:
             corners.min(axis=0) * edge, (corners.max(axis=0) + 1) * edge
         )
 
-    def sweep(self) -> int:
-        """Delete what writers that died left beside the files, and return how many there were."""
-        swept = 0
-        for directory, _, names in os.walk(self.path):
-            for name in names:
-                if name.endswith(wkwfile.TEMPORARY_SUFFIX):
-                    swept += wkwfile.sweep_leftover(os.path.join(directory, name))
-        return swept
+    def sweep(self, tag: str) -> int:
+        """Delete what dead writers with a tag left beside the files; return how many there were.
+
+        Others are left alone: some file systems keep locks on one machine, and do not tell here
+        that a writer elsewhere is alive.
+        """
+        ending = f".{tag}{wkwfile.TEMPORARY_SUFFIX}"
+        left = (
+            os.path.join(directory, name)
+            for directory, _, names in os.walk(self.path)
+            for name in names
+            if name.endswith(ending)
+        )
+        return sum(map(wkwfile.sweep_leftover, left))
 
     def version(self) -> tuple[int, int]:
         """Return a value that differs after each change made through wkdask, by any process."""

@@ -15,6 +15,7 @@ import stat
 import time
 import uuid
 from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,7 @@ __all__ = [
     "read_into",
     "replacing",
     "sweep_leftover",
+    "tagged",
     "writing",
 ]
 
@@ -45,6 +47,8 @@ TEMPORARY_SUFFIX = ".wkdask-tmp"
 """What the names of unfinished files end with; no reader of WKW takes them for data."""
 
 Voxels = NDArray[Any]
+
+_tag: ContextVar[str] = ContextVar("wkdask-tag", default="")
 
 _PIECE_BYTES = 2**25
 _RESERVE_BYTES, _RESERVE_FROM_BYTES = 2**23, 2**20
@@ -435,6 +439,16 @@ def patch(
                 os.fsync(file.descriptor)
 
 
+@contextlib.contextmanager
+def tagged(tag: str) -> Iterator[None]:
+    """Let unfinished files of this thread carry a tag in their names, by which they are swept."""
+    token = _tag.set(tag)
+    try:
+        yield
+    finally:
+        _tag.reset(token)
+
+
 def is_leftover(path: str) -> bool:
     """Return whether an unfinished file belongs to a writer that is dead.
 
@@ -596,7 +610,9 @@ def _locked_file(path: str) -> tuple[int, str]:
 
 
 def _new_locked_file(path: str) -> tuple[int, str]:
-    temporary = f"{path}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
+    tag = _tag.get()
+    mark = f".{tag}" if tag else ""
+    temporary = f"{path}.{uuid.uuid4().hex}{mark}{TEMPORARY_SUFFIX}"
     descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
     with contextlib.suppress(OSError):
         fcntl.flock(descriptor, fcntl.LOCK_EX)
