@@ -614,6 +614,21 @@ class TestFullDisk:
             change(volume, what)  # and with room it works
         assert {level: problem for level, problem in problems.items() if problem} == {}
 
+    @KINDS
+    def test_what_was_taken_ahead_is_room_for_the_rest(
+        self, tmp_path: Path, kind: Any, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr(wkwfile, "_ROOMY_BYTES", -1)
+        monkeypatch.setattr(wkwfile, "_RESERVE_FROM_BYTES", 1)
+        with small_disk(tmp_path / "disk", 2**22) as disk:
+            volume = Volume.create(disk / "1", disk_header(kind))
+            size = prepare(volume, "whole", False)
+            for pages in range(1, 4):
+                monkeypatch.setattr(wkwfile, "_RESERVE_BYTES", size + pages * 4096)
+                problem = self.filled(disk, volume, "whole", size + pages * 4096, LEVELS)
+                assert problem == "no error", pages
+                Path(volume.file_path((0, 0, 0))).unlink()
+
     def filled(self, disk: Path, volume: Volume, what: str, size: int, level: int) -> str:
         """Leave room for some twentieths of a file, and try to write it."""
         filler = disk / "filler"

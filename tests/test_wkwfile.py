@@ -22,7 +22,7 @@ import pytest
 import wkw
 
 import wkdask
-from wkdask import codec, wkwfile
+from wkdask import clib, codec, wkwfile
 from wkdask.codec import morton_index
 from wkdask.errors import (
     AccessError,
@@ -831,6 +831,81 @@ class TestWriting:
         voxels[:, :, ::3] = 78
         write(str(path), header, voxels, hc_level=level)
         np.testing.assert_array_equal(read(path, header), voxels)
+
+
+class TestSpaceAhead:
+    """Space is taken ahead on disks that have plenty, and nobody fails for want of it."""
+
+    @pytest.fixture(autouse=True)
+    def eager(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(wkwfile, "_RESERVE_FROM_BYTES", 1)
+        monkeypatch.setattr(wkwfile, "_free_bytes", lambda _: wkwfile._ROOMY_BYTES + 1)
+
+    def check(self, path: Path, header: VolumeHeader, expected_calls: int, calls: list) -> None:
+        write(str(path), header, voxels_for(header))
+        assert len(calls) == expected_calls
+        np.testing.assert_array_equal(read(path, header), voxels_for(header))
+        if header.is_compressed:
+            assert path.stat().st_size == struct.unpack_from("<8Q", path.read_bytes(), 16)[-1]
+
+    @pytest.mark.parametrize(("more", "count"), [(0, 0), (1, 1)])
+    def test_only_of_plenty(self, path, header, monkeypatch, more, count):
+        calls: list[int] = []
+        monkeypatch.setattr(wkwfile, "_free_bytes", lambda _: wkwfile._ROOMY_BYTES + more)
+        monkeypatch.setattr(clib, "try_fallocate", lambda *_: calls.append(1) or True)
+        self.check(path, header, count, calls)
+
+    def test_the_disk_is_asked(self, path, header, monkeypatch):
+        monkeypatch.undo()
+        path.parent.mkdir(parents=True)
+        with open(path, "wb") as file:
+            free = os.statvfs(path).f_bavail * os.statvfs(path).f_frsize
+            assert wkwfile._free_bytes(file.fileno()) == pytest.approx(free, rel=0.1)
+
+    def test_what_could_not_be_taken_whole_is_given_back(self, path, header, monkeypatch):
+        sizes: list[int] = []
+
+        def take_a_part(descriptor: int, start: int, count: int) -> bool:
+            os.ftruncate(descriptor, start + count // 2)
+            return False
+
+        self.note_sizes(monkeypatch, sizes)
+        monkeypatch.setattr(clib, "try_fallocate", take_a_part)
+        self.check(path, header, 2, sizes)
+        assert sizes == [header.data_offset_bytes, path.stat().st_size]
+
+    def test_it_is_given_back_before_the_head_is_written(self, path, header, monkeypatch):
+        sizes: list[int] = []
+        self.note_sizes(monkeypatch, sizes)
+        self.check(path, header, 2, sizes)
+        assert sizes[1] == path.stat().st_size
+
+    @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT], ids=errno.errorcode.get)
+    def test_a_full_disk_has_room_without_it(self, path, header, monkeypatch, code):
+        pwrite, calls = os.pwrite, []
+
+        def fill_up(descriptor: int, data: Any, start: int) -> int:
+            if start and os.fstat(descriptor).st_size > start:
+                calls.append(start)
+                pwrite(descriptor, data[:9], start)  # a part may have found its place
+                raise OSError(code, os.strerror(code))
+            return pwrite(descriptor, data, start)
+
+        monkeypatch.setattr(os, "pwrite", fill_up)
+        self.check(path, header, 1, calls)
+
+    def test_where_nothing_can_be_taken(self):
+        assert clib.try_fallocate(-1, 0, 1) is False
+
+    def note_sizes(self, monkeypatch: pytest.MonkeyPatch, sizes: list[int]) -> None:
+        """Note how long the file is when something is written to it."""
+        pwrite = os.pwrite
+
+        def note(descriptor: int, data: Any, start: int) -> int:
+            sizes.append(os.fstat(descriptor).st_size)
+            return pwrite(descriptor, data, start)
+
+        monkeypatch.setattr(os, "pwrite", note)
 
 
 def recorder(name: str, real: Callable[..., Any], path: Path, calls: list[str]) -> Any:

@@ -62,14 +62,21 @@ def state_bytes(name: str) -> int:
     return size
 
 
-def try_fallocate(descriptor: int, start: int, count: int) -> None:
-    """Make a file longer with space on the disk behind it, where the file system can.
+def try_fallocate(descriptor: int, start: int, count: int) -> bool:
+    """Make a file longer with space on the disk behind it, and return whether that was possible.
 
     Unlike `os.posix_fallocate` nothing is written where it can't; nor is a full disk an error.
     """
-    function = getattr(ctypes.CDLL(None), "fallocate", None)
-    if function is not None:
-        function(descriptor, 0, ctypes.c_int64(start), ctypes.c_int64(count))
+    function = _fallocate()
+    if function is None:
+        return False
+    failed: int = function(descriptor, 0, ctypes.c_int64(start), ctypes.c_int64(count))
+    return not failed
+
+
+@cache
+def _fallocate() -> Any:
+    return getattr(ctypes.CDLL(None), "fallocate", None)
 
 
 def _c_function(result: Any, *arguments: Any) -> Any:

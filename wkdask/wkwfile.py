@@ -52,6 +52,9 @@ _tag: ContextVar[str] = ContextVar("wkdask-tag", default="")
 
 _PIECE_BYTES = 2**25
 _RESERVE_BYTES, _RESERVE_FROM_BYTES = 2**23, 2**20
+# Of free space, from which on many writers may each take some ahead.
+_ROOMY_BYTES = 2**30
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_ENDS = np.empty(0, dtype=np.int64)
 # LZ4 expands at most 255 times: a length byte stands for no more than 255 voxels' bytes.
 _LZ4_MAX_RATIO = 255
@@ -289,20 +292,42 @@ class PieceWriter:
         self.is_zero = self.is_zero and not voxels.view(f"u{voxels.itemsize}").any()
         for data, sizes in self._packer.pack(voxels):
             with _naming(self._path, "writing"):
-                self._reserve(len(data))
-                _write_all(self._descriptor, data, self._end)
+                self._write(data)
             self._sizes.append(sizes.copy())
             self._end += len(data)
 
+    def _write(self, data: memoryview) -> None:
+        self._reserve(len(data))
+        try:
+            _write_all(self._descriptor, data, self._end)
+        except OSError as error:
+            if error.errno not in _FULL or not self._reserved:
+                raise
+            # Without what was taken ahead there may be room.
+            self._give_back()
+            _write_all(self._descriptor, data, self._end)
+
     def _reserve(self, count: int) -> None:
-        """Take space on the disk for the next bytes, if they are many.
+        """Take space on the disk for the next bytes, if they are many and it has plenty.
 
         ext4 would otherwise look for space for every page, and hold up the renaming: a large file
         takes three times as long.
         """
-        if count >= _RESERVE_FROM_BYTES and self._end + count > self._reserved:
-            self._reserved = self._end + max(count, _RESERVE_BYTES)
-            clib.try_fallocate(self._descriptor, self._end, self._reserved - self._end)
+        if count < _RESERVE_FROM_BYTES or self._end + count <= self._reserved:
+            return
+        if _free_bytes(self._descriptor) <= _ROOMY_BYTES:
+            return
+        self._reserved = self._end + max(count, _RESERVE_BYTES)
+        taken = self._reserved - self._end
+        if not clib.try_fallocate(self._descriptor, self._end, taken):
+            # It may have taken a part.
+            self._give_back()
+
+    def _give_back(self) -> None:
+        """Let others have the space that was taken ahead."""
+        if self._reserved:
+            os.ftruncate(self._descriptor, self._end)
+            self._reserved = 0
 
     def finish(self) -> None:
         """Write what stands before the blocks."""
@@ -311,9 +336,9 @@ class PieceWriter:
         if self._header.is_compressed:
             ends = first + np.cumsum(np.concatenate(self._sizes))
             head += ends.astype("<u8").tobytes()
+        # First, because the head lies in a hole, for which this may be the space.
+        self._give_back()
         _write_all(self._descriptor, head, 0)
-        if self._reserved:
-            os.ftruncate(self._descriptor, self._end)
 
 
 @contextlib.contextmanager
@@ -667,6 +692,12 @@ def _allocate(descriptor: int, start: int, count: int) -> None:
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
             raise
+
+
+def _free_bytes(descriptor: int) -> int:
+    """Return how much this process may still write to the file's disk."""
+    status = os.fstatvfs(descriptor)
+    return status.f_bavail * status.f_frsize
 
 
 def _write_all(descriptor: int, data: Any, start: int) -> None:
