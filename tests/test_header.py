@@ -109,7 +109,7 @@ class TestWrongBytes:
             (1, {ord("K")}, "instead of b'WKW'"),
             (2, {ord("W")}, "instead of b'WKW'"),
             (3, {1}, "version"),
-            (4, set(range(256)) - {n for n in range(256) if n & 15 > 9}, "a block of edge"),
+            (4, set(range(256)) - {n for n in range(256) if n & 15 > 9 or n >> 4 > 8}, "block"),
             (5, {1, 2, 3}, "block type"),
             # of 4 bytes per voxel: all but the two types of 8 bytes and double
             (6, {1, 2, 3, 5, 7, 8, 9}, "voxel type|no channels"),
@@ -187,11 +187,17 @@ class TestConstructor:
             ({"blocks_per_file_edge": 48}, "power of two"),
             ({"blocks_per_file_edge": 65536}, "from 1 to 32768"),
             ({"blocks_per_file_edge": None}, "blocks_per_file_edge"),
+            ({"blocks_per_file_edge": 512, "block_type": "lz4"}, "table of 1073741824 bytes"),
+            ({"blocks_per_file_edge": 32768, "block_type": "lz4hc"}, "at most 134217728"),
         ],
     )
     def test_bad_values(self, keys, text):
         with pytest.raises(ArgumentError, match=text):
             VolumeHeader(**{"dtype": "uint8", **keys})
+
+    def test_jump_tables_have_a_limit_and_raw_files_have_none(self):
+        assert VolumeHeader("uint8", 1, 8, 256, "lz4").data_offset_bytes == 16 + 2**27
+        assert VolumeHeader("uint8", 1, 8, 32768).data_offset_bytes == 16
 
     def test_numbers_of_numpy_become_python_ints(self):
         header = VolumeHeader("uint8", np.int64(3), np.uint8(8), np.int32(4))  # type: ignore[arg-type]

@@ -318,7 +318,7 @@ HEADER_DAMAGE: list[tuple[str, Callable[[bytes], bytes], str]] = [
     ("more blocks a file", set_byte(4, 0x22), "voxel data|instead of"),
     ("smaller blocks", set_byte(4, 0x11), "instead of"),
     ("blocks of 2^15", set_byte(4, 0x1F), "block of edge"),
-    ("2^15 blocks a file edge", set_byte(4, 0xF2), "voxel data|instead of"),
+    ("2^15 blocks a file edge", set_byte(4, 0xF2), "jump table of|instead of"),
     ("both edges 2^15", set_byte(4, 0xFF), "block of edge"),
     ("offset 0", set_word(8, 0), "begin at byte 0"),
     ("offset 1 too far", set_byte(8, 81), "begin at byte 81"),
@@ -417,6 +417,30 @@ class TestDamaged:
         else:
             opening = lambda: WkwFile.open(str(path), header)  # noqa: E731
             expect(FormatError, path, opening, "LZ4 makes 16 to 4128 of 4096")
+
+    @pytest.mark.parametrize(
+        ("blocks", "text"), [(256, "points into itself"), (512, "at most"), (32768, "at most")]
+    )
+    def test_a_huge_jump_table_is_a_hole(self, path, monkeypatch, blocks, text):
+        """A sparse file of a few bytes on the disk must not cost gigabytes of memory."""
+        pread, counts = os.pread, []
+        monkeypatch.setattr(os, "pread", lambda *a: counts.append(a[1]) or pread(*a))
+        header = VolumeHeader("uint8", 1, 1, blocks)
+        data = bytearray(header.to_bytes(16 + 8 * blocks**3))
+        data[5] = 2
+        path.parent.mkdir(parents=True)
+        path.write_bytes(data)
+        os.truncate(path, min(16 + 8 * blocks**3 + 100, 2**43))
+        expect(FormatError, path, lambda: WkwFile.open(str(path), header), text)
+        assert max(counts) <= 16
+
+    def test_reads_that_take_many_calls(self, path, header, voxels, monkeypatch):
+        # The operating system may read less than it was asked to.
+        pread = os.pread
+        monkeypatch.setattr(os, "pread", lambda fd, n, at: pread(fd, min(n, 16), at))
+        np.testing.assert_array_equal(read(path, header), voxels)
+        if not header.is_compressed:
+            wkwfile.patch(str(path), header, PART, voxels_for(header, PART.size, seed=2))
 
     @pytest.mark.parametrize("kind", COMPRESSED)
     def test_only_the_damaged_block_is_unreadable(self, path, kind):

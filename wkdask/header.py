@@ -38,6 +38,8 @@ _MAX_LOG2 = 15
 _MAX_VOXEL_BYTES = 255
 # LZ4 takes no more than this in one piece (LZ4_MAX_INPUT_SIZE of the LZ4 block format).
 _MAX_BLOCK_BYTES = 0x7E000000
+# A file is opened by reading its jump table whole: 256 blocks per edge, eight times the usual.
+_MAX_TABLE_BYTES = 2**27
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,13 @@ class VolumeHeader:
             raise ArgumentError(
                 f"a block of edge {self.block_edge} has {self.block_bytes} bytes, but at most "
                 f"{_MAX_BLOCK_BYTES} can be stored as one. Use a smaller block_edge."
+            )
+        table_bytes = self.data_offset_bytes - HEADER_BYTES
+        if table_bytes > _MAX_TABLE_BYTES:
+            raise ArgumentError(
+                f"a file of {self.blocks_per_file_edge}^3 compressed blocks has a jump table of "
+                f"{table_bytes} bytes, but at most {_MAX_TABLE_BYTES} are read. Use a smaller "
+                "blocks_per_file_edge."
             )
 
     @property

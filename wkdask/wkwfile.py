@@ -230,7 +230,7 @@ class WkwFile:
 
     def _read_bytes(self, start: int, count: int) -> bytes:
         with _naming(self.path, "reading"):
-            data = os.pread(self.descriptor, count, start)
+            data = _read_all(self.descriptor, count, start)
         if len(data) != count:
             end = start + len(data)
             raise self.error(f"ends at byte {end}, while it is read to {start + count}")
@@ -556,12 +556,13 @@ def _checked_ends(
     if not header.is_compressed:
         return _NO_ENDS
     first = header.data_offset_bytes
-    data = os.pread(descriptor, first - HEADER_BYTES, HEADER_BYTES)
+    # Alone at first, so that a hole in place of a large table costs nothing.
+    if int.from_bytes(_read_all(descriptor, 8, HEADER_BYTES), "little") < first:
+        raise _format_error(path, "has a jump table that points into itself")
+    data = _read_all(descriptor, first - HEADER_BYTES, HEADER_BYTES)
     if len(data) != first - HEADER_BYTES:
         raise _format_error(path, "has a jump table that is cut short")
     ends = np.frombuffer(data, dtype="<u8")
-    if int(ends[0]) < first:
-        raise _format_error(path, "has a jump table that points into itself")
     # Unsigned numbers first: what is ascending and ends within the file is no overflow either.
     if bool((ends[1:] < ends[:-1]).any()) or int(ends[-1]) > size_bytes:
         raise _format_error(
@@ -698,6 +699,16 @@ def _free_bytes(descriptor: int) -> int:
     """Return how much this process may still write to the file's disk."""
     status = os.fstatvfs(descriptor)
     return status.f_bavail * status.f_frsize
+
+
+def _read_all(descriptor: int, count: int, start: int) -> bytes:
+    """Return bytes of a file, fewer only at its end; the system may give fewer at a time."""
+    data = os.pread(descriptor, count, start)
+    while len(data) < count and (
+        more := os.pread(descriptor, count - len(data), start + len(data))
+    ):
+        data += more
+    return data
 
 
 def _write_all(descriptor: int, data: Any, start: int) -> None:
