@@ -526,6 +526,19 @@ class TestRefusals:
         monkeypatch.setattr(codec, "unpack", lambda *_: ("read", (1, 0, 1)))
         expect(StorageError, path, lambda: read(path, header), "Input/output error")
 
+    @pytest.mark.parametrize("failures", range(4))
+    def test_a_read_that_fails_for_a_moment(self, path, header, voxels, monkeypatch, failures):
+        """As after a signal, or on a network: the same bytes can be read again."""
+        unpack, left = codec.unpack, ["read"] * failures
+        monkeypatch.setattr(
+            codec, "unpack", lambda *a: (left.pop(), (1, 0, 1)) if left else unpack(*a)
+        )
+        if failures < 3:
+            np.testing.assert_array_equal(read(path, header), voxels)
+        else:
+            text = expect(StorageError, path, lambda: read(path, header), r"Block \(1, 0, 1\)")
+            assert "delete" not in text
+
     def test_a_header_that_can_not_be_read(self, path, header, voxels, monkeypatch):
         def fail(*_: object) -> bytes:
             raise OSError(errno.EIO, "Input/output error")
@@ -549,6 +562,7 @@ class TestRefusals:
         with WkwFile.open(str(path), header) as file:
             os.truncate(path, path.stat().st_size - 1)
             text = expect(FormatError, path, lambda: file.read_into(out, WHOLE), "ends at byte")
+            assert "delete" not in text, "its other blocks are good"
             assert str(path.stat().st_size) in text
             os.truncate(path, header.data_offset_bytes)
             expect(FormatError, path, lambda: file.read_into(out, WHOLE), "ends at byte")

@@ -56,6 +56,7 @@ _RESERVE_BYTES, _RESERVE_FROM_BYTES = 2**23, 2**20
 _ROOMY_BYTES = 2**30
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_ENDS = np.empty(0, dtype=np.int64)
+_READ_ATTEMPTS = 3
 # LZ4 expands at most 255 times: a length byte stands for no more than 255 voxels' bytes.
 _LZ4_MAX_RATIO = 255
 _TRIES = 3
@@ -163,14 +164,19 @@ class WkwFile:
             If the file system refuses.
         """
         self._check_target(out, region)
-        failure = codec.unpack(self.descriptor, self.header, self.ends, region, out)
-        if failure is None:
-            return
-        kind, block = failure
-        if kind == "read":
+        for _ in range(_READ_ATTEMPTS):
+            failure = codec.unpack(self.descriptor, self.header, self.ends, region, out)
+            if failure is None:
+                return
+            kind, block = failure
+            if kind == "decode":
+                raise self.error(
+                    f"block {block} is no LZ4 block of {self.header.block_bytes} bytes"
+                )
+            # Tells what is wrong, unless it has passed, as a signal or a network's hiccup does.
             self._read_bytes(*self._span(block))
-            raise self.error(f"was changed while block {block} was read")
-        raise self.error(f"block {block} is no LZ4 block of {self.header.block_bytes} bytes")
+        error = OSError(errno.EIO, f"Block {block} can be read at times only")
+        raise storage_error(error, self.path, "reading")
 
     def decode_all(self) -> None:
         """Read every block and keep nothing.
@@ -232,8 +238,11 @@ class WkwFile:
         with _naming(self.path, "reading"):
             data = _read_all(self.descriptor, count, start)
         if len(data) != count:
-            end = start + len(data)
-            raise self.error(f"ends at byte {end}, while it is read to {start + count}")
+            # It was longer when it was opened, so that nothing of it shall be deleted.
+            raise FormatError(
+                f"{self.path} was cut while it was read: it ends at byte {start + len(data)}, but "
+                f"is needed to byte {start + count}. Read it again when nobody writes it."
+            )
         return data
 
 
