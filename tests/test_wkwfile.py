@@ -249,6 +249,63 @@ class TestPatch:
         np.testing.assert_array_equal(read(path, header), expected)
         assert [each.name for each in path.parent.iterdir()] == ["x0.wkw"]
 
+    @pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK])
+    @pytest.mark.parametrize("can_rename", [True, False])
+    @pytest.mark.parametrize("is_slower", [False, True])
+    def test_file_systems_without_links(self, path, monkeypatch, code, can_rename, is_slower):
+        """Where hard links are unknown, as on FAT; a faster task's file is not overwritten."""
+        header = small("raw")
+        first, second = BoundingBox((0, 0, 0), (4, 4, 4)), BoundingBox((4, 0, 0), (4, 4, 4))
+        part = voxels_for(header, (4, 4, 4))
+        patch = lambda box: wkwfile.patch(str(path), header, box, part)  # noqa: E731
+
+        def refuse(*_: object) -> None:
+            if is_slower and not path.exists():
+                monkeypatch.setattr(os, "link", link)
+                patch(first)
+                monkeypatch.setattr(os, "link", refuse)
+            raise OSError(code, os.strerror(code))
+
+        link = os.link
+        monkeypatch.setattr(os, "link", refuse)
+        if not can_rename:
+            monkeypatch.setattr(clib, "_function", lambda _: None)
+        patch(second)
+        if not is_slower:
+            patch(first)
+        expected = np.zeros((1, 8, 8, 8), np.uint8)
+        expected[:, :, :4, :4] = np.concatenate([part, part], axis=1)
+        np.testing.assert_array_equal(read(path, header), expected)
+        assert [*path.parent.iterdir()] == [path]
+
+    @pytest.mark.skipif(clib._function("renameat2") is None, reason="not of this system")
+    def test_renaming_that_replaces_nothing(self, tmp_path):
+        source, target = tmp_path / "source", tmp_path / "target"
+        source.write_bytes(b"new")
+        assert clib.try_rename_new(str(source), str(target))
+        assert [*tmp_path.iterdir()] == [target]
+        source.write_bytes(b"newer")
+        with pytest.raises(FileExistsError):
+            clib.try_rename_new(str(source), str(target))
+        assert target.read_bytes() == b"new"
+        assert not clib.try_rename_new(str(tmp_path / "nothing"), str(tmp_path / "other"))
+
+    def test_a_copy_that_fails_leaves_nothing(self, tmp_path, path, monkeypatch):
+        def refuse(*_: object) -> None:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+        def fill_up(*_: object) -> bytes:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(os, "link", refuse)
+        monkeypatch.setattr(clib, "_function", lambda _: None)
+        monkeypatch.setattr(wkwfile, "_read_all", fill_up)
+        part = voxels_for(small(), PART.size)
+        expect(
+            StorageError, path, lambda: wkwfile.patch(str(path), small(), PART, part), "No space"
+        )
+        assert [*path.parent.iterdir()] == []
+
     def test_other_blocks_are_not_even_read(self, path):
         # A block may be patched while another task writes the one beside it.
         header = small("raw")

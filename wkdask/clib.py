@@ -9,6 +9,8 @@ machine code on disk.
 from __future__ import annotations
 
 import ctypes
+import errno
+import os
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -27,7 +29,10 @@ __all__ = [
     "copy_bytes",
     "state_bytes",
     "try_fallocate",
+    "try_rename_new",
 ]
+
+_AT_FDCWD, _RENAME_NOREPLACE = -100, 1
 
 
 def _intrinsic(function: Callable[..., Any]) -> Any:
@@ -67,16 +72,35 @@ def try_fallocate(descriptor: int, start: int, count: int) -> bool:
 
     Unlike `os.posix_fallocate` nothing is written where it can't; nor is a full disk an error.
     """
-    function = _fallocate()
+    function = _function("fallocate")
     if function is None:
         return False
     failed: int = function(descriptor, 0, ctypes.c_int64(start), ctypes.c_int64(count))
     return not failed
 
 
+def try_rename_new(source: str, target: str) -> bool:
+    """Rename a file to a name that nobody has, and return whether the file system can do that.
+
+    Raises
+    ------
+    FileExistsError
+        If somebody has it.
+    """
+    function = _function("renameat2")
+    if function is None:
+        return False
+    old, new = os.fsencode(source), os.fsencode(target)
+    failed: int = function(_AT_FDCWD, old, _AT_FDCWD, new, _RENAME_NOREPLACE)
+    if failed and ctypes.get_errno() == errno.EEXIST:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
+    return not failed
+
+
 @cache
-def _fallocate() -> Any:
-    return getattr(ctypes.CDLL(None), "fallocate", None)
+def _function(name: str) -> Any:
+    """Return a function of the C library for calls from Python; None if it lacks it."""
+    return getattr(ctypes.CDLL(None, use_errno=True), name, None)
 
 
 def _c_function(result: Any, *arguments: Any) -> Any:

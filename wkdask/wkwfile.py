@@ -55,6 +55,8 @@ _RESERVE_BYTES, _RESERVE_FROM_BYTES = 2**23, 2**20
 # Of free space, from which on many writers may each take some ahead.
 _ROOMY_BYTES = 2**30
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+# What file systems without hard links say: FAT, and some of networks and of users.
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 _NO_ENDS = np.empty(0, dtype=np.int64)
 _READ_ATTEMPTS = 3
 # LZ4 expands at most 255 times: a length byte stands for no more than 255 voxels' bytes.
@@ -610,8 +612,7 @@ def _create_zeros(path: str, header: VolumeHeader, parts: list[Overlap], fsync: 
         _write_all(descriptor, header.to_bytes(header.data_offset_bytes), 0)
         os.ftruncate(descriptor, size_bytes)
         WkwFile(descriptor, path, header, _NO_ENDS).reserve(parts)
-        with contextlib.suppress(FileExistsError):
-            os.link(temporary, path)
+        _claim(descriptor, temporary, path)
         if fsync:
             _fsync_directory(path)
 
@@ -662,6 +663,40 @@ def _commit(descriptor: int, temporary: str, path: str, fsync: bool) -> None:
     os.replace(temporary, path)
     if fsync:
         _fsync_directory(path)
+
+
+def _claim(descriptor: int, temporary: str, path: str) -> bool:
+    """Give a private file of a header and zeros its name; False if another file has it.
+
+    Renaming would take the name from another task, which may have written voxels to its file.
+    """
+    try:
+        try:
+            os.link(temporary, path)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            if not clib.try_rename_new(temporary, path):
+                _copy_new(descriptor, path)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _copy_new(descriptor: int, path: str) -> None:
+    """Copy a file of a header and zeros to a name that nobody has.
+
+    Others may see it for an instant without its header, which is an error and never zeros.
+    """
+    copy = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o666)
+    try:
+        os.ftruncate(copy, os.fstat(descriptor).st_size)
+        _write_all(copy, _read_all(descriptor, HEADER_BYTES, 0), 0)
+    except BaseException:
+        os.unlink(path)
+        raise
+    finally:
+        os.close(copy)
 
 
 def _remove(path: str, fsync: bool) -> None:
