@@ -640,6 +640,34 @@ class TestOpenAndCreate:
             Volume.create(volume.path, small("raw", "uint16"))
         assert tree(volume.path) == before
 
+    def test_of_two_creators_one_is_told(self, tmp_path, monkeypatch):
+        # Both see that there is no header before either of them writes it.
+        first = Volume.create(tmp_path / "v", small())
+        monkeypatch.setattr(os.path, "lexists", lambda _: False)
+        with pytest.raises(ExistsError, match=HEADER_NAME):
+            Volume.create(tmp_path / "v", small("lz4", "uint16"))
+        assert Volume.open(first.path) == first
+        assert [*tree(first.path)] == [HEADER_NAME]
+
+    def test_a_header_that_takes_many_calls(self, tmp_path, monkeypatch):
+        # The operating system may write less than it was asked to.
+        write, pwrite = os.write, os.pwrite
+        monkeypatch.setattr(os, "write", lambda fd, data: write(fd, bytes(data)[:5]))
+        monkeypatch.setattr(os, "pwrite", lambda fd, data, at: pwrite(fd, bytes(data)[:5], at))
+        made = Volume.create(tmp_path / "v", small())
+        assert Volume.open(made.path) == made
+
+    def test_a_disk_without_room_for_the_header(self, tmp_path, monkeypatch):
+        def fail(*_: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(os, "write", fail)
+        monkeypatch.setattr(os, "pwrite", fail)
+        with pytest.raises(StorageError, match="free space") as caught:
+            Volume.create(tmp_path / "v", small())
+        assert caught.value.filename == str(tmp_path / "v" / HEADER_NAME)
+        assert [*tree(tmp_path / "v")] == []
+
     def test_making_the_object_touches_no_disk(self, tmp_path):
         assert Volume(str(tmp_path / "nowhere"), small()).header == small()
         assert tree(tmp_path) == {}

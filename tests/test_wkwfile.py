@@ -768,12 +768,12 @@ class TestAtomic:
         np.testing.assert_array_equal(seen[1], new)
 
     def test_an_unfinished_file_lies_beside_and_is_not_taken_for_data(self, path, header, voxels):
-        with wkwfile.replacing(str(path)) as descriptor:
-            os.write(descriptor, b"half")
+        with wkwfile.writing(str(path), header) as file:
+            file.append(voxels)
             (unfinished,) = set(path.parent.iterdir()) - {path}
             assert unfinished.name.endswith(wkwfile.TEMPORARY_SUFFIX)
             assert not unfinished.name.endswith(".wkw")
-        assert path.read_bytes() == b"half"
+        assert [*path.parent.iterdir()] == [path]
 
     def test_what_others_left_behind_does_not_matter(self, path, header, voxels):
         # libwkw writes to x0.wkw_tmp, always the same name, and may leave it of any size.

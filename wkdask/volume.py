@@ -121,13 +121,14 @@ class Volume:
         ------
         ExistsError
             If there is a `header.wkw` already; nothing is changed.
+        StorageError
+            If the file system refuses; no `header.wkw` is left behind.
         """
         volume = cls(os.fspath(path), header)
         target = os.path.join(volume.path, HEADER_NAME)
-        if os.path.lexists(target):
+        # Asked before, too, because nobody may write to the directory of a finished volume.
+        if os.path.lexists(target) or not wkwfile.create_header(target, header):
             raise ExistsError(f"{target} exists: open the volume, or choose another path.")
-        with wkwfile.replacing(target) as descriptor:
-            os.write(descriptor, header.to_bytes())
         return volume
 
     @property

@@ -33,6 +33,7 @@ __all__ = [
     "PieceWriter",
     "WkwFile",
     "WriteOptions",
+    "create_header",
     "is_leftover",
     "patch",
     "pieces_of",
@@ -401,6 +402,19 @@ def replacing(path: str, *, fsync: bool = False) -> Iterator[int]:
         yield descriptor
         with _naming(path, "writing"):
             _commit(descriptor, temporary, path, fsync)
+
+
+def create_header(path: str, header: VolumeHeader) -> bool:
+    """Make a `header.wkw`, whole or not at all; return False if there is one, which stays.
+
+    Raises
+    ------
+    StorageError
+        If the file system refuses.
+    """
+    with _private(path) as (descriptor, temporary), _naming(path, "writing"):
+        _write_all(descriptor, header.to_bytes(), 0)
+        return _claim(descriptor, temporary, path)
 
 
 def read_into(out: Voxels, path: str, header: VolumeHeader, region: Region) -> bool:
