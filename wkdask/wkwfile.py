@@ -70,8 +70,9 @@ class WriteOptions:
     """How files are written; the defaults are right for nearly everybody."""
 
     fsync: bool = False
-    """Whether each file is on the disk, and not only in the system's memory, when it counts as
-    written. Without it a power cut, but no killed process, can lose what was written last."""
+    """Whether each file and its name are on the disk, and not only in the system's memory, when it
+    counts as written. Without it a power cut, but no killed process, can lose what was written
+    last."""
     keep_zeros: bool = False
     """Whether files of nothing but zeros are written. A missing file means the same."""
     hc_level: int | None = None
@@ -407,14 +408,22 @@ def replacing(path: str, *, fsync: bool = False) -> Iterator[int]:
 def create_header(path: str, header: VolumeHeader) -> bool:
     """Make a `header.wkw`, whole or not at all; return False if there is one, which stays.
 
+    It is on the disk at the end, with the names of all directories that were made for it: no file
+    can be read without.
+
     Raises
     ------
     StorageError
         If the file system refuses.
     """
+    with _naming(path, "writing"):
+        _make_durable(os.path.dirname(path))
     with _private(path) as (descriptor, temporary), _naming(path, "writing"):
         _write_all(descriptor, header.to_bytes(), 0)
-        return _claim(descriptor, temporary, path)
+        os.fsync(descriptor)
+        is_new = _claim(descriptor, temporary, path)
+        _fsync_directory(os.path.dirname(path))
+        return is_new
 
 
 def read_into(out: Voxels, path: str, header: VolumeHeader, region: Region) -> bool:
@@ -478,7 +487,7 @@ def patch(
         If the file system refuses.
     """
     parts = list(overlaps(region_of(box), (header.block_edge,) * 3))
-    with _open_or_create(path, header, parts, fsync) as file:
+    with _open_or_create(path, header, parts) as file:
         if file.header.is_compressed:
             raise file.error("is compressed inside a raw volume, so no part can be written alone")
         file.reserve(parts)
@@ -487,6 +496,7 @@ def patch(
         if fsync:
             with _naming(path, "writing"):
                 os.fsync(file.descriptor)
+                _fsync_names(path)
 
 
 @contextlib.contextmanager
@@ -608,15 +618,15 @@ def _checked_ends(
 # --- files --------------------------------------------------------------------------------------
 
 
-def _open_or_create(path: str, header: VolumeHeader, parts: list[Overlap], fsync: bool) -> WkwFile:
+def _open_or_create(path: str, header: VolumeHeader, parts: list[Overlap]) -> WkwFile:
     try:
         return WkwFile.open(path, header, os.O_RDWR)
     except FileNotFoundError:
-        _create_zeros(path, header, parts, fsync)
+        _create_zeros(path, header, parts)
         return WkwFile.open(path, header, os.O_RDWR)
 
 
-def _create_zeros(path: str, header: VolumeHeader, parts: list[Overlap], fsync: bool) -> None:
+def _create_zeros(path: str, header: VolumeHeader, parts: list[Overlap]) -> None:
     """Make a raw file of zeros, unless another task was faster; nobody sees it half made.
 
     It has the space for the voxels that are to be written: a full disk leaves no file behind.
@@ -627,8 +637,6 @@ def _create_zeros(path: str, header: VolumeHeader, parts: list[Overlap], fsync: 
         os.ftruncate(descriptor, size_bytes)
         WkwFile(descriptor, path, header, _NO_ENDS).reserve(parts)
         _claim(descriptor, temporary, path)
-        if fsync:
-            _fsync_directory(path)
 
 
 @contextlib.contextmanager
@@ -676,7 +684,7 @@ def _commit(descriptor: int, temporary: str, path: str, fsync: bool) -> None:
     os.close(os.dup(descriptor))
     os.replace(temporary, path)
     if fsync:
-        _fsync_directory(path)
+        _fsync_names(path)
 
 
 def _claim(descriptor: int, temporary: str, path: str) -> bool:
@@ -706,6 +714,7 @@ def _copy_new(descriptor: int, path: str) -> None:
     try:
         os.ftruncate(copy, os.fstat(descriptor).st_size)
         _write_all(copy, _read_all(descriptor, HEADER_BYTES, 0), 0)
+        os.fsync(copy)
     except BaseException:
         os.unlink(path)
         raise
@@ -719,14 +728,37 @@ def _remove(path: str, fsync: bool) -> None:
     except FileNotFoundError:
         return
     if fsync:
+        _fsync_names(path)
+
+
+def _make_durable(directory: str) -> None:
+    """Make a directory and those above it that are missing; their names are on the disk then."""
+    if os.path.isdir(directory):
+        return
+    parent = os.path.dirname(directory)
+    _make_durable(parent)
+    os.makedirs(directory, exist_ok=True)
+    _fsync_directory(parent)
+
+
+def _fsync_names(path: str) -> None:
+    """Let the names of a file and of its two directories, or that it has gone, be on the disk.
+
+    All of them, because another task may have made a directory and not be so far yet.
+    """
+    for _ in range(3):
+        path = os.path.dirname(path)
         _fsync_directory(path)
 
 
 def _fsync_directory(path: str) -> None:
-    """Let the name of a file, or that it has gone, be on the disk."""
-    directory = os.open(os.path.dirname(path), os.O_RDONLY)
+    """Let the names in a directory be on the disk, where the file system can do that."""
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(directory)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+            raise
     finally:
         os.close(directory)
 
