@@ -21,7 +21,7 @@ PACKAGE = ROOT / "wkdask"
 
 # A module imports only from rows above its own; docs/architecture.md says what each one knows.
 LAYERS: tuple[set[str], ...] = (
-    {"errors"},
+    {"compiling", "errors"},
     {"clib", "geometry", "jobs", "kernels", "scheduling", "synthetic"},
     {"grid", "header", "properties", "reports", "streaming"},
     {"chunking", "codec", "memory"},
@@ -53,7 +53,7 @@ KNOWN_BY = {
     },
     "xarray": {"labelled"},
     "pandas": {"labelled"},
-    "numba": {"clib", "codec", "kernels", "synthetic"},
+    "numba": {"clib", "compiling", "kernels"},
     "llvmlite": {"clib"},
     "lz4": {"clib"},
     "ctypes": {"clib"},
@@ -248,6 +248,16 @@ def test_every_module_can_be_imported_first() -> None:
     """No cycle is hidden by the order in which the tests import."""
     for module in ("errors", "clib", "codec", "volume", "labelled", "checking", "demo"):
         run_python(f"import wkdask.{module}")
+
+
+def test_compiled_modules_need_no_place_on_the_disk() -> None:
+    """In a read-only installation, without a home, nothing is kept; all else works."""
+    code = (
+        "from numba.core import caching; caching.CacheImpl._locator_classes = []\n"
+        "from wkdask import codec, kernels, synthetic\n"
+        "print(codec.block_at(7))"
+    )
+    assert run_python(code) == "(1, 1, 1)\n"
 
 
 # --- the project --------------------------------------------------------------------------------

@@ -11,15 +11,15 @@ cache, and then copied as whole rows of voxels, so that the array is written onc
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar, cast
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from wkdask import clib
 from wkdask.clib import call_lz4, call_pread, call_unlz4, copy_bytes
+from wkdask.compiling import compiled
 from wkdask.geometry import Vec3
 from wkdask.grid import Region
 from wkdask.header import VolumeHeader
@@ -229,20 +229,12 @@ def _working_memory(name: str, is_needed: bool) -> Bytes:
 
 # --- compiled -----------------------------------------------------------------------------------
 
-_F = TypeVar("_F", bound=Callable[..., Any])
-
-
-def _compiled(function: _F) -> _F:
-    """Compile at the first call, without the GIL; the machine code is kept on disk."""
-    return cast(_F, njit(nogil=True, cache=True)(function))
-
-
 _CLASSES = 16
 _SAMPLE_EVERY = 32
 _WORTH = 16  # LZ4HC must save a sixteenth of what fast LZ4 makes of a block
 
 
-@_compiled
+@compiled
 def _spread(number: int) -> int:
     """Move the bits of a number to every third place."""
     spread = 0
@@ -253,7 +245,7 @@ def _spread(number: int) -> int:
     return spread
 
 
-@_compiled
+@compiled
 def _gathered(number: int) -> int:
     """Take every third bit of a number."""
     gathered = 0
@@ -264,7 +256,7 @@ def _gathered(number: int) -> int:
     return gathered
 
 
-@_compiled
+@compiled
 def _cells(axis: tuple[int, int, int], edge: int) -> Cells:
     """Return per block of an axis: spread number, first voxel, voxels, and where they go."""
     start, step, count = axis
@@ -284,7 +276,7 @@ def _cells(axis: tuple[int, int, int], edge: int) -> Cells:
     return cells[:used]
 
 
-@_compiled
+@compiled
 def _fill(pread: int, descriptor: int, target: int, start: int, count: int) -> bool:
     """Read bytes from a file to an address; False if there are not that many."""
     done = 0
@@ -296,7 +288,7 @@ def _fill(pread: int, descriptor: int, target: int, start: int, count: int) -> b
     return True
 
 
-@_compiled
+@compiled
 def _unpack(
     pread: int,
     unlz4: int,
@@ -358,7 +350,7 @@ def _unpack(
     return 0, 0
 
 
-@_compiled
+@compiled
 def _fetch_row(
     pread: int,
     descriptor: int,
@@ -380,7 +372,7 @@ def _fetch_row(
     return 0, 0
 
 
-@_compiled
+@compiled
 def _decode_row(
     pread: int,
     unlz4: int,
@@ -427,7 +419,7 @@ def _decode_row(
     return 0, 0
 
 
-@_compiled
+@compiled
 def _unreadable(
     pread: int,
     descriptor: int,
@@ -447,7 +439,7 @@ def _unreadable(
     return code
 
 
-@_compiled
+@compiled
 def _gather(
     target: tuple[int, int, int],
     source: tuple[int, int, int, int],
@@ -488,7 +480,7 @@ def _gather(
                 )  # fmt: skip
 
 
-@_compiled
+@compiled
 def _copy_each(
     target: int, target_pitch: int, source: int, source_pitch: int, count: int, size: int
 ) -> None:
@@ -513,7 +505,7 @@ def _copy_each(
             copy_bytes(target + k * target_pitch, source + k * source_pitch, size)
 
 
-@_compiled
+@compiled
 def _pack(
     functions: tuple[int, int],
     states: tuple[int, int],
@@ -566,7 +558,7 @@ def _pack(
     return used
 
 
-@_compiled
+@compiled
 def _is_worth(sample: NDArray[np.int64]) -> bool:
     """Tell whether LZ4HC shall be tried on a block of this compressibility."""
     seen, fast_bytes, hc_bytes = sample
@@ -575,7 +567,7 @@ def _is_worth(sample: NDArray[np.int64]) -> bool:
     return bool(seen < 2 or seen % _SAMPLE_EVERY == 0 or saved * _WORTH >= fast_bytes)
 
 
-@_compiled
+@compiled
 def _smaller(target: int, size: int, hc_size: Any, sample: NDArray[np.int64]) -> Any:
     """Keep the smaller one of two encodings, of which the second follows the first."""
     sample[1] += size

@@ -28,6 +28,7 @@ import numpy as np
 from numba.extending import overload
 from numba.np.numpy_support import as_dtype
 
+from wkdask.compiling import compiled
 from wkdask.errors import ArgumentError, DtypeError
 
 __all__ = ["DTYPES", "MODES", "Kernel", "downsample"]
@@ -170,7 +171,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 def _loop(function: _F) -> _F:
     """Compile a loop at its first use with a dtype, and keep it on disk."""
-    return cast(_F, numba.njit(nogil=True, cache=True, error_model="numpy")(function))
+    return compiled(function, error_model="numpy")
 
 
 def _inlined(function: _F) -> _F:

@@ -17,18 +17,17 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, ParamSpec, SupportsIndex, TypeVar, cast
+from typing import Any, NamedTuple, SupportsIndex, cast
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from wkdask.compiling import compiled
 
 __all__ = ["Tissue"]
 
-P = ParamSpec("P")
-R = TypeVar("R")
 Vec3 = tuple[int, int, int]
 Ints = NDArray[np.int64]
 Hashes = NDArray[np.uint32]
@@ -261,17 +260,13 @@ def _family(seed: int, k: int, cells: list[Ints]) -> tuple[Hashes, Floats]:
     return ids.astype(np.uint32), np.stack(points, axis=-1)
 
 
-def _compiled(function: Callable[P, R]) -> Callable[P, R]:
-    return cast(Callable[P, R], njit(nogil=True, cache=True)(function))
-
-
-@_compiled
+@compiled
 def _between(flat: Floats, i: Any, f: float) -> float:
     """Interpolate linearly between a sample and the next."""
     return float(flat[i] + (flat[i + FOUR] - flat[i]) * f)
 
 
-@_compiled
+@compiled
 def _fill(
     first: Ints,
     edge_nm: Floats,
@@ -300,7 +295,7 @@ def _fill(
             _stain(near, unit_nm, labels[k, j], grey[k, j])
 
 
-@_compiled
+@compiled
 def _bend(
     first: Ints,
     warp: Floats,
@@ -329,7 +324,7 @@ def _bend(
         at[2, n] = z / SAMPLES + bend[2, i] * (1 - f) + bend[2, i + 1] * f
 
 
-@_compiled
+@compiled
 def _scan(
     first: Ints, points: Floats, ids: Hashes, k: int, at: Floats, near: Floats, labels: Hashes
 ) -> None:
@@ -362,7 +357,7 @@ def _scan(
                     near[5, n], near[6, n], near[7, n], near[8, n] = power, k, u, v
 
 
-@_compiled
+@compiled
 def _stain(near: Floats, unit_nm: float, labels: Hashes, grey: NDArray[np.float32]) -> None:
     """Set the grey values of a row, without noise.
 

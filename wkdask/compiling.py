@@ -1,0 +1,24 @@
+"""How functions are compiled: at their first call, without the GIL, and kept on disk if possible.
+
+It knows numba's options, and nothing of what is compiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from numba import njit
+
+__all__ = ["compiled"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def compiled(function: F, **options: Any) -> F:
+    """Compile a function at its first call; `options` are numba's."""
+    try:
+        return cast(F, njit(nogil=True, cache=True, **options)(function))
+    except RuntimeError:
+        # Nowhere to keep it: a read-only installation, and no home that can be written to.
+        return cast(F, njit(nogil=True, **options)(function))
