@@ -877,6 +877,53 @@ class TestWriting:
             fail_at_last()
         assert tree(tmp_path) == before
 
+    @pytest.mark.parametrize("value", [0, 1])
+    @pytest.mark.parametrize("count", [0, 1, 7])
+    def test_missing_pieces_leave_the_old_file(
+        self, tmp_path, path, header, voxels, monkeypatch, count, value
+    ):
+        monkeypatch.setattr(wkwfile, "_PIECE_BYTES", 1)
+        before = tree(tmp_path)
+
+        def append_some() -> None:
+            with wkwfile.writing(str(path), header) as file:
+                for _ in range(count):
+                    file.append(np.full((1, 4, 4, 4), value, np.uint8))
+
+        expect(ArgumentError, path, append_some, "append all pieces")
+        assert tree(tmp_path) == before
+
+    @pytest.mark.parametrize(
+        ("wrong", "text"),
+        [
+            (np.ones((1, 8, 8, 7), np.uint8), "shape"),
+            (np.ones((1, 4, 4, 4), np.uint8), "shape"),
+            (np.ones((2, 8, 8, 8), np.uint8), "shape"),
+            (np.ones((8, 8, 8), np.uint8), "shape"),
+            (np.ones((1, 8, 8, 8), np.int8), "dtype"),
+            (np.ones((1, 8, 8, 8), np.uint16), "dtype"),
+        ],
+        ids=["short", "another edge", "channels", "axes", "dtype", "larger dtype"],
+    )
+    def test_wrong_pieces(self, tmp_path, path, header, voxels, wrong, text):
+        before = tree(tmp_path)
+
+        def append() -> None:
+            with wkwfile.writing(str(path), header) as file:
+                file.append(wrong)
+
+        expect(ArgumentError, path, append, text)
+        assert tree(tmp_path) == before
+
+    def test_one_piece_too_many(self, path, header, voxels):
+        def append_twice() -> None:
+            with wkwfile.writing(str(path), header) as file:
+                file.append(voxels + 1)
+                file.append(voxels + 1)
+
+        expect(ArgumentError, path, append_twice, "append each of them once")
+        np.testing.assert_array_equal(read(path, header), voxels)
+
     @pytest.mark.parametrize("what", ["write", "remove", "patch", "create"])
     def test_fsync(self, path, monkeypatch, what):
         """Before the file gets its name, and its directories after."""
@@ -1236,9 +1283,10 @@ class TestLeftovers:
         assert (read(path, small("lz4")) == 1).all()
 
     def test_writers_in_this_process_live(self, path, header):
-        with wkwfile.writing(str(path), header):
+        with wkwfile.writing(str(path), header) as file:
             (living,) = unfinished(path)
             assert not wkwfile.is_leftover(str(living))
+            file.append(voxels_for(header))
         with wkwfile.replacing(str(path)):
             (living,) = unfinished(path)
             assert not wkwfile.is_leftover(str(living))

@@ -280,6 +280,8 @@ class PieceWriter:
         self._sizes: list[NDArray[np.int64]] = []
         self._end = header.data_offset_bytes
         self._reserved = 0
+        self._left = pieces_of(header)
+        self._next = next(self._left, None)
         self.is_zero = True
         """Whether no voxel so far was anything but zero."""
 
@@ -298,9 +300,12 @@ class PieceWriter:
 
         Raises
         ------
+        ArgumentError
+            If the voxels are not of the piece's shape and the file's dtype, or it is one too many.
         StorageError
             If the file system refuses.
         """
+        self._check(voxels)
         # By bits: -0.0 is no zero, and NaN no reason for a warning.
         self.is_zero = self.is_zero and not voxels.view(f"u{voxels.itemsize}").any()
         for data, sizes in self._packer.pack(voxels):
@@ -308,6 +313,26 @@ class PieceWriter:
                 self._write(data)
             self._sizes.append(sizes.copy())
             self._end += len(data)
+        self._next = next(self._left, None)
+
+    def _check(self, voxels: Voxels) -> None:
+        """Raise unless voxels can be those of the next piece, which compiled code trusts."""
+        if self._next is None:
+            raise ArgumentError(f"{self._path} has all its pieces: append each of them once.")
+        shape, dtype = (self._header.num_channels, *self._next.size), np.dtype(self._header.dtype)
+        if (voxels.shape, voxels.dtype) != (shape, dtype):
+            raise ArgumentError(
+                f"the voxels have shape {voxels.shape} and dtype {voxels.dtype}, but the next "
+                f"piece of {self._path} has {shape} and {dtype}. Append those of its box."
+            )
+
+    def check_complete(self) -> None:
+        """Raise `ArgumentError` unless all pieces were appended."""
+        if self._next is not None:
+            raise ArgumentError(
+                f"{self._path} lacks its voxels from {self._next.topleft} on: append all pieces, "
+                "in order. The old file, if there is one, stays as it was."
+            )
 
     def _write(self, data: memoryview) -> None:
         self._reserve(len(data))
@@ -374,8 +399,10 @@ def writing(
 
     Raises
     ------
+    ArgumentError
+        If a piece is missing; the old file stays as it was.
     StorageError
-        If the file system refuses; the old file stays as it was.
+        If the file system refuses; likewise.
 
     Examples
     --------
@@ -388,6 +415,7 @@ def writing(
     with _private(path) as (descriptor, temporary):
         writer = PieceWriter(descriptor, path, header, options)
         yield writer
+        writer.check_complete()
         with _naming(path, "writing"):
             if not writer.size_bytes:
                 _remove(path, options.fsync)
