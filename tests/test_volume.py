@@ -407,6 +407,13 @@ class TestZeros:
         assert sorted(cell for cell, _ in volume.files()) == [(0, 0, 0), (1, 0, 0)]
         assert not read_by_libwkw(volume.path, self.WHOLE).any()
 
+    @pytest.mark.parametrize("keep_zeros", [False, True])
+    def test_of_a_part(self, volume, keep_zeros):
+        options = WriteOptions(keep_zeros=keep_zeros)
+        part = np.zeros((1, 3, 2, 1), np.uint8)
+        replace(volume, options=options).write(box_at(7, 0, 0, 3, 2, 1), part)
+        assert len([*volume.files()]) == (2 if keep_zeros else 0)
+
 
 class TestOptions:
     def test_they_travel(self, volume):

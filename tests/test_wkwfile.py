@@ -306,6 +306,23 @@ class TestPatch:
         )
         assert [*path.parent.iterdir()] == []
 
+    @pytest.mark.parametrize("exists", [True, False])
+    @pytest.mark.parametrize("keep_zeros", [True, False])
+    @pytest.mark.parametrize(("value", "is_zero"), [(0.0, True), (-0.0, False)])
+    def test_zeros_make_a_file_only_if_asked_to(self, path, exists, keep_zeros, value, is_zero):
+        header = small("raw", "float32")
+        expected = np.zeros((1, 8, 8, 8), np.float32)
+        if exists:
+            expected[:] = 1
+            write(str(path), header, expected)
+        expected[:, *(slice(r.start, r.stop) for r in region_of(PART))] = value
+        part = np.full((1, *PART.size), value, np.float32)
+        wkwfile.patch(str(path), header, PART, part, WriteOptions(keep_zeros=keep_zeros))
+        found = read(path, header)
+        assert (found is None) == (is_zero and not exists and not keep_zeros)
+        if found is not None:
+            assert found.tobytes() == expected.tobytes()
+
     def test_other_blocks_are_not_even_read(self, path):
         # A block may be patched while another task writes the one beside it.
         header = small("raw")
@@ -939,7 +956,7 @@ class TestWriting:
             calls.clear()
             if what in ("patch", "create"):
                 part = voxels_for(header, PART.size)
-                wkwfile.patch(str(path), header, PART, part, fsync=fsync)
+                wkwfile.patch(str(path), header, PART, part, WriteOptions(fsync=fsync))
             else:
                 voxels = voxels_for(header) * (what != "remove")
                 write(str(path), header, voxels, fsync=fsync)
@@ -962,7 +979,7 @@ class TestWriting:
         synced = note_synced(monkeypatch)
         if patched:
             part = voxels_for(small(), PART.size)
-            wkwfile.patch(str(path), small(), PART, part, fsync=True)
+            wkwfile.patch(str(path), small(), PART, part, WriteOptions(fsync=True))
         else:
             write(str(path), small(), voxels_for(small()), fsync=True)
         assert inodes(path, *path.parents[:3]) <= synced

@@ -273,7 +273,7 @@ class Volume:
         box = BoundingBox((axis.start for axis in part.source), voxels.shape[1:])
         is_whole = box.size == (edge, edge, edge)
         if not is_whole and not self.header.is_compressed:
-            wkwfile.patch(path, self.header, box, voxels, fsync=self.options.fsync)
+            wkwfile.patch(path, self.header, box, voxels, self.options)
             return voxels.nbytes
         with (
             self._old_file(path, is_whole) as old,

@@ -306,8 +306,7 @@ class PieceWriter:
             If the file system refuses.
         """
         self._check(voxels)
-        # By bits: -0.0 is no zero, and NaN no reason for a warning.
-        self.is_zero = self.is_zero and not voxels.view(f"u{voxels.itemsize}").any()
+        self.is_zero = self.is_zero and _is_zero(voxels)
         for data, sizes in self._packer.pack(voxels):
             with _naming(self._path, "writing"):
                 self._write(data)
@@ -488,7 +487,11 @@ def read_into(out: Voxels, path: str, header: VolumeHeader, region: Region) -> b
 
 
 def patch(
-    path: str, header: VolumeHeader, box: BoundingBox, voxels: Voxels, *, fsync: bool = False
+    path: str,
+    header: VolumeHeader,
+    box: BoundingBox,
+    voxels: Voxels,
+    options: WriteOptions | None = None,
 ) -> None:
     """Write a box into a raw file in place; other blocks are not touched.
 
@@ -497,15 +500,16 @@ def patch(
     Parameters
     ----------
     path
-        The file; if it does not exist it is made, full of zeros.
+        The file; if it does not exist it is made, full of zeros, unless there is nothing to write
+        but zeros, which a missing file means already.
     header
         What the volume demands.
     box
         Voxels counted from the first one of the file.
     voxels
         The box's voxels, `(c, x, y, z)`.
-    fsync
-        Whether to wait until they are on the disk.
+    options
+        How careful to be.
 
     Raises
     ------
@@ -514,14 +518,22 @@ def patch(
     StorageError
         If the file system refuses.
     """
+    options = options or WriteOptions()
     parts = list(overlaps(region_of(box), (header.block_edge,) * 3))
-    with _open_or_create(path, header, parts) as file:
+    try:
+        opened = WkwFile.open(path, header, os.O_RDWR)
+    except FileNotFoundError:
+        if not options.keep_zeros and _is_zero(voxels):
+            return
+        _create_zeros(path, header, parts)
+        opened = WkwFile.open(path, header, os.O_RDWR)
+    with opened as file:
         if file.header.is_compressed:
             raise file.error("is compressed inside a raw volume, so no part can be written alone")
         file.reserve(parts)
         for part in parts:
             file.patch_block(part, voxels[(slice(None), *part.target)])
-        if fsync:
+        if options.fsync:
             with _naming(path, "writing"):
                 os.fsync(file.descriptor)
                 _fsync_names(path)
@@ -644,14 +656,6 @@ def _checked_ends(
 
 
 # --- files --------------------------------------------------------------------------------------
-
-
-def _open_or_create(path: str, header: VolumeHeader, parts: list[Overlap]) -> WkwFile:
-    try:
-        return WkwFile.open(path, header, os.O_RDWR)
-    except FileNotFoundError:
-        _create_zeros(path, header, parts)
-        return WkwFile.open(path, header, os.O_RDWR)
 
 
 def _create_zeros(path: str, header: VolumeHeader, parts: list[Overlap]) -> None:
@@ -834,6 +838,11 @@ def _write_all(descriptor: int, data: Any, start: int) -> None:
     while view:
         count = os.pwrite(descriptor, view, start)
         view, start = view[count:], start + count
+
+
+def _is_zero(voxels: Voxels) -> bool:
+    # By bits: -0.0 is no zero, and NaN no reason for a warning.
+    return not voxels.view(f"u{voxels.itemsize}").any()
 
 
 def _shape(header: VolumeHeader) -> tuple[int, int, int, int]:
