@@ -1003,6 +1003,12 @@ class TestWriting:
         write(str(path), small(), voxels_for(small()), fsync=True)
         np.testing.assert_array_equal(read(path, small()), voxels_for(small()))
 
+    @pytest.mark.parametrize("name", ["fsync", "keep_zeros"])
+    @pytest.mark.parametrize("value", ["no", "", 0, 1, None, np.array([True])])
+    def test_switches_that_are_neither_true_nor_false(self, name, value):
+        with pytest.raises(ArgumentError, match=f"{name} is .*True or False"):
+            WriteOptions(**{name: value})
+
     @pytest.mark.parametrize("level", [2, 13, 0, -1, 100])
     def test_levels_that_lz4hc_lacks(self, level):
         with pytest.raises(ArgumentError, match=f"hc_level is {level}.*3 to 12"):

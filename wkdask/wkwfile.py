@@ -80,6 +80,10 @@ class WriteOptions:
     that shrink to less than a sixteenth, where it pays, and 5 for others."""
 
     def __post_init__(self) -> None:
+        for name in ("fsync", "keep_zeros"):
+            value = getattr(self, name)
+            if not isinstance(value, bool):
+                raise ArgumentError(f"{name} is {value!r}, but must be True or False.")
         if self.hc_level is None:
             return
         object.__setattr__(self, "hc_level", whole(self.hc_level, "hc_level"))
