@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
+import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +77,65 @@ def client(cluster):
 
     with Client(cluster) as client:
         yield client
+
+
+@dataclass(frozen=True)
+class CommandedCluster:
+    """A scheduler and workers that were started by their commands."""
+
+    file: str
+    """The scheduler's file."""
+    scheduler: subprocess.Popen[bytes]
+    workers: list[subprocess.Popen[bytes]]
+
+
+@contextlib.contextmanager
+def run_commands(
+    folder: Path,
+    *,
+    workers: int = 2,
+    scheduler_environment: Mapping[str, str] | None = None,
+    worker_environment: Mapping[str, str] | None = None,
+) -> Iterator[CommandedCluster]:
+    """Run `dask scheduler` and `dask worker` in a directory, and end them whatever happens."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "scheduler.json"
+    with contextlib.ExitStack() as stack:
+
+        def start(log: str, variables: Mapping[str, str] | None, *command: str) -> Any:
+            output = stack.enter_context((folder / log).open("wb"))
+            process = subprocess.Popen(
+                [sys.executable, "-m", "dask", *command, "--scheduler-file", str(file)],
+                stdout=output, stderr=output, cwd=folder, env=os.environ | dict(variables or {}),
+            )  # fmt: skip
+            stack.callback(_end, process)
+            return process
+
+        common = ("--host", "127.0.0.1", "--no-dashboard")
+        scheduler = start(
+            "scheduler.log", scheduler_environment, "scheduler", *common, "--port", "0", "--no-show"
+        )
+        options = (*common, "--no-nanny", "--nthreads", "1")
+        started = [
+            start(
+                f"worker-{i}.log", worker_environment, "worker", *options, "--name", str(i),
+                "--local-directory", str(folder / f"worker-{i}"),
+            )
+            for i in range(workers)
+        ]  # fmt: skip
+        yield CommandedCluster(str(file), scheduler, started)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="session")
+def commanded_cluster() -> Callable[..., contextlib.AbstractContextManager[CommandedCluster]]:
+    """A function that starts a scheduler and workers in a directory; see `run_commands`."""
+    return run_commands

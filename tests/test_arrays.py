@@ -557,7 +557,7 @@ def test_query_planning_is_refused(view: wkdask.View) -> None:
             view.to_dask,
             lambda: view[0],
             lambda: view.store(np.zeros(1)),
-            lambda: view.for_each_chunk(print),
+            lambda: view.for_each_chunk(print, compute=False),
         ):
             with pytest.raises(WkdaskError, match=r"query-planning is on.*Switch it off"):
                 use()

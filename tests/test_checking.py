@@ -318,7 +318,7 @@ class TestOddities:
         path.write_bytes(b"?")
         report = wkdask.check(dataset.path / "color" / "1" if bare else dataset.path, level=2)
         found = only(report)
-        assert (found.kind, found.path) == ("stray", str(path))
+        assert (found.kind, found.path, report.ok) == ("unreadable", str(path), False)
         assert report.files == (2 if bare else 6), "the rest of the mag is looked at"
         with pytest.raises(StorageError, match=name):
             dataset["color"][1].read((0, 0, 0), (8, 16, 16))

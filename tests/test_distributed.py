@@ -348,52 +348,11 @@ def test_progress_does_not_swallow_errors(layer: wkdask.Layer, client: Any, name
 # --- a scheduler and workers started by commands ----------------------------------------------
 
 
-def wait_for(ready: Callable[[], bool], what: str, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.05)
-
-
-@contextlib.contextmanager
-def started(log: Path, *command: str) -> Iterator[None]:
-    """Run a dask command in another directory, and end it whatever happens."""
-    with (
-        log.open("wb") as output,
-        subprocess.Popen(
-            [sys.executable, "-m", "dask", *command], stdout=output, stderr=output, cwd=log.parent
-        ) as process,
-    ):
-        try:
-            yield
-        finally:
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
 @pytest.fixture(scope="module")
-def commanded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def commanded(commanded_cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The scheduler file of `dask scheduler` with two workers of `dask worker`."""
-    folder = tmp_path_factory.mktemp("commands")
-    file = folder / "scheduler.json"
-    with contextlib.ExitStack() as stack:
-        scheduler = ("--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--no-show")
-        stack.enter_context(
-            started(
-                folder / "scheduler.log", "scheduler", *scheduler, "--scheduler-file", str(file)
-            )
-        )
-        wait_for(file.exists, "the scheduler's file")
-        worker = ("--host", "127.0.0.1", "--no-dashboard", "--no-nanny", "--nthreads", "1")
-        for name in ("a", "b"):
-            place = ("--scheduler-file", str(file), "--local-directory", str(folder / name))
-            stack.enter_context(
-                started(folder / f"worker-{name}.log", "worker", *worker, *place, "--name", name)
-            )
-        yield str(file)
+    with commanded_cluster(tmp_path_factory.mktemp("commands")) as cluster:
+        yield cluster.file
 
 
 @pytest.mark.slow

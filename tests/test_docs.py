@@ -194,7 +194,7 @@ def test_the_two_commands_are_one_line_each() -> None:
     blocks = SHELL.findall((ROOT / "README.md").read_text(encoding="utf-8"))
     assert [len(block.splitlines()) for block in blocks] == [1, 1]
     assert blocks[0].endswith("wkdask demo\n")
-    assert blocks[1].endswith("-m pytest\n")
+    assert blocks[1].endswith("-m pytest -n 2\n")
 
 
 def test_dependencies_are_explained() -> None:

@@ -508,7 +508,13 @@ CHUNKS = [
     Row("chunk of a float", each("frozen", 8.0), ArgumentError, "chunk_size 8.0 whole", False),
     Row("chunk of floats", each("lz4", (8.0, 8, 8)), ArgumentError, "chunk_size whole", False),
     Row("chunk of two", each("frozen", (8, 8)), ArgumentError, "chunk_size three", False),
-    Row("chunk of text", each("frozen", "file"), ArgumentError, "chunk_size 'file' whole", False),
+    Row(
+        "chunk of text",
+        each("frozen", "file"),
+        ArgumentError,
+        "chunk_size 'file' auto numbers",
+        False,
+    ),
     Row("view without voxels", each("no voxel", 8), ArgumentError, "empty"),
     Row("mag without voxels", each("empty mag", 8), ArgumentError, "empty"),
     Row(

@@ -259,7 +259,7 @@ def _unlistable(directory: str, error: OSError) -> Iterator[Finding]:
     """Yield why a directory of files can't be listed, unless it is gone, which means zeros."""
     if isinstance(error, NotADirectoryError):
         text = f"{directory} is no directory: move it away, because reads and writes there fail"
-        yield Finding("stray", directory, text)
+        yield Finding("unreadable", directory, text)
     elif os.path.islink(directory) or not isinstance(error, FileNotFoundError):
         text = str(storage_error(error, directory, "listing files"))
         yield Finding("unreadable", directory, text)

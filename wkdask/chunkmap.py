@@ -57,6 +57,8 @@ class Run:
     progress: bool = False
     tag: str = field(default_factory=lambda: uuid.uuid4().hex[:16])
     """What marks unfinished files of this run, so that those of dead workers can be swept."""
+    is_resumed: bool = False
+    """Whether an earlier run of the same job may have left some."""
 
     def __post_init__(self) -> None:
         check_executor(self.executor)
@@ -66,7 +68,7 @@ class Run:
 
     def of(self, journal: Journal | None) -> Run:
         """Return the run of a job, which also sweeps what earlier runs of it left over."""
-        return self if journal is None else replace(self, tag=journal.job)
+        return self if journal is None else replace(self, tag=journal.job, is_resumed=True)
 
 
 @dataclass(frozen=True, slots=True)

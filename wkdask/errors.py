@@ -4,24 +4,24 @@ Every error that wkdask raises on purpose is a `WkdaskError`, and also the built
 Python user would expect::
 
     WkdaskError
-    ├── ArgumentError      ValueError, AssertionError   an argument can't be used
-    │   ├── BoundsError    IndexError                   a box leaves the view
-    │   ├── DtypeError     TypeError                    voxels of another dtype
-    │   ├── AlignmentError                              two tasks would write one file or block
-    │   └── MemoryLimitError MemoryError                chunks are too large for the workers
-    ├── ReadOnlyError      AssertionError               a write through a read-only view
-    ├── StateError         AssertionError               opened twice, closed while not open
-    ├── MissingError       FileNotFoundError            a path that must exist does not
-    ├── ExistsError        FileExistsError              a path that must not exist does
-    ├── NameLookupError    KeyError                     a layer or mag that the dataset lacks
-    ├── FormatError        ValueError                   a file is not what it must be
-    │   └── PropertiesError                             likewise, datasource-properties.json
-    ├── StorageError       OSError                      the file system refused, with its `errno`
-    │   ├── AccessError    PermissionError
-    │   └── DirectoryError IsADirectoryError
-    ├── ClusterError       RuntimeError                 a cluster can't do the work, or is lost
-    │   └── WorkerLostError                             the workers that ran a chunk died
-    └── ChunkErrors        ExceptionGroup               every failure of a run that collected them
+    ├── ArgumentError        ValueError, AssertionError   an argument can't be used
+    │   ├── BoundsError      IndexError                   a box leaves the view
+    │   ├── DtypeError       TypeError                    voxels of another dtype
+    │   ├── AlignmentError                                two tasks would write one file or block
+    │   └── MemoryLimitError MemoryError                  chunks are too large for the workers
+    ├── ReadOnlyError        AssertionError               a write through a read-only view
+    ├── StateError           AssertionError               opened twice, closed while not open
+    ├── MissingError         FileNotFoundError            a path that must exist does not
+    ├── ExistsError          FileExistsError              a path that must not exist does
+    ├── NameLookupError      KeyError                     a layer or mag that the dataset lacks
+    ├── FormatError          ValueError                   a file is not what it must be
+    │   └── PropertiesError                               likewise, datasource-properties.json
+    ├── StorageError         OSError                      the file system refused, with its `errno`
+    │   ├── AccessError      PermissionError
+    │   └── DirectoryError   IsADirectoryError
+    ├── ClusterError         RuntimeError                 a cluster can't do the work, or is lost
+    │   └── WorkerLostError                               the workers that ran a chunk died
+    └── ChunkErrors          ExceptionGroup               every failure of a run that collected them
 
 The classes that stand for an `assert` of the original `View` are `AssertionError` too, so that code
 written for it keeps working.

@@ -61,14 +61,17 @@ class Journal:
         return os.path.join(self.volume.path, JOURNALS_NAME, self.job, directory, f"{index}.json")
 
     def _state(self, box: BoundingBox) -> list[Any]:
-        """Return plain values that say what the files of a box are."""
+        """Return plain values that say what a box is, and what its files are."""
         header = self.volume.header
         edge = header.file_edge
+        # A layer may have grown within its last files, under the name of the same job.
+        place = [*box.topleft, *box.size]
         if not header.is_compressed and any(at % edge for at in (*box.topleft, *box.bottomright)):
             # Other chunks may write the same raw file after this one.
-            return [self._content(box)]
+            return [place, self._content(box)]
         parts = overlaps(region_of(box), (edge,) * 3)
-        return [[*part.cell, *_identity(self.volume.file_path(part.cell))] for part in parts]
+        files = [[*part.cell, *_identity(self.volume.file_path(part.cell))] for part in parts]
+        return [place, *files]
 
     def _content(self, box: BoundingBox) -> str:
         """Return a hash of the voxels of a box."""

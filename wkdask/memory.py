@@ -15,7 +15,7 @@ from distributed.system import MEMORY_LIMIT
 
 from wkdask.errors import MemoryLimitError
 from wkdask.geometry import Vec3
-from wkdask.scheduling import active_client, workers_of
+from wkdask.scheduling import active_client, asking, workers_of
 
 __all__ = ["TASK_BYTES", "auto_edge", "check_memory"]
 
@@ -115,7 +115,9 @@ def _hosts(executor: Client | Executor | None) -> Iterator[_Host]:
         pool = executor if isinstance(executor, Executor) else None
         yield _Host("this machine", workers_of(pool), int(MEMORY_LIMIT))
         return
-    for address, worker in client.scheduler_info(n_workers=-1)["workers"].items():
+    with asking():
+        workers = client.scheduler_info(n_workers=-1)["workers"]
+    for address, worker in workers.items():
         yield _Host(f"worker {address}", worker["nthreads"], worker["memory_limit"])
 
 

@@ -35,6 +35,7 @@ __all__ = [
     "Bar",
     "Portable",
     "active_client",
+    "asking",
     "check_cluster",
     "check_executor",
     "is_on_worker",
@@ -119,7 +120,7 @@ def check_cluster(client: Client) -> None:
     Raises
     ------
     ClusterError
-        If the scheduler or a worker can't import wkdask.
+        If the scheduler or a worker can't import wkdask, or does not answer.
     """
     if client in _checked_clients:
         return
@@ -127,8 +128,9 @@ def check_cluster(client: Client) -> None:
     where = "wkdask:__version__"
     here = resolve_name(where)
     try:
-        found = {"the scheduler": client.run_on_scheduler(resolve_name, where)}
-        found |= client.run(resolve_name, where)
+        with asking():
+            found = {"the scheduler": client.run_on_scheduler(resolve_name, where)}
+            found |= client.run(resolve_name, where)
     except ImportError as error:
         raise ClusterError(
             f"the scheduler or a worker of this cluster can't import wkdask ({error}). Install it "
@@ -147,6 +149,18 @@ def check_cluster(client: Client) -> None:
 
 
 _checked_clients: WeakSet[Client] = WeakSet()
+
+
+@contextlib.contextmanager
+def asking() -> Iterator[None]:
+    """Let it be an error of ours that a cluster does not answer a question asked meanwhile."""
+    try:
+        yield
+    except OSError as error:
+        raise ClusterError(
+            f"the scheduler or a worker does not answer, so it was lost ({error}). Run again on a "
+            "cluster that works; resume=True skips what was finished, if this run had it too."
+        ) from None
 
 
 def workers_of(executor: Executor | None) -> int:

@@ -17,7 +17,7 @@ from concurrent.futures import BrokenExecutor, Executor, ThreadPoolExecutor
 from concurrent.futures import Future as LocalFuture
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, islice, product
 from queue import SimpleQueue
 from typing import Any
 
@@ -32,6 +32,7 @@ from wkdask.errors import ClusterError, WorkerLostError
 from wkdask.scheduling import (
     Portable,
     active_client,
+    asking,
     check_cluster,
     local_pool,
     portable,
@@ -128,13 +129,14 @@ def stream_blocks(
     first = list(islice(items, WINDOW))
     if not first:
         return
-    if not _is_local(array, first):
+    if not _is_local(array, first) or not _is_local(array, _last_blocks(array)):
         first += items
     if client is not None:
         check_cluster(client)
-        launch = partial(_launch_blocks, client, array)
+        # By the cluster itself: were they sent again, their keys would still stand for the failure.
+        launch = partial(_launch_blocks, client, array, retries)
         window = max(WINDOW, len(first))
-        yield from on_cluster(client, launch, chain(first, items), retries=retries, least=window)
+        yield from on_cluster(client, launch, chain(first, items), least=window)
         return
     while first:
         yield from _on_this_machine(array, first, executor, retries)
@@ -256,6 +258,9 @@ def on_cluster(
                     suspects.append(outcome.item)
                 else:
                     yield from source.judged(outcome)
+            # Not left to the garbage collector, in which a Ctrl-C would be lost.
+            for future, _ in pairs:
+                future.release()
             del done, pairs
     except KeyboardInterrupt:
         client.cancel([future for future, _ in flying.values()])
@@ -294,7 +299,8 @@ class _Window:
         if now < self._asked + _LOOK_SECONDS:
             return
         self._asked = now
-        threads = sum(self._client.nthreads().values())
+        with asking():
+            threads = sum(self._client.nthreads().values())
         self._size = max(self._least, 2 * threads)
         if threads:
             self._seen, self._has_warned = now, False
@@ -374,12 +380,14 @@ class _Blocks(DaskMethodsMixin):  # type: ignore[misc]
         return self._keys
 
 
-def _launch_blocks(client: Client, array: da.Array, blocks: list[tuple[int, ...]]) -> list[Future]:
+def _launch_blocks(
+    client: Client, array: da.Array, retries: int, blocks: list[tuple[int, ...]]
+) -> list[Future]:
     keys = [(array.name, *block) for block in blocks]
     # Fused tasks would differ between windows, under the same keys.
     with dask.config.set({"optimization.fuse.active": False}):
         graph = da.Array.__dask_optimize__(array.dask, keys)
-    futures: list[Future] = client.get(graph, keys, sync=False)
+    futures: list[Future] = client.get(graph, keys, sync=False, retries=retries)
     return futures
 
 
@@ -402,6 +410,12 @@ def _is_local(array: da.Array, blocks: list[tuple[int, ...]]) -> bool:
     keys = {(array.name, *block) for block in blocks}
     tasks = sum(map(len, array.dask.cull(keys).layers.values()))
     return bool(tasks / len(blocks) <= _SHARED_WORK * len(array.dask) / array.npartitions + 1)
+
+
+def _last_blocks(array: da.Array) -> list[tuple[int, ...]]:
+    """Return a window of blocks from the end, where a cumulated sum needs all before them."""
+    backwards = product(*(range(count - 1, -1, -1) for count in array.numblocks))
+    return list(islice(backwards, WINDOW))
 
 
 class _Retrying:

@@ -755,8 +755,8 @@ class View:
         """Note that voxels may have changed, and sweep up after workers that died."""
         if self._read_only:
             return
-        if run.executor is not None or active_client(None) is not None:
-            self._volume.sweep(run.tag)
+        if run.is_resumed or run.executor is not None or active_client(None) is not None:
+            self._volume.sweep(run.tag, self.bounding_box)
         self._volume.note_change()
 
 

@@ -236,20 +236,34 @@ class Volume:
             corners.min(axis=0) * edge, (corners.max(axis=0) + 1) * edge
         )
 
-    def sweep(self, tag: str) -> int:
-        """Delete what dead writers with a tag left beside the files; return how many there were.
+    def sweep(self, tag: str, box: BoundingBox) -> int:
+        """Delete what dead writers with a tag left beside the files of a box, and in journals.
 
         Others are left alone: some file systems keep locks on one machine, and do not tell here
         that a writer elsewhere is alive.
+
+        Returns
+        -------
+        int
+            How many files there were.
         """
         ending = f".{tag}{wkwfile.TEMPORARY_SUFFIX}"
-        left = (
-            os.path.join(directory, name)
-            for directory, _, names in os.walk(self.path)
-            for name in names
-            if name.endswith(ending)
+        return sum(
+            wkwfile.sweep_leftover(path)
+            for directory in self._directories(box)
+            for path in _named(directory, ending)
         )
-        return sum(map(wkwfile.sweep_leftover, left))
+
+    def _directories(self, box: BoundingBox) -> Iterator[str]:
+        """Yield the directories in which files of a box lie, and those of journals."""
+        edge = self.header.file_edge
+        _, ys, zs = (
+            range(start // edge, -(-stop // edge))
+            for start, stop in zip(box.topleft, box.bottomright, strict=True)
+        )
+        yield from (os.path.dirname(self.file_path((0, y, z))) for z in zs for y in ys)
+        for directory, _, _ in os.walk(os.path.join(self.path, JOURNALS_NAME)):
+            yield directory
 
     def version(self) -> tuple[int, int]:
         """Return a value that differs after each change made through wkdask, by any process."""
@@ -373,6 +387,12 @@ def _no_header(directory: str) -> MissingError:
         f"{directory} has no {HEADER_NAME}, so it is no mag directory. Open a directory such as "
         "color/1, or a dataset with wkdask.open."
     )
+
+
+def _named(directory: str, ending: str) -> Iterator[str]:
+    """Yield the files of a directory, if there is one, whose names have an ending."""
+    with contextlib.suppress(OSError), os.scandir(directory) as entries:
+        yield from (entry.path for entry in entries if entry.name.endswith(ending))
 
 
 def _size_bytes(entry: os.DirEntry[str]) -> int:
