@@ -100,7 +100,7 @@ def client() -> Iterator[Client]:
         processes=False,
         n_workers=2,
         threads_per_worker=2,
-        dashboard_address=None,
+        dashboard_address="127.0.0.1:0",
         memory_limit=0,
         set_as_default=False,
     ) as client:
