@@ -55,7 +55,7 @@ __all__ = [
 WINDOW = 512
 """Tasks in flight on a cluster, unless it has more than half as many threads."""
 
-_PAUSE_SECONDS = 0.05
+_PAUSE_SECONDS = 0.1
 _LOOK_SECONDS = 10
 _TIMEOUT_SECONDS = 300
 
