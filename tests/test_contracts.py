@@ -244,6 +244,7 @@ def test_imports_are_light(imported: str, absent: tuple[str, ...]) -> None:
     assert run_python(code).split() == []
 
 
+@pytest.mark.slow
 def test_every_module_can_be_imported_first() -> None:
     """No cycle is hidden by the order in which the tests import."""
     for module in ("errors", "clib", "codec", "volume", "labelled", "checking", "demo"):

@@ -137,6 +137,7 @@ class TestSynthetic:
 
 
 class TestGiven:
+    @pytest.mark.slow
     def test_in_a_process(self, given, tmp_path, snapshot):
         before = snapshot(given.path)
         done = in_a_process(given.path, "--output", tmp_path / "out", cwd=tmp_path)

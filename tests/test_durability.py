@@ -279,6 +279,7 @@ class TestDamage:
         assert report["outcomes"]["refused"] > rounds
         assert report["bytes"] < MEMORY_BYTES
 
+    @pytest.mark.slow
     def test_every_header_byte(self, tmp_path: Path):
         report = run_alone("headers", tmp_path)
         assert set(report["outcomes"]) == self.ALLOWED
@@ -595,6 +596,7 @@ def small_disk(path: Path, size_bytes: int) -> Iterator[Path]:
 
 
 class TestFullDisk:
+    @pytest.mark.slow
     def test_a_limit_of_file_sizes(self, tmp_path: Path):
         for report in of_each_kind("size_limits", tmp_path):
             assert report["problems"] == []

@@ -65,7 +65,7 @@ class TestPeaks:
     @pytest.mark.parametrize(
         ("kind", "edge"),
         [
-            ("lz4", 512),
+            pytest.param("lz4", 512, marks=pytest.mark.slow),
             pytest.param("lz4", 1024, marks=pytest.mark.slow),
             pytest.param("lz4hc", 1024, marks=pytest.mark.slow),
         ],
@@ -81,6 +81,7 @@ class TestPeaks:
         assert peak_of("read_little", volume) < READ_BYTES
         assert peak_of("merge", volume) < READ_BYTES
 
+    @pytest.mark.slow
     def test_headers_that_claim_much_allocate_nothing(self, tmp_path: Path):
         assert peak_of("huge_claims", tmp_path) < 4 * MIB
 

@@ -442,7 +442,7 @@ def test_random_stores_with_threads(
 
 # The client serves all examples alike.
 on_cluster = settings(
-    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40
+    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15
 )
 
 

@@ -259,6 +259,7 @@ print(time.perf_counter() - start)
 FIRST_READ_MORE_SECONDS = 0.05
 
 
+@pytest.mark.slow
 def test_first_read_in_a_fresh_process(scene: Scene) -> None:
     """Without imports, and with numba's machine code on the disk."""
     volume = scene.written("uint8", "lz4")
