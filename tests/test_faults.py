@@ -115,6 +115,8 @@ def wait_for(ready: Callable[[], Any], what: str, seconds: float = 60) -> None:
 def local_client(folder: Path) -> Iterator[Client]:
     """The client of a cluster of processes with a thread each, which nannies start again."""
     with (
+        # By default a nanny is given up if its worker is away 15 s after it was lost before.
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "1 hour"}),
         LocalCluster(
             n_workers=2,
             threads_per_worker=1,
