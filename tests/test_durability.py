@@ -401,7 +401,10 @@ def kills(directory: str, rounds: str, kind: Any) -> Report:
             for _ in range(number % (len(pieces) + 1)):
                 os.read(progress, 1)
             alive = set(unfinished(directory)) - left_before
-            outcomes["taken for dead"] += sum(map(wkwfile.is_leftover, alive))
+            # Before it has told anything, its file may not be locked yet; then it sees that it was
+            # swept and makes another.
+            if number % (len(pieces) + 1):
+                outcomes["taken for dead"] += sum(map(wkwfile.is_leftover, alive))
             time.sleep(rng.uniform(0, 0.005))
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
