@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -38,7 +38,7 @@ __all__ = [
     "OnError",
     "Run",
     "chunk_graph",
-    "note_of",
+    "run_chunk",
     "run_chunks",
     "run_graph",
 ]
@@ -108,12 +108,9 @@ def run_chunks(work: Work, grid: ChunkGrid, run: Run, journal: Journal | None = 
         All of them, if failures are collected; its `report` says how the run went.
     """
     log = _Log(grid, run)
-    positions: Iterable[Vec3] = product(*map(range, grid.shape))  # type: ignore[assignment]
-    if journal is not None:
-        positions = log.without_done(positions, journal)
-    call = partial(_run_chunk, work, grid, journal, run.tag)
+    call = partial(run_chunk, work, grid, journal, run.tag)
     outcomes = stream_calls(
-        call, positions, run.executor, name="wkdask-chunks", retries=run.retries
+        call, log.positions(journal), run.executor, name="wkdask-chunks", retries=run.retries
     )
     return log.follow(outcomes)
 
@@ -150,10 +147,7 @@ def run_graph(graph: da.Array, grid: Grid, run: Run, journal: Journal | None = N
         As `run_chunks`.
     """
     log = _Log(grid, run)
-    positions: Iterable[Vec3] = product(*map(range, grid.shape))  # type: ignore[assignment]
-    if journal is not None:
-        positions = log.without_done(positions, journal)
-    blocks = ((0, *position) for position in positions)
+    blocks = ((0, *position) for position in log.positions(journal))
     outcomes = stream_blocks(graph, blocks, run.executor, retries=run.retries)
     return log.follow(
         replace(outcome, item=outcome.item[1:], value=outcome.value and outcome.value.item())
@@ -174,10 +168,12 @@ class _Log:
         self._size_bytes = 0
         self._failures: list[ChunkFailure] = []
 
-    def without_done(self, positions: Iterable[Vec3], journal: Journal) -> Iterator[Vec3]:
-        """Yield the positions of chunks that a journal does not know as done."""
-        for position in positions:
-            if journal.is_done(self._grid.index(position), self._grid.chunk_box(position)):
+    def positions(self, journal: Journal | None) -> Iterator[Vec3]:
+        """Yield the positions of the chunks that a journal, if any, does not know as done."""
+        grid = self._grid
+        x, y, z = map(range, grid.shape)
+        for position in product(x, y, z):
+            if journal and journal.is_done(grid.index(position), grid.chunk_box(position)):
                 self._skipped += 1
             else:
                 yield position
@@ -204,7 +200,7 @@ class _Log:
 
     def _note_failure(self, position: Vec3, error: Exception) -> None:
         index, box = self._grid.index(position), self._grid.chunk_box(position)
-        note = note_of(index, box)
+        note = _note(index, box)
         if note not in getattr(error, "__notes__", ()):
             error.add_note(note)
         if self._run.on_error == "raise":
@@ -260,10 +256,14 @@ def chunk_graph(work: Work, grid: ChunkGrid, *, on_error: OnError = "raise") -> 
     )
 
 
-def _run_chunk(
-    work: Work, grid: ChunkGrid, journal: Journal | None, tag: str, position: Vec3
+def run_chunk(
+    work: Work, grid: Grid, journal: Journal | None, tag: str, position: Vec3
 ) -> tuple[int, int]:
-    """Run one chunk, and return the voxels and bytes that it wrote."""
+    """Run one chunk, where its task runs, and return the voxels and bytes that it wrote.
+
+    An exception gets a note that names the chunk. The journal, if any, learns of its end, and
+    unfinished files carry the tag.
+    """
     index, box = grid.index(position), grid.chunk_box(position)
     with counting(tag) as written:
         try:
@@ -271,7 +271,7 @@ def _run_chunk(
             if journal is not None:
                 journal.record(index, box)
         except Exception as error:
-            error.add_note(note_of(index, box))
+            error.add_note(_note(index, box))
             raise
     return written.voxels, written.size_bytes
 
@@ -279,7 +279,7 @@ def _run_chunk(
 def _lazy_chunk(work: Work, grid: ChunkGrid, collect: bool, position: Vec3) -> NDArray[np.object_]:
     receipt = ChunkReceipt(grid.index(position))
     try:
-        _run_chunk(work, grid, None, "", position)
+        run_chunk(work, grid, None, "", position)
     except Exception as error:
         if not collect and is_on_worker():
             # distributed would drop an error that can't be pickled, and the note with it.
@@ -293,7 +293,7 @@ def _lazy_chunk(work: Work, grid: ChunkGrid, collect: bool, position: Vec3) -> N
     return block
 
 
-def note_of(index: int, box: BoundingBox) -> str:
+def _note(index: int, box: BoundingBox) -> str:
     """Return what is added to an error to say where it happened."""
     return f"in chunk {index}, {box}"
 

@@ -171,10 +171,7 @@ def workers_of(executor: Executor | None) -> int:
 
 @contextlib.contextmanager
 def local_pool(executor: Executor | None) -> Iterator[Executor]:
-    """Provide a pool: the one that is given, or what dask is configured for (threads).
-
-    A pool of our own ends with the block, because tasks that run can't be waited for in dask's.
-    """
+    """Provide a pool: the one that is given, or what dask is configured for (threads)."""
     configured = dask.config.get("scheduler", None)
     if executor is None and isinstance(configured, Executor):
         executor = configured
@@ -182,7 +179,7 @@ def local_pool(executor: Executor | None) -> Iterator[Executor]:
     if executor is not None:
         yield executor
     elif get is dask.threaded.get:
-        with ThreadPoolExecutor(workers_of(None), thread_name_prefix="wkdask") as pool:
+        with _own_threads() as pool:
             yield pool
     elif get is dask.local.get_sync:
         yield dask.local.synchronous_executor
@@ -192,6 +189,11 @@ def local_pool(executor: Executor | None) -> Iterator[Executor]:
             yield pool
     else:
         yield _ByScheduler(get)
+
+
+def _own_threads() -> ThreadPoolExecutor:
+    """Return a pool of our own, because tasks that run can't be waited for in the one of dask."""
+    return ThreadPoolExecutor(workers_of(None), thread_name_prefix="wkdask")
 
 
 class _ByScheduler(Executor):
@@ -282,9 +284,7 @@ def _run_here(collection: Any, executor: Executor | None) -> Any:
         return _run_on_executor(collection, executor)
     if get_scheduler(collections=[collection]) is not dask.threaded.get:
         return collection.compute()
-    workers = dask.config.get("num_workers", None) or os.cpu_count() or 1
-    # A pool of our own, because tasks that run can't be waited for in the one of dask.
-    with ThreadPoolExecutor(workers, thread_name_prefix="wkdask") as pool:
+    with _own_threads() as pool:
         return _run_on_executor(collection, pool)
 
 
@@ -306,8 +306,7 @@ def _run_on_executor(collection: Any, executor: Executor) -> Any:
 
 def _getter(executor: Executor, submit: Callable[..., Future[Any]]) -> Callable[..., Any]:
     """Return a dask scheduler that runs tasks by `submit`."""
-    workers = getattr(executor, "_max_workers", None) or os.cpu_count() or 1
-    get = partial(get_async, submit, workers)
+    get = partial(get_async, submit, workers_of(executor))
     if isinstance(executor, ThreadPoolExecutor):
         return partial(get, pack_exception=_keep_exception)
     return partial(

@@ -19,14 +19,14 @@ from dask.layers import ArrayBlockIdDep, ArraySliceDep
 from numpy.typing import NDArray
 
 from wkdask.chunking import Chunks
-from wkdask.chunkmap import Run, note_of, run_graph
+from wkdask.chunkmap import Run, run_chunk, run_graph
 from wkdask.errors import AlignmentError, ArgumentError
 from wkdask.geometry import BoundingBox, Vec3
 from wkdask.grid import cut_axis
 from wkdask.journal import Journal
 from wkdask.reports import RunReport
 from wkdask.scheduling import refuse_query_planning
-from wkdask.volume import Volume, as_voxels, counting
+from wkdask.volume import Volume, as_voxels
 
 __all__ = ["Align", "aligned_array", "reads_from", "run_store", "store_graph"]
 
@@ -159,19 +159,13 @@ def _store_one(
     voxels: Any,
     place: tuple[int, ...],
 ) -> NDArray[np.object_]:
-    position = place[1], place[2], place[3]
-    index, box = grid.index(position), grid.chunk_box(position)
+    def write(position: Vec3) -> None:
+        box = grid.chunk_box(position)
+        if not box.is_empty:
+            volume.write(box, as_voxels(voxels))
+
     block: NDArray[Any] = np.empty((1,) * 4, dtype=object)
-    with counting(tag) as written:
-        try:
-            if not box.is_empty:
-                volume.write(box, as_voxels(voxels))
-            if journal is not None:
-                journal.record(index, box)
-        except Exception as error:
-            error.add_note(note_of(index, box))
-            raise
-    block[0, 0, 0, 0] = written.voxels, written.size_bytes
+    block[0, 0, 0, 0] = run_chunk(write, grid, journal, tag, (place[1], place[2], place[3]))
     return block
 
 
