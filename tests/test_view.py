@@ -599,6 +599,13 @@ class TestOptions:
                 if file.name != "header.wkw":
                     file.unlink()
 
+    @pytest.mark.parametrize("resume", [None, 1, Path("job")])
+    def test_what_is_no_way_to_resume(self, view: View, resume: Any) -> None:
+        before = sorted(Path(view.path).rglob("*"))
+        with pytest.raises(ArgumentError, match="resume is"):
+            view.for_each_chunk(lambda chunk: None, resume=resume)
+        assert sorted(Path(view.path).rglob("*")) == before
+
     @pytest.mark.parametrize("level", [2, 13, 3.5])
     def test_levels_that_do_not_exist(self, view: View, level: Any) -> None:
         with pytest.raises(ArgumentError, match="hc_level"):

@@ -736,6 +736,8 @@ class View:
 
     def _journal(self, resume: bool | str, function: Any, *facts: Any) -> Journal | None:
         """Return where a job that writes this view notes what is done, if it shall."""
+        if not isinstance(resume, bool | str):
+            raise ArgumentError(f"resume is {resume!r}, but must be True, False or a job's name.")
         if resume is False:
             return None
         self._check_writable()
