@@ -586,3 +586,71 @@ class TestBadBlocks:
         write_blocks(path, header, pack(header, voxels))
         path.write_bytes(path.read_bytes() + b"behind")
         assert same(read(path, header), voxels)
+
+
+class TestPlainBlocks:
+    """Blocks that LZ4 could not shrink are voxels behind a few bytes, and are read as such."""
+
+    HEADERS = tuple(
+        VolumeHeader(dtype, channels, edge, 4, "lz4")
+        for dtype, channels, edge in (
+            ("uint8", 1, 4),
+            ("uint8", 3, 8),
+            ("uint16", 1, 8),
+            ("uint32", 2, 16),
+            ("uint8", 1, 32),
+        )
+    )
+
+    def scene(self, path: Path, header: VolumeHeader) -> tuple[Any, list[bytes]]:
+        voxels = voxels_for(header, seed=1)
+        blocks = pack(header, voxels)
+        plain = header.block_bytes + codec._literal_head(header.block_bytes)
+        assert plain in map(len, blocks)
+        write_blocks(path, header, blocks)
+        return voxels, blocks
+
+    @pytest.mark.parametrize("header", HEADERS, ids=str)
+    def test_each_row_is_found(self, tmp_path: Path, header: VolumeHeader) -> None:
+        path = tmp_path / "x0.wkw"
+        voxels, _ = self.scene(path, header)
+        edge = header.file_edge
+        with WkwFile.open(str(path), header) as file:
+            for axis, at in product(range(3), range(edge)):
+                region = [range(edge)] * 3
+                region[axis] = range(at, at + 1)
+                out = np.empty((header.num_channels, *map(len, region)), header.dtype, order="F")
+                file.read_into(out, (region[0], region[1], region[2]))
+                expected = voxels.take([at], axis=axis + 1)
+                assert out.tobytes() == expected.tobytes()
+
+    @pytest.mark.parametrize("header", HEADERS, ids=str)
+    def test_a_byte_before_the_voxels_is_never_wrong(
+        self, tmp_path: Path, header: VolumeHeader
+    ) -> None:
+        path = tmp_path / "x0.wkw"
+        _, blocks = self.scene(path, header)
+        count = codec._literal_head(header.block_bytes)
+        last = header.file_edge - 1
+        out = np.empty((header.num_channels, 1, 1, 1), header.dtype, order="F")
+        for at, change in product({0, 1, count // 2, count - 2, count - 1}, (0x10, 0x80, 0xFF)):
+            broken = bytearray(blocks[-1])
+            broken[at] ^= change
+            write_blocks(path, header, [*blocks[:-1], bytes(broken)])
+            with (
+                WkwFile.open(str(path), header) as file,
+                pytest.raises(FormatError, match="is no LZ4 block"),
+            ):
+                file.read_into(out, (range(last, last + 1),) * 3)
+
+    def test_a_block_of_their_size_may_have_to_be_decoded(self, tmp_path: Path) -> None:
+        header = VolumeHeader("uint8", 1, 4, 1, "lz4")
+        first = bytes([0xF0, 0, *range(15), 15, 0])  # 15 voxels, and 4 as 15 voxels before
+        block = first + bytes([0xF0, 45 - 15, *range(45)])
+        assert len(block) == header.block_bytes + codec._literal_head(header.block_bytes)
+        path = tmp_path / "x0.wkw"
+        write_blocks(path, header, [block])
+        out = np.empty((1, 4, 4, 4), np.uint8, order="F")
+        with WkwFile.open(str(path), header) as file:
+            file.read_into(out, (range(4),) * 3)
+        assert out.tobytes("F") == lz4.block.decompress(block, uncompressed_size=64)

@@ -21,7 +21,7 @@ PACKAGE = ROOT / "wkdask"
 
 # A module imports only from rows above its own; docs/architecture.md says what each one knows.
 LAYERS: tuple[set[str], ...] = (
-    {"compiling", "errors"},
+    {"buffers", "compiling", "errors"},
     {"clib", "geometry", "jobs", "kernels", "scheduling", "synthetic"},
     {"grid", "header", "properties", "reports", "streaming"},
     {"chunking", "codec", "memory"},

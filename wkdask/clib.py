@@ -23,11 +23,14 @@ from numba.extending import intrinsic as numba_intrinsic
 
 __all__ = [
     "address_of",
+    "byte_at",
     "call_lz4",
     "call_pread",
     "call_unlz4",
     "copy_bytes",
+    "finish_streams",
     "state_bytes",
+    "stream_16_bytes",
     "try_fallocate",
     "try_rename_new",
 ]
@@ -155,3 +158,40 @@ def copy_bytes(typingctx: Any, target: Any, source: Any, count: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, types.int64), generate
+
+
+@_intrinsic
+def stream_16_bytes(typingctx: Any, target: Any, source: Any) -> Any:
+    """Copy 16 bytes to an aligned address, past the cache."""
+
+    def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
+        pointer = ir.VectorType(ir.IntType(32), 4).as_pointer()
+        target, source = (builder.inttoptr(address, pointer) for address in given)
+        stored = builder.store(builder.load(source, align=1), target, align=16)
+        one = ir.Constant(ir.IntType(32), 1)
+        stored.set_metadata("nontemporal", builder.module.add_metadata([one]))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
+
+
+@_intrinsic
+def finish_streams(typingctx: Any) -> Any:
+    """Let other threads see what was copied past the cache."""
+
+    def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@_intrinsic
+def byte_at(typingctx: Any, address: Any) -> Any:
+    """Return the byte at an address."""
+
+    def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
+        byte = builder.load(builder.inttoptr(given[0], cgutils.voidptr_t))
+        return builder.zext(byte, ir.IntType(64))
+
+    return types.int64(types.int64), generate

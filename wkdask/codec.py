@@ -18,7 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wkdask import clib
-from wkdask.clib import call_lz4, call_pread, call_unlz4, copy_bytes
+from wkdask.clib import (
+    byte_at,
+    call_lz4,
+    call_pread,
+    call_unlz4,
+    copy_bytes,
+    finish_streams,
+    stream_16_bytes,
+)
 from wkdask.compiling import compiled
 from wkdask.geometry import Vec3
 from wkdask.grid import Region
@@ -28,6 +36,7 @@ __all__ = [
     "BlockPacker",
     "block_at",
     "block_bound",
+    "ends_summary",
     "is_in_line",
     "morton_index",
     "unpack",
@@ -45,6 +54,8 @@ _FEW_BLOCKS = 2  # that lie behind each other, in Morton order
 _KEPT_BYTES = 2**23
 # Buffers of blocks a whole power of two apart would fall into the same sets of the cache.
 _STAGGER_BYTES = 192
+# An output of that size does not stay in the cache, so that it need not go through it.
+_STREAM_BYTES = 2**25
 # Bytes that are read rather than skipped, because a system call costs as much.
 _GAP_BYTES = 4096
 
@@ -121,9 +132,8 @@ def unpack(
         (scratch[:row_bytes], row),
         scratch[row_bytes:],
         tuple((axis.start, axis.step, len(axis)) for axis in region),
-        header.block_edge,
-        header.voxel_bytes,
-        (out.ctypes.data, out.strides[2], out.strides[3]),
+        (header.block_edge, header.voxel_bytes, _slot_head(header)),
+        (out.ctypes.data, out.strides[2], out.strides[3], int(out.nbytes >= _STREAM_BYTES)),
     )
     if not kind:
         return None
@@ -138,7 +148,13 @@ def _row_sizes(header: VolumeHeader, region: Region) -> tuple[int, int, int]:
     share = min(1.0, len(region[1]) * len(region[2]) / (y * z * edge * edge))
     row = min(x, max(_FEW_BLOCKS, int(_ROW_BYTES * share) // header.block_bytes))
     run_bytes = max(bound, min(_RUN_BYTES, row * bound)) if header.is_compressed else 0
-    return row, row * (header.block_bytes + _STAGGER_BYTES), run_bytes
+    return row, row * (_slot_head(header) + header.block_bytes), run_bytes
+
+
+def _slot_head(header: VolumeHeader) -> int:
+    """Return the bytes before each block in the buffer: room for what precedes plain voxels."""
+    head = _literal_head(header.block_bytes) if header.is_compressed else 0
+    return -(-max(_STAGGER_BYTES, head) // 64) * 64
 
 
 def _scratch(size_bytes: int) -> Bytes:
@@ -149,6 +165,14 @@ def _scratch(size_bytes: int) -> Bytes:
         if size_bytes <= _KEPT_BYTES:
             _thread.scratch = kept
     return kept[:size_bytes]
+
+
+def ends_summary(ends: NDArray[np.int64], first: int) -> tuple[int, int, int]:
+    """Return the last end of a jump table, and the least and most bytes of a block.
+
+    The least is negative if the table does not ascend from `first` on.
+    """
+    return _ends_summary(ends, first)
 
 
 class BlockPacker:
@@ -277,6 +301,18 @@ def _cells(axis: tuple[int, int, int], edge: int) -> Cells:
 
 
 @compiled
+def _ends_summary(ends: NDArray[np.int64], first: int) -> tuple[int, int, int]:
+    least = most = ends[0] - first
+    is_ascending = ends[0] >= first
+    for i in range(1, len(ends)):
+        is_ascending &= ends[i] >= ends[i - 1]
+        # It may wrap, but only where the table does not ascend.
+        length = ends[i] - ends[i - 1]
+        least, most = min(least, length), max(most, length)
+    return int(ends[-1]), int(least) if is_ascending else -1, int(most)
+
+
+@compiled
 def _fill(pread: int, descriptor: int, target: int, start: int, count: int) -> bool:
     """Read bytes from a file to an address; False if there are not that many."""
     done = 0
@@ -298,17 +334,18 @@ def _unpack(
     row_of: tuple[Bytes, int],
     packed: Bytes,
     region: Any,
-    edge: int,
-    voxel_bytes: int,
-    out: tuple[int, int, int],
+    sizes: tuple[int, int, int],
+    out: tuple[int, int, int, int],
 ) -> tuple[int, int]:
+    edge, voxel_bytes, slot_head = sizes
     xs, ys, zs = _cells(region[0], edge), _cells(region[1], edge), _cells(region[2], edge)
     steps = region[0][1], region[1][1], region[2][1]
     row_bytes = edge * voxel_bytes
     block_bytes = edge * edge * row_bytes
-    pitch = block_bytes + _STAGGER_BYTES
+    pitch = slot_head + block_bytes
     row, group = row_of
-    address, pitch_y, pitch_z = out
+    blocks = row.ctypes.data + slot_head
+    address, pitch_y, pitch_z, is_streamed = out
     for z in range(len(zs)):
         for y in range(len(ys)):
             code_yz = ys[y, 0] << 1 | zs[z, 0] << 2
@@ -321,13 +358,13 @@ def _unpack(
                 cells = xs[first : first + group]
                 if unlz4:
                     kind, code = _decode_row(
-                        pread, unlz4, descriptor, ends, data_offset, cells, code_yz, packed, row,
-                        pitch, block_bytes,
+                        (pread, unlz4, descriptor, data_offset), ends, cells, code_yz, packed,
+                        (blocks, pitch, block_bytes), (head, tail),
                     )  # fmt: skip
                 else:
                     kind, code = _fetch_row(
-                        pread, descriptor, data_offset, cells, code_yz, row, pitch, block_bytes,
-                        head, tail,
+                        (pread, descriptor, data_offset), cells, code_yz,
+                        (blocks, pitch, block_bytes), (head, tail),
                     )  # fmt: skip
                 if kind:
                     return kind, code
@@ -338,7 +375,7 @@ def _unpack(
                         pitch_z,
                     ),
                     (
-                        row.ctypes.data + head,
+                        blocks + head,
                         pitch,
                         steps[1] * row_bytes,
                         steps[2] * edge * row_bytes,
@@ -346,57 +383,68 @@ def _unpack(
                     cells,
                     (ys[y, 2], zs[z, 2]),
                     (steps[0], edge, voxel_bytes),
+                    is_streamed,
                 )
+    if is_streamed:
+        finish_streams()
     return 0, 0
 
 
 @compiled
 def _fetch_row(
-    pread: int,
-    descriptor: int,
-    data_offset: int,
+    file: tuple[int, int, int],
     cells: Cells,
     code_yz: int,
-    row: Bytes,
-    pitch: int,
-    block_bytes: int,
-    head: int,
-    tail: int,
+    slots: tuple[int, int, int],
+    needed: tuple[int, int],
 ) -> tuple[int, int]:
     """Read the needed rows of a row of raw blocks."""
+    pread, descriptor, data_offset = file
+    blocks, pitch, block_bytes = slots
+    head, tail = needed
     for k in range(len(cells)):
         code = cells[k, 0] | code_yz
         start = data_offset + code * block_bytes + head
-        if not _fill(pread, descriptor, row.ctypes.data + k * pitch + head, start, tail - head):
+        if not _fill(pread, descriptor, blocks + k * pitch + head, start, tail - head):
             return _FAILED_READ, code
     return 0, 0
 
 
 @compiled
 def _decode_row(
-    pread: int,
-    unlz4: int,
-    descriptor: int,
+    file: tuple[int, int, int, int],
     ends: NDArray[np.int64],
-    data_offset: int,
     cells: Cells,
     code_yz: int,
     packed: Bytes,
-    row: Bytes,
-    pitch: int,
-    block_bytes: int,
+    slots: tuple[int, int, int],
+    needed: tuple[int, int],
 ) -> tuple[int, int]:
     """Read and decode a row of compressed blocks; neighbours in the file are read at once."""
+    pread, unlz4, descriptor, data_offset = file
+    blocks, pitch, block_bytes = slots
+    plain_bytes = _literal_head(block_bytes) + block_bytes
     k = 0
     while k < len(cells):
         code = cells[k, 0] | code_yz
         begin = ends[code - 1] if code else data_offset
         stop = ends[code]
+        if stop - begin == plain_bytes:
+            slot = blocks + k * pitch
+            found = _fetch_plain(pread, descriptor, begin, slot, block_bytes, needed)
+            if found < 0:
+                return _FAILED_READ, code
+            if found:
+                k += 1
+                continue
         top = k + 1
         while top < len(cells):
             following = cells[top, 0] | code_yz
-            gap = ends[following - 1] - stop
+            start = ends[following - 1]
+            gap = start - stop
             if gap < 0 or gap > _GAP_BYTES or ends[following] - begin > len(packed):
+                break
+            if ends[following] - start == plain_bytes:
                 break
             stop = ends[following]
             top += 1
@@ -409,7 +457,7 @@ def _decode_row(
             start = ends[code - 1] if code else data_offset
             arguments = (
                 packed.ctypes.data + start - begin,
-                row.ctypes.data + i * pitch,
+                blocks + i * pitch,
                 ends[code] - start,
                 block_bytes,
             )
@@ -417,6 +465,50 @@ def _decode_row(
                 return _FAILED_DECODE, code
         k = top
     return 0, 0
+
+
+@compiled
+def _literal_head(count: int) -> int:
+    """Return the bytes by which LZ4 says that `count` bytes follow as they are: 15 or more."""
+    return 2 + (count - 15) // 255
+
+
+@compiled
+def _fetch_plain(
+    pread: int,
+    descriptor: int,
+    begin: int,
+    slot: int,
+    block_bytes: int,
+    needed: tuple[int, int],
+) -> int:
+    """Read the needed rows of a block that LZ4 could not shrink, if it is one.
+
+    Such a block is one sequence of literals: a token, their number, and all voxels as they are,
+    which is what many blocks of micrographs are. It has nothing to decode, and no byte that could
+    be wrong but those that say so.
+
+    Returns
+    -------
+    int
+        1 if it is one, 0 if it has to be decoded, -1 if it can't be read.
+    """
+    head, tail = needed
+    count = _literal_head(block_bytes)
+    # What precedes the voxels comes with them, unless they lie far behind.
+    is_near = head <= _GAP_BYTES
+    if not _fill(pread, descriptor, slot - count, begin, count + (tail if is_near else 0)):
+        return -1
+    last = byte_at(slot - 1)
+    is_plain = byte_at(slot - count) >> 4 == 15 and last == (block_bytes - 15) % 255
+    for i in range(1, count - 1):
+        is_plain &= byte_at(slot - count + i) == 255
+    if not is_plain:
+        return 0
+    rest = tail - head
+    if not is_near and not _fill(pread, descriptor, slot + head, begin + count + head, rest):
+        return -1
+    return 1
 
 
 @compiled
@@ -446,6 +538,7 @@ def _gather(
     cells: Cells,
     counts: tuple[int, int],
     x_axis: tuple[int, int, int],
+    is_streamed: int,
 ) -> None:
     """Copy what is needed of a row of blocks to its place in the array."""
     address, pitch_y, pitch_z = target
@@ -472,12 +565,14 @@ def _gather(
     if first_full < last_full:
         from_ = start + first_full * pitch
         to = address + cells[first_full, 3] * size
+        count, length = last_full - first_full, edge * size
         for z in range(nz):
             for y in range(ny):
-                _copy_each(
-                    to + z * pitch_z + y * pitch_y, edge * size,
-                    from_ + z * skip_z + y * skip_y, pitch, last_full - first_full, edge * size,
-                )  # fmt: skip
+                row, voxels = to + z * pitch_z + y * pitch_y, from_ + z * skip_z + y * skip_y
+                if is_streamed and not (row | length) & 15:
+                    _stream_each(row, length, voxels, pitch, count, length)
+                else:
+                    _copy_each(row, length, voxels, pitch, count, length)
 
 
 @compiled
@@ -503,6 +598,17 @@ def _copy_each(
     else:
         for k in range(count):
             copy_bytes(target + k * target_pitch, source + k * source_pitch, size)
+
+
+@compiled
+def _stream_each(
+    target: int, target_pitch: int, source: int, source_pitch: int, count: int, size: int
+) -> None:
+    """Copy pieces of a multiple of 16 bytes to an array that is larger than the cache."""
+    for k in range(count):
+        to, from_ = target + k * target_pitch, source + k * source_pitch
+        for at in range(0, size, 16):
+            stream_16_bytes(to + at, from_ + at)
 
 
 @compiled

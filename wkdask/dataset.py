@@ -356,13 +356,18 @@ class Layer:
             whole(blocks_per_file_edge, "blocks_per_file_edge"),
             block_type,
         )
-        if any(entry.mag == new.mag for entry in found.mags):
-            raise ExistsError(f"layer {self.name!r} has a mag {new.mag} already.")
-        self._check_format()
-        self._create_volume(self._default_path(new.mag), header)
         axes = {"axisOrder": {"c": 0, "x": 1, "y": 2, "z": 3}, "cubeLength": header.file_edge}
         entry = replace(new, path=f"./{self.name}/{new.mag}", extra=axes)
-        self._change(lambda layer: layer.with_mag(entry))
+
+        def added(layer: LayerProperties) -> LayerProperties:
+            if any(other.mag == new.mag for other in layer.mags):
+                raise ExistsError(f"layer {self.name!r} has a mag {new.mag} already.")
+            # While nobody else may change the dataset: another process may add the same mag.
+            self._create_volume(self._default_path(new.mag), header)
+            return layer.with_mag(entry)
+
+        self._check_format()
+        self._change(added)
         return self._open(entry)
 
     def __repr__(self) -> str:

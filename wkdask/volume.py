@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wkdask import wkwfile
+from wkdask.buffers import new_array
 from wkdask.errors import (
     ArgumentError,
     BoundsError,
@@ -156,12 +157,15 @@ class Volume:
             If the whole directory is gone.
         """
         shape = (self.header.num_channels, *map(len, region))
-        out = np.zeros(shape, dtype=self.header.dtype, order="F")
+        out, is_zero = new_array(shape, self.header.dtype)
         complete = True
         for part in self._parts(region):
             target = out[(slice(None), *part.target)]
             path = self.file_path(part.cell)
-            complete &= wkwfile.read_into(target, path, self.header, part.source)
+            if not wkwfile.read_into(target, path, self.header, part.source):
+                complete = False
+                if not is_zero:
+                    target[...] = 0
         if not complete:
             # Files of another size would lie elsewhere, and what is not found counts as zero.
             self.check_header()

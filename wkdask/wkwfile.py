@@ -463,7 +463,7 @@ def read_into(out: Voxels, path: str, header: VolumeHeader, region: Region) -> b
     Parameters
     ----------
     out
-        Zeros of shape `(c, x, y, z)`, the region's; channels and x follow each other in memory.
+        Shape `(c, x, y, z)`, the region's; channels and x follow each other in memory.
     path
         The file.
     header
@@ -641,22 +641,21 @@ def _checked_ends(
     data = _read_all(descriptor, first - HEADER_BYTES, HEADER_BYTES)
     if len(data) != first - HEADER_BYTES:
         raise _format_error(path, "has a jump table that is cut short")
-    ends = np.frombuffer(data, dtype="<u8")
-    # Unsigned numbers first: what is ascending and ends within the file is no overflow either.
-    if bool((ends[1:] < ends[:-1]).any()) or int(ends[-1]) > size_bytes:
+    ends = np.frombuffer(data, dtype="<i8")
+    last, least, most = codec.ends_summary(ends, first)
+    # What ascends from the data on is no negative number either, such as one above 2**63.
+    if least < 0 or last > size_bytes:
         raise _format_error(
             path, f"has a jump table that runs backwards or leaves its {size_bytes} bytes"
         )
-    signed = ends.view(np.int64)
-    lengths = np.diff(signed, prepend=first)
     shortest, longest = header.block_bytes // _LZ4_MAX_RATIO, codec.block_bound(header)
-    if int(lengths.min()) < shortest or int(lengths.max()) > longest:
+    if least < shortest or most > longest:
         raise _format_error(
             path,
-            f"has blocks of {lengths.min()} to {lengths.max()} bytes, but LZ4 makes {shortest} to "
+            f"has blocks of {least} to {most} bytes, but LZ4 makes {shortest} to "
             f"{longest} of {header.block_bytes}",
         )
-    return signed
+    return ends
 
 
 # --- files --------------------------------------------------------------------------------------
