@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import tracemalloc
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import (
     BrokenExecutor,
@@ -23,7 +23,7 @@ from concurrent.futures import (
 )
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from itertools import count, islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,15 @@ from wkdask.errors import ArgumentError, ChunkErrors, WkdaskError, WorkerLostErr
 from wkdask.geometry import BoundingBox
 from wkdask.header import VolumeHeader
 from wkdask.scheduling import Portable
-from wkdask.streaming import Outcome, launch_calls, on_cluster, on_pool, stream_blocks, stream_calls
+from wkdask.streaming import (
+    WAITING,
+    Outcome,
+    launch_calls,
+    on_cluster,
+    on_pool,
+    stream_blocks,
+    stream_calls,
+)
 
 THREADS = 3
 
@@ -451,6 +459,105 @@ class TestPoolWindow:
 
         with pytest.raises(SystemExit):
             list(on_pool(work, range(5), threads))
+
+
+class Tree:
+    """Pairs `(level, i)` of a binary tree, of which each is ready when both below it are done."""
+
+    def __init__(self, levels: int) -> None:
+        self.levels = levels
+        self.ready = deque((0, i) for i in range(2 ** (levels - 1)))
+        self.done: set[tuple[int, int]] = set()
+
+    def items(self) -> Iterator[Any]:
+        while len(self.done) < 2**self.levels - 1:
+            yield self.ready.popleft() if self.ready else WAITING
+
+    def note(self, level: int, i: int) -> None:
+        assert (level, i) not in self.done
+        self.done.add((level, i))
+        if level < self.levels - 1 and (level, i ^ 1) in self.done:
+            self.ready.append((level + 1, i // 2))
+
+
+class TestWaiting:
+    """Items that depend on what became of others."""
+
+    @pytest.mark.parametrize("levels", [1, 2, 6])
+    def test_a_tree(self, executor: Any, levels: int) -> None:
+        tree = Tree(levels)
+        for outcome in calls(lambda item: item, tree.items(), executor):
+            assert outcome.value == outcome.item
+            tree.note(*outcome.item)
+        assert len(tree.done) == 2**levels - 1
+
+    def test_no_item_before_those_it_needs(self, here: Any) -> None:
+        ended: set[tuple[int, int]] = set()
+        key = register(ended)
+
+        def work(item: tuple[int, int]) -> None:
+            level, i = item
+            below = {(level - 1, 2 * i), (level - 1, 2 * i + 1)} if level else set()
+            assert below <= registered(key)
+            time.sleep(0.001)
+            registered(key).add(item)
+
+        tree = Tree(6)
+        for outcome in calls(work, tree.items(), here):
+            assert outcome.error is None
+            tree.note(*outcome.item)
+        assert len(ended) == 63
+
+    @given(seed=st.integers(0, 9), workers=st.integers(1, 5), levels=st.integers(1, 5))
+    def test_with_retries(self, seed: int, workers: int, levels: int) -> None:
+        """What failed is tried again, while others wait for it."""
+        tree, tried = Tree(levels), Counter[Any]()
+        key = register(tried)
+
+        def work(item: tuple[int, int]) -> None:
+            registered(key)[item] += 1
+            if registered(key)[item] <= (sum(item) + seed) % 3:
+                raise ValueError("not yet")
+
+        for outcome in on_pool(work, tree.items(), AtOnce(workers), retries=2):
+            assert outcome.error is None
+            tree.note(*outcome.item)
+        assert len(tree.done) == 2**levels - 1
+        assert tried == {item: (sum(item) + seed) % 3 + 1 for item in tree.done}
+
+    def test_asked_once_per_outcome(self) -> None:
+        """An iterator that waits is not asked again and again."""
+        asked, ended = 0, 0
+
+        def items() -> Iterator[Any]:
+            nonlocal asked
+            yield from range(3)
+            while ended < 3:
+                asked += 1
+                yield WAITING
+            yield 3
+
+        for _ in on_pool(lambda i: i, items(), AtOnce(4)):
+            ended += 1
+        assert (asked, ended) == (3, 4)
+
+    def test_order_is_kept(self) -> None:
+        """Items that got ready go behind those that were ready before."""
+        tree = Tree(4)
+        seen: list[Any] = []
+        for outcome in on_pool(lambda item: item, tree.items(), AtOnce(1)):
+            seen.append(outcome.item)
+            tree.note(*outcome.item)
+        assert seen == [(level, i) for level in range(4) for i in range(2 ** (3 - level))]
+
+    @pytest.mark.parametrize("before", [0, 1, 20])
+    def test_for_nothing(self, here: Any, before: int) -> None:
+        items = chain(range(before), [WAITING] * 100)
+        stream = calls(lambda i: i, items, here)
+        assert len(list(islice(stream, before))) == before
+        with pytest.raises(RuntimeError, match="none is in flight"):
+            next(stream)
+        assert values(calls(lambda i: i, [1], here)) == {1: 1}
 
 
 class TestLostPools:

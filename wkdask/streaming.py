@@ -43,6 +43,7 @@ from wkdask.scheduling import (
 )
 
 __all__ = [
+    "WAITING",
     "WINDOW",
     "Outcome",
     "launch_calls",
@@ -54,6 +55,9 @@ __all__ = [
 
 WINDOW = 512
 """Tasks in flight on a cluster, unless it has more than half as many threads."""
+
+WAITING = object()
+"""What an iterator of items yields where none is ready before another outcome has been seen."""
 
 _PAUSE_SECONDS = 0.1
 _LOOK_SECONDS = 10
@@ -87,10 +91,18 @@ def stream_calls(
 ) -> Iterator[Outcome]:
     """Call a function on each item, on a cluster or in a pool; see `on_cluster` and `on_pool`.
 
+    Items go off in the order of the iterator. Where the next one depends on what becomes of others,
+    the iterator yields `WAITING`: it is asked again when the next outcome was yielded.
+
     Parameters
     ----------
     name
         What tasks are called on a dashboard.
+
+    Raises
+    ------
+    RuntimeError
+        If the iterator waits although every outcome was yielded.
     """
     client = active_client(executor)
     if client is not None:
@@ -178,7 +190,7 @@ def on_pool(
     finished: SimpleQueue[LocalFuture[Any]] = SimpleQueue()
     try:
         while True:
-            for item in islice(source, workers - len(flying)):
+            for item in source.take(workers - len(flying)):
                 try:
                     future = pool.submit(call, item)
                 except BrokenExecutor as error:
@@ -186,6 +198,7 @@ def on_pool(
                 flying[future] = item
                 future.add_done_callback(finished.put)
             if not flying:
+                source.check_end()
                 return
             future = finished.get()
             yield from source.judged(Outcome(flying.pop(future), *_local_result(future, pool)))
@@ -245,10 +258,11 @@ def on_cluster(
             if is_alone:
                 send([suspects.popleft()])
             elif not suspects and window.free(len(flying)):
-                some = list(islice(source, window.free(len(flying))))
+                some = list(source.take(window.free(len(flying))))
                 if some:
                     send(some)
             if not flying:
+                source.check_end()
                 return
             done = _finished(completed, window, is_alone or len(flying) == 1)
             pairs = [flying.pop(str(future.key)) for future in done]
@@ -426,12 +440,27 @@ class _Retrying:
         self._retries = retries
         self._tried: dict[Any, int] = {}
         self._again: deque[Any] = deque()
+        self._waits = False
 
     def __iter__(self) -> Iterator[Any]:
         return self
 
     def __next__(self) -> Any:
         return self._again.popleft() if self._again else next(self._items)
+
+    def take(self, most: int) -> Iterator[Any]:
+        """Yield some items; fewer where there are no more, or none is ready."""
+        self._waits = False
+        for item in islice(self, most):
+            if item is WAITING:
+                self._waits = True
+                return
+            yield item
+
+    def check_end(self) -> None:
+        """Raise if the iterator waits for outcomes, when there are none to come."""
+        if self._waits:
+            raise RuntimeError("the items wait for an outcome, but none is in flight")
 
     def judged(self, outcome: Outcome) -> Iterator[Outcome]:
         """Yield the outcome, unless its item is to be tried again."""
