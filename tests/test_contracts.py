@@ -32,7 +32,7 @@ LAYERS: tuple[set[str], ...] = (
     {"storing"},
     {"view"},
     {"dataset", "pyramid"},
-    {"checking", "demo", "display"},
+    {"checking", "cli_options", "demo", "display"},
     {"cli"},
 )
 ROWS = {module: row for row, modules in enumerate(LAYERS) for module in modules}
@@ -44,6 +44,7 @@ KNOWN_BY = {
     "distributed": {
         "checking",
         "chunkmap",
+        "cli_options",
         "demo",
         "memory",
         "pyramid",
@@ -59,7 +60,7 @@ KNOWN_BY = {
     "ctypes": {"clib"},
     "fcntl": {"properties", "wkwfile"},
     "wkw": {"demo", "header", "view"},
-    "click": {"cli"},
+    "click": {"cli", "cli_options"},
     "json": {"cli", "journal", "properties"},
     "threading": {"codec"},
     "webknossos": set(),
@@ -183,7 +184,8 @@ def test_all_equals_the_public_names(module: str) -> None:
 
 def is_command(node: ast.FunctionDef | ast.ClassDef) -> bool:
     """Return whether a function is a command of the command line, reached through its group."""
-    return any(ast.unparse(decorator) == "main.command()" for decorator in node.decorator_list)
+    decorators = {ast.unparse(decorator) for decorator in node.decorator_list}
+    return bool(decorators & {"main.command()", "click.command()"})
 
 
 def _ruff_order(name: str) -> tuple[int, str]:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Literal
 
 import click
 
 import wkdask
-from wkdask.errors import WkdaskError
+from wkdask.cli_options import errors_as_text, json_option, progress_option, shows_bar
 
 __all__ = ["main"]
 
@@ -24,7 +22,7 @@ def main() -> None:
 
 @main.command()
 @click.argument("path", type=click.Path())
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+@json_option
 def info(path: str, as_json: bool) -> None:
     """Show what the dataset or mag directory PATH holds.
 
@@ -32,7 +30,7 @@ def info(path: str, as_json: bool) -> None:
     """
     from wkdask import display
 
-    with _errors_as_text():
+    with errors_as_text():
         facts = display.describe(path)
     click.echo(json.dumps(facts, indent=2) if as_json else display.as_text(facts))
     sys.exit(1 if display.has_errors(facts) else 0)
@@ -48,10 +46,8 @@ def info(path: str, as_json: bool) -> None:
     help="1: headers, sizes, jump tables, JSON. 2: every block, too.",
 )
 @click.option("--sweep", is_flag=True, help="Delete what writers that died left over.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
-@click.option(
-    "--progress/--no-progress", default=None, help="Show a bar.  [default: in a terminal]"
-)
+@json_option
+@progress_option
 def check(path: str, level: str, sweep: bool, as_json: bool, progress: bool | None) -> None:
     """Look at every file of the dataset or mag directory PATH.
 
@@ -59,9 +55,8 @@ def check(path: str, level: str, sweep: bool, as_json: bool, progress: bool | No
     """
     from wkdask import checking
 
-    # The bar is printed where the JSON goes.
-    show = not as_json and (sys.stderr.isatty() if progress is None else progress)
-    with _errors_as_text():
+    show = shows_bar(progress, as_json)
+    with errors_as_text():
         number: Literal[1, 2] = 2 if level == "2" else 1
         report = checking.check(path, level=number, sweep=sweep, progress=show)
     click.echo(json.dumps(checking.as_json(report), indent=2) if as_json else str(report))
@@ -71,14 +66,14 @@ def check(path: str, level: str, sweep: bool, as_json: bool, progress: bool | No
 @main.command()
 @click.argument("path", type=click.Path())
 @click.option("--clear", is_flag=True, help="Delete them; runs then begin from the start.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+@json_option
 def journals(path: str, clear: bool, as_json: bool) -> None:
     """List what resumable runs below PATH, a dataset, layer or mag, noted as done."""
     from dataclasses import asdict
 
     from wkdask import journal
 
-    with _errors_as_text():
+    with errors_as_text():
         found = journal.journals(path)
         if clear:
             journal.clear_journals(path)
@@ -105,16 +100,7 @@ def demo(dataset: str | None, output: str | None) -> None:
     """
     from wkdask.demo import run_demo
 
-    with _errors_as_text():
+    with errors_as_text():
         passed = run_demo(dataset, output, click.echo)
     click.secho("PASS" if passed else "FAIL", fg="green" if passed else "red", bold=True)
     sys.exit(0 if passed else 1)
-
-
-@contextmanager
-def _errors_as_text() -> Iterator[None]:
-    """Show our errors as one line instead of a traceback."""
-    try:
-        yield
-    except (WkdaskError, OSError) as error:
-        raise click.ClickException(str(error)) from None
