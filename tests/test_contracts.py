@@ -32,7 +32,8 @@ LAYERS: tuple[set[str], ...] = (
     {"storing"},
     {"view"},
     {"dataset", "pyramid"},
-    {"checking", "cli_options", "demo", "display"},
+    {"checking", "cli_options", "comparing", "demo", "display"},
+    {"cli_convert"},
     {"cli"},
 )
 ROWS = {module: row for row, modules in enumerate(LAYERS) for module in modules}
@@ -45,6 +46,7 @@ KNOWN_BY = {
         "checking",
         "chunkmap",
         "cli_options",
+        "comparing",
         "demo",
         "memory",
         "pyramid",
@@ -60,8 +62,8 @@ KNOWN_BY = {
     "ctypes": {"clib"},
     "fcntl": {"properties", "wkwfile"},
     "wkw": {"demo", "header", "view"},
-    "click": {"cli", "cli_options"},
-    "json": {"cli", "journal", "properties"},
+    "click": {"cli", "cli_convert", "cli_options"},
+    "json": {"cli", "cli_convert", "journal", "properties"},
     "threading": {"codec"},
     "webknossos": set(),
 }

@@ -21,6 +21,7 @@ __all__ = [
     "clear_journals",
     "create",
     "downsample",
+    "equal",
     "errors",
     "journals",
     "open",
@@ -38,6 +39,7 @@ _HOMES = {
     "clear_journals": "journal",
     "create": "dataset",
     "downsample": "pyramid",
+    "equal": "comparing",
     "journals": "journal",
     "open": "dataset",
     "open_mag": "dataset",
@@ -46,6 +48,7 @@ _HOMES = {
 if TYPE_CHECKING:
     from wkdask import errors
     from wkdask.checking import check
+    from wkdask.comparing import equal
     from wkdask.dataset import Dataset, Layer, MagView, create, open, open_mag  # noqa: A004
     from wkdask.geometry import BoundingBox, Mag
     from wkdask.journal import clear_journals, journals

@@ -9,6 +9,7 @@ from typing import Literal
 import click
 
 import wkdask
+from wkdask import cli_convert
 from wkdask.cli_options import errors_as_text, json_option, progress_option, shows_bar
 
 __all__ = ["main"]
@@ -18,6 +19,9 @@ __all__ = ["main"]
 @click.version_option(wkdask.__version__)
 def main() -> None:
     """Lazy dask arrays on WKW volumes, the file format of WEBKNOSSOS."""
+
+
+main.add_command(cli_convert.equal)
 
 
 @main.command()

@@ -223,6 +223,11 @@ class Volume:
         x, y, z = cell
         return f"{self.path}{os.sep}z{z}{os.sep}y{y}{os.sep}x{x}.wkw"
 
+    def is_missing(self, box: BoundingBox) -> bool:
+        """Return whether no file of a box exists, so that it is zero; none is opened."""
+        parts = self._parts(region_of(box))
+        return all(wkwfile.is_missing(self.file_path(part.cell)) for part in parts)
+
     def files(self) -> Iterator[tuple[Vec3, int]]:
         """Yield the cell `(x, y, z)` and the size in bytes of every file on disk."""
         for z, z_entry in _numbered(self.path, "z", ""):

@@ -35,6 +35,7 @@ __all__ = [
     "WriteOptions",
     "create_header",
     "is_leftover",
+    "is_missing",
     "patch",
     "pieces_of",
     "read_into",
@@ -551,6 +552,18 @@ def tagged(tag: str) -> Iterator[None]:
         yield
     finally:
         _tag.reset(token)
+
+
+def is_missing(path: str) -> bool:
+    """Return whether a file reads as zeros because it does not exist; it is not opened."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return not _is_dangling(path)
+    except OSError:
+        # Whoever reads it is told.
+        return False
+    return False
 
 
 def is_leftover(path: str) -> bool:
