@@ -20,13 +20,14 @@ from click.testing import CliRunner
 
 import wkdask
 from wkdask import checking
+from wkdask.atomic import TEMPORARY_SUFFIX
 from wkdask.checking import CheckReport, Finding, as_json
 from wkdask.cli import main
 from wkdask.errors import ArgumentError, MissingError, PropertiesError, StorageError
+from wkdask.filewriter import writing
 from wkdask.geometry import BoundingBox
 from wkdask.header import VolumeHeader
 from wkdask.volume import Volume
-from wkdask.wkwfile import TEMPORARY_SUFFIX, writing
 
 JSON = "datasource-properties.json"
 BOX = BoundingBox((0, 0, 0), (16, 8, 8))
@@ -375,10 +376,10 @@ class TestOddities:
 
 WRITER = """
 import sys
-from wkdask import wkwfile
+from wkdask import filewriter
 from wkdask.header import VolumeHeader
 
-with wkwfile.writing(sys.argv[1], VolumeHeader("uint8", 1, 4, 2, "lz4")):
+with filewriter.writing(sys.argv[1], VolumeHeader("uint8", 1, 4, 2, "lz4")):
     print("writing", flush=True)
     sys.stdin.read()
 """

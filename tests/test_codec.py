@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from wkdask import codec
 from wkdask.codec import BlockPacker, block_at, morton_index
 from wkdask.errors import FormatError
+from wkdask.filewriter import WriteOptions, writing
 from wkdask.grid import Region
 from wkdask.header import BLOCK_TYPES, DTYPES, BlockType, VolumeHeader
-from wkdask.wkwfile import WkwFile, WriteOptions, writing
+from wkdask.wkwfile import WkwFile
 
 COMPRESSED = ("lz4", "lz4hc")
 

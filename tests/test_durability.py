@@ -26,7 +26,7 @@ import numpy as np
 import pytest
 import wkw
 
-from wkdask import wkwfile
+from wkdask import atomic, filewriter, wkwfile
 from wkdask.errors import FormatError, StorageError
 from wkdask.geometry import BoundingBox
 from wkdask.grid import region_of
@@ -95,7 +95,7 @@ def names_below(path: Path) -> dict[str, bytes]:
 
 
 def unfinished(path: str) -> list[str]:
-    return [str(each) for each in Path(path).rglob(f"*{wkwfile.TEMPORARY_SUFFIX}")]
+    return [str(each) for each in Path(path).rglob(f"*{atomic.TEMPORARY_SUFFIX}")]
 
 
 # --- damage -------------------------------------------------------------------------------------
@@ -375,14 +375,14 @@ def versioned(piece: BoundingBox, version: int) -> Any:
 
 def kills(directory: str, rounds: str, kind: Any) -> Report:
     """Kill a process while it writes a file, then look at what is there."""
-    wkwfile._PIECE_BYTES = 2**19  # as large files have: 8 pieces
+    filewriter._PIECE_BYTES = 2**19  # as large files have: 8 pieces
     header = VolumeHeader("uint32", 1, 16, 8, kind)
     volume = Volume.create(directory, header)
     path = volume.file_path((0, 0, 0))
-    pieces = list(wkwfile.pieces_of(header))
+    pieces = list(filewriter.pieces_of(header))
 
     def write(version: int, told: int) -> None:
-        with wkwfile.writing(path, header) as file:
+        with filewriter.writing(path, header) as file:
             for piece in file.pieces:
                 file.append(versioned(piece, version))
                 os.write(told, b".")
@@ -404,7 +404,7 @@ def kills(directory: str, rounds: str, kind: Any) -> Report:
             # Before it has told anything, its file may not be locked yet; then it sees that it was
             # swept and makes another.
             if number % (len(pieces) + 1):
-                outcomes["taken for dead"] += sum(map(wkwfile.is_leftover, alive))
+                outcomes["taken for dead"] += sum(map(atomic.is_leftover, alive))
             time.sleep(rng.uniform(0, 0.005))
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
@@ -412,7 +412,7 @@ def kills(directory: str, rounds: str, kind: Any) -> Report:
             outcomes[visible(volume, version)] += 1
             left = unfinished(directory)
             outcomes["unfinished"] += len(set(left) - left_before)
-            outcomes["taken for living"] += len(left) - sum(map(wkwfile.is_leftover, left))
+            outcomes["taken for living"] += len(left) - sum(map(atomic.is_leftover, left))
             if number % 2:  # else the next writer finds it
                 for each in left:
                     os.unlink(each)
@@ -444,7 +444,7 @@ def strays(directory: str) -> list[str]:
     """Return the names of files that nobody knows."""
     names = {path.name for path in Path(directory).rglob("*") if path.is_file()}
     known = {"header.wkw", "x0.wkw"}
-    return [n for n in names - known if not n.endswith(wkwfile.TEMPORARY_SUFFIX)]
+    return [n for n in names - known if not n.endswith(atomic.TEMPORARY_SUFFIX)]
 
 
 class TestKills:
@@ -623,13 +623,13 @@ class TestFullDisk:
     def test_what_was_taken_ahead_is_room_for_the_rest(
         self, tmp_path: Path, kind: Any, monkeypatch: pytest.MonkeyPatch
     ):
-        monkeypatch.setattr(wkwfile, "_ROOMY_BYTES", -1)
-        monkeypatch.setattr(wkwfile, "_RESERVE_FROM_BYTES", 1)
+        monkeypatch.setattr(filewriter, "_ROOMY_BYTES", -1)
+        monkeypatch.setattr(filewriter, "_RESERVE_FROM_BYTES", 1)
         with small_disk(tmp_path / "disk", 2**22) as disk:
             volume = Volume.create(disk / "1", disk_header(kind))
             size = prepare(volume, "whole", False)
             for pages in range(1, 4):
-                monkeypatch.setattr(wkwfile, "_RESERVE_BYTES", size + pages * 4096)
+                monkeypatch.setattr(filewriter, "_RESERVE_BYTES", size + pages * 4096)
                 problem = self.filled(disk, volume, "whole", size + pages * 4096, LEVELS)
                 assert problem == "no error", pages
                 Path(volume.file_path((0, 0, 0))).unlink()

@@ -29,6 +29,7 @@ import pytest
 from distributed import Client, LocalCluster
 
 import wkdask
+from wkdask.atomic import TEMPORARY_SUFFIX
 from wkdask.errors import (
     BoundsError,
     ChunkErrors,
@@ -37,7 +38,6 @@ from wkdask.errors import (
     WorkerLostError,
 )
 from wkdask.streaming import WINDOW
-from wkdask.wkwfile import TEMPORARY_SUFFIX
 
 # Functions for workers are closures: what a module of tests defines they could not import.
 

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 import wkdask
-from wkdask import wkwfile
+from wkdask import filewriter
 from wkdask.errors import ArgumentError, FormatError
 from wkdask.geometry import BoundingBox
 from wkdask.header import BLOCK_TYPES, VolumeHeader
@@ -108,7 +108,7 @@ def stream(path: str, kind: Any, edge: str) -> None:
     """Write one file of a volume from voxels that are made piece by piece."""
     header = VolumeHeader("uint32", 1, 32, int(edge) // 32, kind)
     volume = Volume.create(path, header)
-    with wkwfile.writing(volume.file_path((0, 0, 0)), header) as file:
+    with filewriter.writing(volume.file_path((0, 0, 0)), header) as file:
         for piece in file.pieces:
             file.append(made(piece))
 

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wkdask import atomic
 from wkdask import properties as props
-from wkdask import wkwfile
 from wkdask.errors import (
     AccessError,
     ArgumentError,
@@ -537,7 +537,7 @@ class TestDisk:
         do, seen = getattr(os, step), []
 
         def look(*arguments: Any) -> None:
-            seen.extend(map(wkwfile.is_leftover, map(str, tmp_path.glob("*.wkdask-tmp"))))
+            seen.extend(map(atomic.is_leftover, map(str, tmp_path.glob("*.wkdask-tmp"))))
             do(*arguments)
 
         monkeypatch.setattr(props.os, step, look)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import os
 import signal
 import socket
@@ -22,7 +23,7 @@ import pytest
 import wkw
 
 import wkdask
-from wkdask import clib, codec, wkwfile
+from wkdask import atomic, clib, codec, filewriter, wkwfile
 from wkdask.codec import morton_index
 from wkdask.errors import (
     AccessError,
@@ -32,10 +33,11 @@ from wkdask.errors import (
     StorageError,
     WkdaskError,
 )
+from wkdask.filewriter import WriteOptions
 from wkdask.geometry import BoundingBox
 from wkdask.grid import Region, region_of
 from wkdask.header import BLOCK_TYPES, DTYPES, VolumeHeader
-from wkdask.wkwfile import WkwFile, WriteOptions
+from wkdask.wkwfile import WkwFile
 
 COMPRESSED = ("lz4", "lz4hc")
 EDGE = 8
@@ -58,7 +60,7 @@ def voxels_for(header: VolumeHeader, size: tuple[int, ...] = (EDGE,) * 3, seed: 
 
 def write(path: str, header: VolumeHeader, voxels: Any, **options: Any) -> None:
     """Write a whole file piece by piece."""
-    with wkwfile.writing(path, header, WriteOptions(**options)) as file:
+    with filewriter.writing(path, header, WriteOptions(**options)) as file:
         for piece in file.pieces:
             file.append(voxels[:, *(slice(r.start, r.stop) for r in region_of(piece))])
 
@@ -299,7 +301,7 @@ class TestPatch:
 
         monkeypatch.setattr(os, "link", refuse)
         monkeypatch.setattr(clib, "_function", lambda _: None)
-        monkeypatch.setattr(wkwfile, "_read_all", fill_up)
+        monkeypatch.setattr(atomic, "read_all", fill_up)
         part = voxels_for(small(), PART.size)
         expect(
             StorageError, path, lambda: wkwfile.patch(str(path), small(), PART, part), "No space"
@@ -767,7 +769,7 @@ class TestAtomic:
         except (StorageError, MemoryError, KeyboardInterrupt):
             assert call == "link" or not isinstance(failure, OSError)
         monkeypatch.undo()
-        assert [name for name in tree(tmp_path) if name.endswith(wkwfile.TEMPORARY_SUFFIX)] == []
+        assert [name for name in tree(tmp_path) if name.endswith(atomic.TEMPORARY_SUFFIX)] == []
 
     def test_readers_see_the_old_file_until_the_end(self, path, header, voxels, monkeypatch):
         replace = os.replace
@@ -785,10 +787,10 @@ class TestAtomic:
         np.testing.assert_array_equal(seen[1], new)
 
     def test_an_unfinished_file_lies_beside_and_is_not_taken_for_data(self, path, header, voxels):
-        with wkwfile.writing(str(path), header) as file:
+        with filewriter.writing(str(path), header) as file:
             file.append(voxels)
             (unfinished,) = set(path.parent.iterdir()) - {path}
-            assert unfinished.name.endswith(wkwfile.TEMPORARY_SUFFIX)
+            assert unfinished.name.endswith(atomic.TEMPORARY_SUFFIX)
             assert not unfinished.name.endswith(".wkw")
         assert [*path.parent.iterdir()] == [path]
 
@@ -831,8 +833,8 @@ class TestWriting:
         write(str(path), header, voxels)
         whole = path.read_bytes()
         for piece_bytes in (1, 8 * header.block_bytes, 64 * header.block_bytes):
-            monkeypatch.setattr(wkwfile, "_PIECE_BYTES", piece_bytes)
-            boxes = list(wkwfile.pieces_of(header))
+            monkeypatch.setattr(filewriter, "_PIECE_BYTES", piece_bytes)
+            boxes = list(filewriter.pieces_of(header))
             assert len({box.size for box in boxes}) == 1
             size = int(np.prod(boxes[0].size)) * header.voxel_bytes
             assert size <= max(piece_bytes, header.block_bytes)
@@ -886,7 +888,7 @@ class TestWriting:
         before = tree(tmp_path)
 
         def fail_at_last() -> None:
-            with wkwfile.writing(str(path), header) as file:
+            with filewriter.writing(str(path), header) as file:
                 file.append(voxels + 1)
                 raise KeyError("mine")
 
@@ -899,11 +901,11 @@ class TestWriting:
     def test_missing_pieces_leave_the_old_file(
         self, tmp_path, path, header, voxels, monkeypatch, count, value
     ):
-        monkeypatch.setattr(wkwfile, "_PIECE_BYTES", 1)
+        monkeypatch.setattr(filewriter, "_PIECE_BYTES", 1)
         before = tree(tmp_path)
 
         def append_some() -> None:
-            with wkwfile.writing(str(path), header) as file:
+            with filewriter.writing(str(path), header) as file:
                 for _ in range(count):
                     file.append(np.full((1, 4, 4, 4), value, np.uint8))
 
@@ -926,7 +928,7 @@ class TestWriting:
         before = tree(tmp_path)
 
         def append() -> None:
-            with wkwfile.writing(str(path), header) as file:
+            with filewriter.writing(str(path), header) as file:
                 file.append(wrong)
 
         expect(ArgumentError, path, append, text)
@@ -934,7 +936,7 @@ class TestWriting:
 
     def test_one_piece_too_many(self, path, header, voxels):
         def append_twice() -> None:
-            with wkwfile.writing(str(path), header) as file:
+            with filewriter.writing(str(path), header) as file:
                 file.append(voxels + 1)
                 file.append(voxels + 1)
 
@@ -1033,8 +1035,8 @@ class TestSpaceAhead:
 
     @pytest.fixture(autouse=True)
     def eager(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(wkwfile, "_RESERVE_FROM_BYTES", 1)
-        monkeypatch.setattr(wkwfile, "_free_bytes", lambda _: wkwfile._ROOMY_BYTES + 1)
+        monkeypatch.setattr(filewriter, "_RESERVE_FROM_BYTES", 1)
+        monkeypatch.setattr(filewriter, "_free_bytes", lambda _: filewriter._ROOMY_BYTES + 1)
 
     def check(self, path: Path, header: VolumeHeader, expected_calls: int, calls: list) -> None:
         write(str(path), header, voxels_for(header))
@@ -1046,7 +1048,7 @@ class TestSpaceAhead:
     @pytest.mark.parametrize(("more", "count"), [(0, 0), (1, 1)])
     def test_only_of_plenty(self, path, header, monkeypatch, more, count):
         calls: list[int] = []
-        monkeypatch.setattr(wkwfile, "_free_bytes", lambda _: wkwfile._ROOMY_BYTES + more)
+        monkeypatch.setattr(filewriter, "_free_bytes", lambda _: filewriter._ROOMY_BYTES + more)
         monkeypatch.setattr(clib, "try_fallocate", lambda *_: calls.append(1) or True)
         self.check(path, header, count, calls)
 
@@ -1055,7 +1057,7 @@ class TestSpaceAhead:
         path.parent.mkdir(parents=True)
         with open(path, "wb") as file:
             free = os.statvfs(path).f_bavail * os.statvfs(path).f_frsize
-            assert wkwfile._free_bytes(file.fileno()) == pytest.approx(free, rel=0.1)
+            assert filewriter._free_bytes(file.fileno()) == pytest.approx(free, rel=0.1)
 
     def test_what_could_not_be_taken_whole_is_given_back(self, path, header, monkeypatch):
         sizes: list[int] = []
@@ -1244,11 +1246,11 @@ WRITER = """
 import sys
 import time
 import numpy as np
-from wkdask import wkwfile
+from wkdask import filewriter
 from wkdask.header import VolumeHeader
 
 header = VolumeHeader("uint8", 1, 4, 2, "lz4")
-with wkwfile.writing(sys.argv[1], header) as file:
+with filewriter.writing(sys.argv[1], header) as file:
     print("writing", flush=True)
     sys.stdin.read()
     file.append(np.ones((1, 8, 8, 8), np.uint8))
@@ -1287,12 +1289,12 @@ class TestLeftovers:
         before = path.read_bytes()
         with Writer(path) as writer:
             (living,) = unfinished(path)
-            assert not wkwfile.is_leftover(str(living))
-            assert not wkwfile.is_leftover(str(living)), "asking must not take the lock away"
+            assert not atomic.is_leftover(str(living))
+            assert not atomic.is_leftover(str(living)), "asking must not take the lock away"
             writer.process.send_signal(signal.SIGKILL)
             writer.process.wait(20)
-            assert wkwfile.is_leftover(str(living))
-            assert wkwfile.is_leftover(str(living))
+            assert atomic.is_leftover(str(living))
+            assert atomic.is_leftover(str(living))
         assert path.read_bytes() == before
         np.testing.assert_array_equal(read(path, header), voxels)
         write(str(path), header, voxels + 1)
@@ -1306,19 +1308,19 @@ class TestLeftovers:
         assert (read(path, small("lz4")) == 1).all()
 
     def test_writers_in_this_process_live(self, path, header):
-        with wkwfile.writing(str(path), header) as file:
+        with filewriter.writing(str(path), header) as file:
             (living,) = unfinished(path)
-            assert not wkwfile.is_leftover(str(living))
+            assert not atomic.is_leftover(str(living))
             file.append(voxels_for(header))
-        with wkwfile.replacing(str(path)):
+        with atomic.replacing(str(path)):
             (living,) = unfinished(path)
-            assert not wkwfile.is_leftover(str(living))
+            assert not atomic.is_leftover(str(living))
 
     def test_the_lock_is_held_until_the_file_has_its_name(self, path, header, monkeypatch):
         replace, seen = os.replace, []
 
         def look(source: str, target: str) -> None:
-            seen.append(wkwfile.is_leftover(source))
+            seen.append(atomic.is_leftover(source))
             replace(source, target)
 
         monkeypatch.setattr(os, "replace", look)
@@ -1326,7 +1328,7 @@ class TestLeftovers:
         assert seen == [False]
 
     def test_a_file_that_was_swept_before_it_was_locked(self, path, header, monkeypatch):
-        flock, swept = wkwfile.fcntl.flock, []
+        flock, swept = atomic.fcntl.flock, []
 
         def sweep(descriptor: int, how: int) -> None:
             if not swept:
@@ -1334,7 +1336,7 @@ class TestLeftovers:
                 swept[0].unlink()
             flock(descriptor, how)
 
-        monkeypatch.setattr(wkwfile.fcntl, "flock", sweep)
+        monkeypatch.setattr(atomic.fcntl, "flock", sweep)
         write(str(path), header, voxels_for(header))
         assert len(swept) == 1
         np.testing.assert_array_equal(read(path, header), voxels_for(header))
@@ -1346,15 +1348,15 @@ class TestLeftovers:
         path.parent.mkdir(parents=True)
         left = path.with_name("x0.wkw.0.wkdask-tmp")
         left.touch()
-        assert wkwfile.is_leftover(str(left))
-        monkeypatch.setattr(wkwfile.fcntl, "flock", refuse)
+        assert atomic.is_leftover(str(left))
+        monkeypatch.setattr(atomic.fcntl, "flock", refuse)
         write(str(path), header, voxels_for(header))
         np.testing.assert_array_equal(read(path, header), voxels_for(header))
-        assert not wkwfile.is_leftover(str(left))
+        assert not atomic.is_leftover(str(left))
 
     @pytest.mark.timeout(20)
     def test_what_can_not_be_opened_is_no_leftover(self, tmp_path):
-        for ask in (wkwfile.is_leftover, wkwfile.sweep_leftover):
+        for ask in (atomic.is_leftover, atomic.sweep_leftover):
             assert not ask(str(tmp_path / "nothing"))
 
     @pytest.mark.timeout(20)
@@ -1366,19 +1368,19 @@ class TestLeftovers:
     def test_only_regular_files_are_leftovers(self, tmp_path, make):
         path = tmp_path / "x0.wkw.0.wkdask-tmp"
         make(path)
-        for ask in (wkwfile.is_leftover, wkwfile.sweep_leftover):
+        for ask in (atomic.is_leftover, atomic.sweep_leftover):
             assert not ask(str(path))
         assert os.path.lexists(path)
 
     def test_a_writer_that_finishes_before_it_is_asked_about(self, tmp_path, monkeypatch):
-        path, flock = tmp_path / "x0.wkw.0.wkdask-tmp", wkwfile.fcntl.flock
+        path, flock = tmp_path / "x0.wkw.0.wkdask-tmp", atomic.fcntl.flock
 
         def finish(descriptor: int, how: int) -> None:
             path.rename(tmp_path / "x0.wkw")
             flock(descriptor, how)
 
-        monkeypatch.setattr(wkwfile.fcntl, "flock", finish)
-        for ask in (wkwfile.is_leftover, wkwfile.sweep_leftover):
+        monkeypatch.setattr(atomic.fcntl, "flock", finish)
+        for ask in (atomic.is_leftover, atomic.sweep_leftover):
             path.touch()
             assert not ask(str(path))
             assert os.listdir(tmp_path) == ["x0.wkw"]
@@ -1393,21 +1395,21 @@ class TestLeftovers:
             values[stat.ST_NLINK] = 0
             return os.stat_result(values)
 
-        monkeypatch.setattr(wkwfile.os, "fstat", count_none)
+        monkeypatch.setattr(atomic.os, "fstat", count_none)
         write(str(path), header, voxels_for(header))
         assert set(seen) == {1}, "one unfinished file is enough"
         assert [*path.parent.iterdir()] == [path]
 
     @pytest.mark.timeout(20)
     def test_a_writer_gives_up_if_each_of_its_files_is_swept(self, path, header, monkeypatch):
-        flock = wkwfile.fcntl.flock
+        flock = atomic.fcntl.flock
 
         def sweep(descriptor: int, how: int) -> None:
             for each in unfinished(path):
                 each.unlink()
             flock(descriptor, how)
 
-        monkeypatch.setattr(wkwfile.fcntl, "flock", sweep)
+        monkeypatch.setattr(atomic.fcntl, "flock", sweep)
         with pytest.raises(StorageError, match=str(path)):
             write(str(path), header, voxels_for(header))
 
@@ -1416,11 +1418,11 @@ class TestSweeping:
     def test_a_living_writer_and_then_a_dead_one(self, path):
         with Writer(path) as writer:
             (living,) = unfinished(path)
-            assert not wkwfile.sweep_leftover(str(living))
+            assert not atomic.sweep_leftover(str(living))
             assert living.exists()
             writer.process.kill()
             writer.process.wait(20)
-            assert wkwfile.sweep_leftover(str(living))
+            assert atomic.sweep_leftover(str(living))
             assert not living.exists()
 
     @pytest.mark.parametrize(
@@ -1438,12 +1440,12 @@ class TestSweeping:
         path.touch()
         modified = time.time() - age
         os.utime(path, (modified, modified))
-        assert wkwfile.sweep_leftover(str(path), older_than_seconds=older_than) == is_swept
+        assert atomic.sweep_leftover(str(path), older_than_seconds=older_than) == is_swept
         assert path.exists() != is_swept
 
     def test_the_file_is_open_for_writing_when_it_is_locked(self, tmp_path, monkeypatch):
         """NFS refuses a lock for one alone otherwise, with EBADF."""
-        path, flock = tmp_path / "x0.wkw.0.wkdask-tmp", wkwfile.fcntl.flock
+        path, flock = tmp_path / "x0.wkw.0.wkdask-tmp", atomic.fcntl.flock
 
         def like_nfs(descriptor: int, how: int) -> None:
             writable = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
@@ -1452,9 +1454,9 @@ class TestSweeping:
             flock(descriptor, how)
 
         path.touch()
-        monkeypatch.setattr(wkwfile.fcntl, "flock", like_nfs)
-        assert wkwfile.is_leftover(str(path))
-        assert wkwfile.sweep_leftover(str(path))
+        monkeypatch.setattr(atomic.fcntl, "flock", like_nfs)
+        assert atomic.is_leftover(str(path))
+        assert atomic.sweep_leftover(str(path))
 
     def test_a_directory_that_refuses(self, tmp_path, monkeypatch):
         path = tmp_path / "x0.wkw.0.wkdask-tmp"
@@ -1463,8 +1465,8 @@ class TestSweeping:
         def refuse(*_: object) -> None:
             raise PermissionError(errno.EACCES, "Permission denied")
 
-        monkeypatch.setattr(wkwfile.os, "unlink", refuse)
-        assert not wkwfile.sweep_leftover(str(path))
+        monkeypatch.setattr(atomic.os, "unlink", refuse)
+        assert not atomic.sweep_leftover(str(path))
 
 
 def play(monkeypatch: pytest.MonkeyPatch, call: str, failure: BaseException) -> None:
@@ -1582,3 +1584,76 @@ class TestMutants:
             except FormatError:
                 continue
             np.testing.assert_array_equal(found, voxels)
+
+
+class TestParts:
+    """Parts that several tasks packed become the file that one task would have written."""
+
+    @pytest.mark.parametrize("kind", BLOCK_TYPES)
+    @pytest.mark.parametrize("is_copied", [True, False])
+    @pytest.mark.parametrize("cuts", [(0, 8), (0, 3, 8), (0, 1, 2, 7, 8), tuple(range(9))])
+    def test_joined(
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        kind: Any,
+        is_copied: bool,
+        cuts: tuple[int, ...],
+    ) -> None:
+        header = small(kind)
+        monkeypatch.setattr(filewriter, "_PIECE_BYTES", 1)  # a piece is a block
+        if not is_copied:
+            monkeypatch.delattr(os, "copy_file_range", raising=False)
+        voxels = np.random.default_rng(3).integers(0, 9, (1, 8, 8, 8)).astype("uint8")
+        voxels[:, 4:, :4, :4] = 0
+        voxels = np.asfortranarray(voxels)
+
+        def produce(box: BoundingBox) -> Any:
+            part = voxels[(slice(None), *(slice(a, a + 4) for a in box.topleft))]
+            return part if part.any() else None
+
+        path = str(tmp_path / "z0" / "y0" / "x0.wkw")
+        parts = [
+            filewriter.write_part(path, header, range(a, b), produce)
+            for a, b in itertools.pairwise(cuts)
+        ]
+        assert not os.path.exists(path)
+        with filewriter.writing(path, header) as file:
+            for part in parts:
+                file.append_part(part)
+        with WkwFile.open(path, header) as opened:
+            out = np.empty((1, 8, 8, 8), np.uint8, order="F")
+            opened.read_into(out, WHOLE)
+        assert np.array_equal(out, voxels)
+        for part in parts:
+            part.discard()
+        assert [each.name for each in Path(path).parent.iterdir()] == ["x0.wkw"]
+
+    def test_zeros_need_no_file(self, tmp_path: Path) -> None:
+        path = str(tmp_path / "z0" / "y0" / "x0.wkw")
+        part = filewriter.write_part(path, small("lz4"), range(1), lambda _: None)
+        assert part == filewriter.Part("", 1)
+        with filewriter.writing(path, small("lz4")) as file:
+            file.append_part(part)
+        assert not list(tmp_path.rglob("*.*"))
+
+    def test_a_part_that_has_gone_is_an_error(self, tmp_path: Path) -> None:
+        path = str(tmp_path / "z0" / "y0" / "x0.wkw")
+        ones = np.ones((1, 8, 8, 8), np.uint8, order="F")
+        part = filewriter.write_part(path, small("lz4"), range(1), lambda _: ones)
+        part.discard()
+        with (
+            pytest.raises(StorageError, match="x0"),
+            filewriter.writing(path, small("lz4")) as f,
+        ):
+            f.append_part(part)
+        assert not list(tmp_path.rglob("*.*"))
+
+    def test_a_part_that_was_cut_is_an_error(self, tmp_path: Path) -> None:
+        path = str(tmp_path / "z0" / "y0" / "x0.wkw")
+        noise = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 8)).astype("uint8", order="F")
+        part = filewriter.write_part(path, small("lz4"), range(1), lambda _: noise)
+        os.truncate(part.path, 100)
+        with pytest.raises(StorageError), filewriter.writing(path, small("lz4")) as file:
+            file.append_part(part)
+        assert not os.path.exists(path)

@@ -19,14 +19,15 @@ from typing import Any, Literal
 
 from distributed import Client
 
-from wkdask import wkwfile
+from wkdask import atomic
+from wkdask.atomic import TEMPORARY_SUFFIX
 from wkdask.dataset import Dataset, Layer
 from wkdask.errors import ArgumentError, WkdaskError, storage_error
 from wkdask.geometry import BoundingBox, Vec3
 from wkdask.properties import FILE_NAME
 from wkdask.scheduling import run_all
 from wkdask.volume import HEADER_NAME, Volume
-from wkdask.wkwfile import TEMPORARY_SUFFIX, WkwFile
+from wkdask.wkwfile import WkwFile
 
 __all__ = ["CheckReport", "Finding", "as_json", "check"]
 
@@ -319,7 +320,7 @@ def _is_unfinished(entry: os.DirEntry[str]) -> bool:
 
 def _unfinished(path: str, root: str, sweep: bool) -> Iterator[Finding]:
     """Yield a finding unless the writer of an unfinished file is at work."""
-    if wkwfile.is_leftover(path):
+    if atomic.is_leftover(path):
         fate = _fate(path, root, sweep)
         yield Finding("leftover", path, f"{path} has no writer on this machine, {fate}")
 
@@ -335,7 +336,7 @@ def _fate(path: str, root: str, sweep: bool) -> str:
         )
     if not sweep:
         return "and can be deleted: wkdask check --sweep"
-    if wkwfile.sweep_leftover(path, older_than_seconds=_SWEPT_AFTER_SECONDS):
+    if atomic.sweep_leftover(path, older_than_seconds=_SWEPT_AFTER_SECONDS):
         return "and was deleted"
     return "but could not be deleted"
 

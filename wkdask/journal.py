@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wkdask import wkwfile
+from wkdask import atomic
 from wkdask.errors import MissingError
 from wkdask.geometry import BoundingBox
 from wkdask.grid import overlaps, region_of
@@ -45,7 +45,7 @@ class Journal:
             If the file system refuses.
         """
         text = json.dumps(self._state(box)).encode()
-        with wkwfile.replacing(self._path(index), fsync=self.volume.options.fsync) as descriptor:
+        with atomic.replacing(self._path(index), fsync=self.volume.options.fsync) as descriptor:
             os.write(descriptor, text)
 
     def is_done(self, index: int, box: BoundingBox) -> bool:

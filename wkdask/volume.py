@@ -11,15 +11,16 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wkdask import wkwfile
+from wkdask import atomic, filewriter, wkwfile
 from wkdask.buffers import new_array
 from wkdask.errors import (
     ArgumentError,
@@ -30,14 +31,16 @@ from wkdask.errors import (
     MissingError,
     storage_error,
 )
+from wkdask.filewriter import WriteOptions
 from wkdask.geometry import BoundingBox, Vec3
 from wkdask.grid import Overlap, Region, overlaps, region_of
 from wkdask.header import HEADER_BYTES, VolumeHeader
-from wkdask.wkwfile import WkwFile, WriteOptions
+from wkdask.wkwfile import WkwFile
 
 __all__ = [
     "HEADER_NAME",
     "JOURNALS_NAME",
+    "Produce",
     "Volume",
     "Written",
     "absolute",
@@ -51,6 +54,11 @@ JOURNALS_NAME = ".wkdask-journal"
 
 # Counts this process's own writes per directory, because modification times are coarse.
 _CHANGES: Counter[str] = Counter()
+
+
+Voxels = NDArray[Any]
+Produce = Callable[[BoundingBox], Voxels | None]
+"""Makes the voxels `(c, x, y, z)` of a box; None is zeros."""
 
 
 @dataclass(slots=True)
@@ -72,7 +80,7 @@ def counting(tag: str = "") -> Iterator[Written]:
     written = Written()
     token = _written.set(written)
     try:
-        with wkwfile.tagged(tag):
+        with atomic.tagged(tag):
             yield written
     finally:
         _written.reset(token)
@@ -191,19 +199,69 @@ class Volume:
         self.check_voxels(voxels.dtype, voxels.shape)
         if voxels.shape[1:] != box.size:
             raise ArgumentError(f"voxels of shape {voxels.shape} do not fill the box {box}.")
-        if min(box.topleft) < 0:
-            raise BoundsError(f"the box {box} has negative positions, which no file can hold.")
+        self._fill(
+            box,
+            lambda part: voxels[(slice(None), *_slices(part, box))],
+            is_owner=False,
+            is_made=True,
+        )
+
+    def fill(self, box: BoundingBox, produce: Produce, *, is_owner: bool = False) -> None:
+        """Write a box whose voxels are made when they are needed, in pieces of at most 32 MiB.
+
+        Parameters
+        ----------
+        box
+            Where, in absolute voxels; files of compressed volumes that it covers partly are merged.
+        produce
+            Called with boxes inside of it; returns their voxels `(c, x, y, z)`, of exactly the
+            volume's dtype, or None for zeros.
+        is_owner
+            Whether nobody else writes to the files of the box meanwhile: raw files that it covers
+            partly are then merged too, and not patched in place.
+
+        Raises
+        ------
+        BoundsError
+            If the box has negative positions.
+        ArgumentError
+            If what is produced does not fit; the file it belongs to stays as it is.
+        FormatError
+            If a file that has to be merged is unreadable; it stays as it is.
+        """
+        self._fill(box, produce, is_owner=is_owner, is_made=False)
+
+    def fill_part(
+        self, cell: Vec3, box: BoundingBox, produce: Produce, pieces: range
+    ) -> filewriter.Part:
+        """Pack some pieces of the file of a cell, of which a box is written; see `fill`.
+
+        The parts of all pieces become the file by `join`.
+        """
+        self.check_header()
+        path = self.file_path(cell)
+        with self._merging(cell, box, produce) as piece_of:
+            return filewriter.write_part(path, self.header, pieces, piece_of, self.options)
+
+    def join(self, cell: Vec3, box: BoundingBox, parts: Iterable[filewriter.Part]) -> None:
+        """Write the file of a cell from its parts, in order, which stay where they are."""
         self.check_header()
         try:
-            for part in self._parts(region_of(box)):
-                target = voxels[(slice(None), *part.target)]
-                size_bytes = self._write_part(part, target)
-                if written := _written.get():
-                    written.voxels += target.size
-                    written.size_bytes += size_bytes
+            with filewriter.writing(self.file_path(cell), self.header, self.options) as file:
+                for part in parts:
+                    file.append_part(part)
+            self._count(self._inside(cell, box), file.size_bytes)
         finally:
-            # Also after a failure: the files before it were written.
             self.note_change()
+
+    def cells(self, box: BoundingBox) -> Iterator[Vec3]:
+        """Yield the cells `(x, y, z)` of the files that a box touches."""
+        return (part.cell for part in self._parts(region_of(box)))
+
+    def file_box(self, cell: Vec3) -> BoundingBox:
+        """Return the voxels of the file of a cell, in absolute positions."""
+        edge = self.header.file_edge
+        return BoundingBox((at * edge for at in cell), (edge,) * 3)
 
     def check_voxels(self, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> None:
         """Raise unless an array of this dtype and shape `(c, x, y, z)` can be written here."""
@@ -256,9 +314,9 @@ class Volume:
         int
             How many files there were.
         """
-        ending = f".{tag}{wkwfile.TEMPORARY_SUFFIX}"
+        ending = f".{tag}{atomic.TEMPORARY_SUFFIX}"
         return sum(
-            wkwfile.sweep_leftover(path)
+            atomic.sweep_leftover(path)
             for directory in self._directories(box)
             for path in _named(directory, ending)
         )
@@ -290,21 +348,75 @@ class Volume:
     def _parts(self, region: Region) -> Iterator[Overlap]:
         return overlaps(region, (self.header.file_edge,) * 3)
 
-    def _write_part(self, part: Overlap, voxels: NDArray[np.generic]) -> int:
-        """Write what falls into one file, and return the bytes that went there."""
-        path, edge = self.file_path(part.cell), self.header.file_edge
-        box = BoundingBox((axis.start for axis in part.source), voxels.shape[1:])
-        is_whole = box.size == (edge, edge, edge)
-        if not is_whole and not self.header.is_compressed:
-            wkwfile.patch(path, self.header, box, voxels, self.options)
-            return voxels.nbytes
-        with (
-            self._old_file(path, is_whole) as old,
-            wkwfile.writing(path, self.header, self.options) as new,
-        ):
-            for piece in new.pieces:
-                new.append(_merged(old, piece, box, voxels))
-        return new.size_bytes
+    def _fill(self, box: BoundingBox, produce: Produce, *, is_owner: bool, is_made: bool) -> None:
+        """Write a box; see `fill`. What is made already is patched into raw files at once."""
+        if min(box.topleft) < 0:
+            raise BoundsError(f"the box {box} has negative positions, which no file can hold.")
+        self.check_header()
+        try:
+            for cell in self.cells(box):
+                inside = self._inside(cell, box)
+                with self._merging(cell, box, produce) as piece_of:
+                    if self.header.is_compressed or is_owner or self._is_whole(inside):
+                        size_bytes = self._write_file(cell, piece_of)
+                    else:
+                        size_bytes = inside.volume * self.header.voxel_bytes
+                        pieces = [inside] if is_made else filewriter.pieces_of(self.header)
+                        self._patch_file(cell, inside, piece_of, pieces)
+                self._count(inside, size_bytes)
+        finally:
+            # Also after a failure: the files before it were written.
+            self.note_change()
+
+    def _write_file(self, cell: Vec3, piece_of: Produce) -> int:
+        """Write a file piece by piece, and return its bytes."""
+        with filewriter.writing(self.file_path(cell), self.header, self.options) as file:
+            for piece in file.pieces:
+                file.append(piece_of(piece))
+        return file.size_bytes
+
+    def _patch_file(
+        self, cell: Vec3, inside: BoundingBox, piece_of: Produce, pieces: Iterable[BoundingBox]
+    ) -> None:
+        """Write a box into a raw file in place, piece by piece."""
+        for piece in pieces:
+            common = piece.intersected_with(inside, dont_assert=True)
+            voxels = None if common.is_empty else piece_of(common)
+            if voxels is None:
+                shape = (self.header.num_channels, *common.size)
+                voxels = np.zeros(shape, self.header.dtype, order="F")
+            if not common.is_empty:
+                path = self.file_path(cell)
+                wkwfile.patch(path, self.header, common, voxels, self.options)
+
+    @contextlib.contextmanager
+    def _merging(self, cell: Vec3, box: BoundingBox, produce: Produce) -> Iterator[Produce]:
+        """Yield what makes pieces of a file: new voxels inside a box, and old ones elsewhere."""
+        whole, inside = self.file_box(cell), self._inside(cell, box)
+
+        def new_voxels(part: BoundingBox) -> Voxels | None:
+            voxels = produce(part.moved_by(whole.topleft))
+            if voxels is not None:
+                self.check_voxels(voxels.dtype, voxels.shape)
+            return voxels
+
+        with self._old_file(self.file_path(cell), self._is_whole(inside)) as old:
+            yield partial(_merged, old, inside, new_voxels, self.header)
+
+    def _inside(self, cell: Vec3, box: BoundingBox) -> BoundingBox:
+        """Return what a box has in common with a file, counted from the file's first voxel."""
+        whole = self.file_box(cell)
+        common = whole.intersected_with(box, dont_assert=True)
+        return common.moved_by(-at for at in whole.topleft)
+
+    def _is_whole(self, inside: BoundingBox) -> bool:
+        return inside.size == (self.header.file_edge,) * 3
+
+    def _count(self, inside: BoundingBox, size_bytes: int) -> None:
+        """Tell who counts that a box was written into a file."""
+        if written := _written.get():
+            written.voxels += inside.volume * self.header.num_channels
+            written.size_bytes += size_bytes
 
     def _old_file(self, path: str, is_whole: bool) -> contextlib.AbstractContextManager[Any]:
         """Open the file that is to be merged, if there is one."""
@@ -336,17 +448,22 @@ def as_voxels(data: Any) -> NDArray[Any]:
 
 
 def _merged(
-    old: WkwFile | None, piece: BoundingBox, box: BoundingBox, voxels: NDArray[np.generic]
-) -> NDArray[np.generic]:
-    """Return the voxels of a piece of a file: new ones where there are, old ones elsewhere."""
-    common = piece.intersected_with(box, dont_assert=True)
-    if common == piece:
-        return voxels[(slice(None), *_slices(common, box))]
-    out = np.zeros((voxels.shape[0], *piece.size), voxels.dtype, order="F")
+    old: WkwFile | None,
+    inside: BoundingBox,
+    new_voxels: Produce,
+    header: VolumeHeader,
+    piece: BoundingBox,
+) -> Voxels | None:
+    """Return the voxels of a piece of a file: new ones inside a box, old ones elsewhere."""
+    common = piece.intersected_with(inside, dont_assert=True)
+    voxels = None if common.is_empty else new_voxels(common)
+    if common == piece or (old is None and voxels is None):
+        return voxels
+    out = np.zeros((header.num_channels, *piece.size), header.dtype, order="F")
     if old is not None:
         old.read_into(out, region_of(piece))
     if not common.is_empty:
-        out[(slice(None), *_slices(common, piece))] = voxels[(slice(None), *_slices(common, box))]
+        out[(slice(None), *_slices(common, piece))] = 0 if voxels is None else voxels
     return out
 
 
