@@ -1,4 +1,4 @@
-"""Downsampling: examples with reasons, properties against a slow reference, oracles."""
+"""Down- and upsampling: examples with reasons, properties against a slow reference, oracles."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib
 import math
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from fractions import Fraction
 from itertools import product
 from typing import Any
@@ -16,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from wkdask import kernels
+from wkdask import blockwise, kernels
 from wkdask.errors import ArgumentError, DtypeError
-from wkdask.kernels import DTYPES, MODES, downsample
+from wkdask.kernels import DTYPES, MODES, UPSAMPLING_MODES, downsample, halo, upsample
 
 NAN = math.nan
 INF = math.inf
@@ -87,6 +88,23 @@ EXAMPLES = [
     ("mean", "int64", [-I64 - 1] * 3, -I64 - 1, "the same in the general loop"),
     ("mean", "float32", [2.0**24, 1, 1, 2], 2.0**22 + 1, "float32 would lose the ones"),
     ("mean", "float64", [1, NAN, 3, 4], NAN, "NaN spreads"),
+    ("bilinear", "uint8", [0, 1, 0, 1], 0, "the mean of 2x2x1: 0.5 to even"),
+    ("bilinear", "uint8", [9, 1, 2, 9, 9, 9], 6, "the middle two of six: 5.5 to even"),
+    ("bilinear", "uint8", [9, 1, 9], 1, "odd: the centre"),
+    ("bilinear", "uint64", [0, 0, U64, U64 - 1, 0, 0], U64 - 1, "exact, half to even"),
+    ("bilinear", "int64", [0, 0, -I64 - 1, -I64, 0, 0], -I64 - 1, "the same at the lower end"),
+    ("bilinear", "float64", [0, 0, 1, NAN, 0, 0], NAN, "NaN spreads"),
+    ("bicubic", "uint8", [9, 9, 1, 9, 9], 1, "odd: the centre"),
+    ("bicubic", "uint8", [0, 0, 255, 255, 0, 0], 255, "an overshoot of 287 is clipped"),
+    ("bicubic", "uint8", [0, 255, 0, 0, 255, 0], 0, "an undershoot of -32 is clipped"),
+    ("bicubic", "int8", [0, 8, 0, 0, 0, 0], 0, "-0.5 to even: up"),
+    ("bicubic", "int8", [0, 24, 0, 0, 0, 0], -2, "-1.5 to even: down"),
+    ("bicubic", "uint64", [0, U64, U64, U64, U64, 0], U64, "the sum leaves 64 bits"),
+    ("bicubic", "uint64", [0, 0, U64, U64, 0, 0], U64, "clipped in 64 bits"),
+    ("bicubic", "uint64", [0, U64, 0, 0, U64, 0], 0, "clipped below in 64 bits"),
+    ("bicubic", "uint64", [0, 1, 2**60 + 1, 2**60 + 1, 1, 0], 18 * 2**56 + 1, "exact"),
+    ("bicubic", "int64", [0, I64, -I64 - 1, -I64 - 1, I64, 0], -I64 - 1, "clipped at the low end"),
+    ("bicubic", "float64", [0, INF, 1, 1, 0, 0], -INF, "the outer weights are negative"),
     ("nearest", "uint8", [1, 2, 3, 4], 1, "factor 2: the first"),
     ("nearest", "uint8", [1, 2, 3], 2, "factor 3: the centre"),
     ("nearest", "float64", [1, NAN, 3], NAN, "NaN is copied"),
@@ -132,6 +150,8 @@ REFUSALS = [
     (GOOD, (2, 1.5, 2), "max", ArgumentError, "whole numbers", "a fraction"),
     (GOOD, 2, "max", ArgumentError, "three whole numbers", "one number"),
     (GOOD, (2, 3, 2), "max", ArgumentError, r"\(4, 4, 4\).*\(2, 3, 2\).*pad", "no multiple"),
+    (GOOD, (2, 3, 2), "bicubic", ArgumentError, r"\(2, 4, 2\).*\(2, 3, 2\)", "without the halo"),
+    (GOOD[:, :1], (2, 2, 2), "bicubic", ArgumentError, r"halo \(1, 1, 1\).*pad", "no halo"),
     (GOOD.astype(bool), (2, 2, 2), "max", DtypeError, "uint8, .*astype", "not a WKW dtype"),
     (GOOD.astype(">u2"), (2, 2, 2), "max", DtypeError, "'>u2'.*native", "other byte order"),
 ]
@@ -143,6 +163,21 @@ def test_refusal(
 ) -> None:
     with pytest.raises(error, match=message):
         downsample(array, factor, mode)
+
+
+@pytest.mark.parametrize(
+    ("array", "factor", "mode", "message"),
+    [
+        (GOOD, (2, 2, 2), "bicubic", "'bicubic'.*bilinear, nearest"),
+        (GOOD[0], (2, 2, 2), "nearest", "newaxis"),
+        (GOOD, (2, 0, 2), "nearest", "from 1 on"),
+        (GOOD[..., :1], (1, 1, 2), "bilinear", r"halo \(0, 0, 1\)"),
+        (GOOD, (2**26, 2, 2), "bilinear", "too large.*134217728.*several"),
+    ],
+)
+def test_upsampling_refusal(array: np.ndarray, factor: Any, mode: str, message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        upsample(array, factor, mode)
 
 
 # --- properties -------------------------------------------------------------------------------
@@ -184,7 +219,57 @@ def blocks_of(array: np.ndarray, factor: tuple[int, ...]) -> np.ndarray:
     return split.transpose(0, 1, 3, 5, 6, 2, 4).reshape(c, x // fx, y // fy, z // fz, -1)
 
 
+def linear(distance: Fraction) -> Fraction:
+    return max(1 - abs(distance), Fraction(0))
+
+
+def keys(distance: Fraction) -> Fraction:
+    """The cubic convolution kernel for a = -1/2."""
+    s = abs(distance)
+    if s <= 1:
+        return Fraction(3, 2) * s**3 - Fraction(5, 2) * s**2 + 1
+    return -Fraction(1, 2) * s**3 + Fraction(5, 2) * s**2 - 4 * s + 2 if s < 2 else Fraction(0)
+
+
+INTERPOLATION: dict[str, Callable[[Fraction], Fraction]] = {"bilinear": linear, "bicubic": keys}
+
+
+def slow_weighted(
+    array: np.ndarray, around: tuple[int, ...], pitch: tuple[Fraction, ...], mode: str
+) -> np.ndarray:
+    """Interpolate at `(t + 1/2) * pitch - 1/2`, with a halo and one sum over all three axes."""
+    inner = [size - 2 * beyond for size, beyond in zip(array.shape[1:], around, strict=True)]
+    sizes = [int(size / step) for size, step in zip(inner, pitch, strict=True)]
+    half = Fraction(1, 2)
+    taps: list[list[list[tuple[int, Fraction]]]] = []
+    for size, step, beyond in zip(sizes, pitch, around, strict=True):
+        positions = [(t + half) * step - half + beyond for t in range(size)]
+        near = [range(math.floor(position) - 1, math.floor(position) + 3) for position in positions]
+        weigh = INTERPOLATION[mode]
+        weights = [[(i, weigh(i - p)) for i in nearby] for p, nearby in zip(positions, near)]
+        taps.append([[(i, weight) for i, weight in row if weight] for row in weights])
+    result = np.empty((len(array), *sizes), array.dtype)
+    for c, x, y, z in np.ndindex(result.shape):
+        around_it = list(product(taps[0][x], taps[1][y], taps[2][z]))
+        voxels = [array[c, i, j, k].item() for (i, _), (j, _), (k, _) in around_it]
+        weighs = [u * v * w for (_, u), (_, v), (_, w) in around_it]
+        result[c, x, y, z] = slow_sum(voxels, weighs, array.dtype)
+    return result
+
+
+def slow_sum(voxels: list[Any], weights: list[Fraction], dtype: np.dtype) -> Any:
+    if not all(map(math.isfinite, voxels)):
+        return sum(float(w) * v for v, w in zip(voxels, weights, strict=True))
+    total = sum(Fraction(v) * w for v, w in zip(voxels, weights, strict=True))
+    if dtype.kind == "f":
+        return float(total)
+    return min(max(round(total), np.iinfo(dtype).min), np.iinfo(dtype).max)
+
+
 def slow_downsample(array: np.ndarray, factor: tuple[int, ...], mode: str) -> np.ndarray:
+    if mode in INTERPOLATION:
+        pitch = tuple(map(Fraction, factor))
+        return slow_weighted(array, halo(mode, factor), pitch, mode)
     blocks = blocks_of(array, factor)
     if mode == "nearest":
         fx, fy, _ = factor
@@ -194,6 +279,18 @@ def slow_downsample(array: np.ndarray, factor: tuple[int, ...], mode: str) -> np
     for where in np.ndindex(result.shape):
         result[where] = SLOW[mode](blocks[where].tolist(), array.dtype)
     return result
+
+
+def slow_upsample(array: np.ndarray, factor: tuple[int, ...], mode: str) -> np.ndarray:
+    if mode == "nearest":
+        return np.kron(array, np.ones((1, *factor), array.dtype))
+    around = kernels.upsampling_halo(mode, factor)
+    return slow_weighted(array, around, tuple(Fraction(1, step) for step in factor), mode)
+
+
+# Every mode and dtype is one more compilation: the loops for 2-2-2 are tried with every dtype,
+# the others with two; what signs and 64 bits change there is among the examples.
+FEW_DTYPES = tuple(map(np.dtype, ["uint8", "float64"]))
 
 
 def elements(dtype: np.dtype) -> st.SearchStrategy[Any]:
@@ -208,17 +305,33 @@ def elements(dtype: np.dtype) -> st.SearchStrategy[Any]:
 
 @st.composite
 def cases(
-    draw: st.DrawFn, dtypes: tuple[np.dtype, ...] = DTYPES
+    draw: st.DrawFn, mode: str = "mean", dtypes: tuple[np.dtype, ...] = FEW_DTYPES
 ) -> tuple[np.ndarray, tuple[int, int, int]]:
-    """An array in either order, and a factor that divides its shape."""
-    dtype = draw(st.sampled_from(dtypes))
+    """An array in either order, and a factor that divides its shape; with the mode's halo."""
     common = st.sampled_from([(2, 2, 1), (2, 2, 2)])
     factor = draw(common | st.tuples(*[st.integers(1, 4)] * 3))
-    channels = draw(st.integers(1, 3))
+    around = halo(mode, factor)
     sizes = [step * draw(st.integers(1, 3)) for step in factor]
-    fill = st.nothing()
-    array = draw(hnp.arrays(dtype, (channels, *sizes), elements=elements(dtype), fill=fill))
-    return np.asarray(array, order=draw(st.sampled_from("CF"))), factor
+    return draw(arrays(dtypes, [n + 2 * beyond for n, beyond in zip(sizes, around)])), factor
+
+
+@st.composite
+def upsampling_cases(
+    draw: st.DrawFn, mode: str, dtypes: tuple[np.dtype, ...] = FEW_DTYPES
+) -> tuple[np.ndarray, tuple[int, int, int]]:
+    """An array in either order with the mode's halo, and a factor."""
+    factor = draw(st.tuples(*[st.integers(1, 4)] * 3))
+    around = kernels.upsampling_halo(mode, factor)
+    sizes = [draw(st.integers(1, 3)) + 2 * beyond for beyond in around]
+    return draw(arrays(dtypes, sizes)), factor
+
+
+@st.composite
+def arrays(draw: st.DrawFn, dtypes: tuple[np.dtype, ...], sizes: list[int]) -> np.ndarray:
+    dtype = draw(st.sampled_from(dtypes))
+    shape = (draw(st.integers(1, 2)), *sizes)
+    array = draw(hnp.arrays(dtype, shape, elements=elements(dtype), fill=st.nothing()))
+    return np.asarray(array, order=draw(st.sampled_from("CF")))
 
 
 def random_array(dtype: np.dtype, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
@@ -234,16 +347,11 @@ def random_array(dtype: np.dtype, shape: tuple[int, ...], seed: int = 0) -> np.n
 
 def assert_same(actual: np.ndarray, expected: np.ndarray, mode: str) -> None:
     assert actual.dtype == expected.dtype
-    if mode == "mean" and actual.dtype.kind == "f":  # the order of the additions is free
+    if mode in ("mean", *INTERPOLATION) and actual.dtype.kind == "f":  # additions round
         eps = np.finfo(actual.dtype).eps
         np.testing.assert_allclose(actual, expected, rtol=8 * eps, atol=2.0**99 * 64 * 2.0**-52)
     else:
         np.testing.assert_array_equal(actual, expected)
-
-
-# Every mode and dtype is one more compilation: the loops for 2-2-2 are tried with every dtype,
-# the others with two; what signs and 64 bits change there is among the examples.
-FEW_DTYPES = tuple(map(np.dtype, ["uint8", "float64"]))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -254,11 +362,26 @@ def test_agrees_with_the_slow_reference_for_every_dtype(mode: str, dtype: np.dty
     assert_same(downsample(array, factor, mode), slow_downsample(array, factor, mode), mode)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_interpolation_agrees_with_fractions_for_every_dtype(dtype: np.dtype) -> None:
+    array = random_array(dtype, (1, 22, 8, 6))
+    for mode, factor in product(("bilinear", "bicubic"), [(2, 3, 4), (4, 2, 2), (2, 2, 1)]):
+        fitting = array[:, :, : 5 + 3 * (factor[1] < 3)]
+        around = halo(mode, factor)
+        sizes = (n - (n - 2 * h) % f for n, h, f in zip(fitting.shape[1:], around, factor))
+        part = fitting[(slice(None), *map(slice, sizes))]
+        assert_same(downsample(part, factor, mode), slow_downsample(part, factor, mode), mode)
+    some = array[:, :4, :4, :3]
+    for factor in [(2, 2, 1), (3, 1, 2)]:
+        expected = slow_upsample(some, factor, "bilinear")
+        assert_same(upsample(some, factor, "bilinear"), expected, "bilinear")
+
+
 @pytest.mark.parametrize("mode", MODES)
-@given(case=cases(FEW_DTYPES))
+@given(data=st.data())
 @settings(deadline=None, max_examples=30)
-def test_agrees_with_the_slow_reference(mode: str, case: tuple[Any, Any]) -> None:
-    array, factor = case
+def test_agrees_with_the_slow_reference(mode: str, data: Any) -> None:
+    array, factor = data.draw(cases(mode))
     before = array.copy()
     result = downsample(array, factor, mode)
     assert result.flags.f_contiguous
@@ -266,11 +389,36 @@ def test_agrees_with_the_slow_reference(mode: str, case: tuple[Any, Any]) -> Non
     np.testing.assert_array_equal(array, before)
 
 
+@pytest.mark.parametrize("mode", UPSAMPLING_MODES)
+@given(data=st.data())
+@settings(deadline=None, max_examples=30)
+def test_upsampling_agrees_with_the_slow_reference(mode: str, data: Any) -> None:
+    array, factor = data.draw(upsampling_cases(mode))
+    before = array.copy()
+    result = upsample(array, factor, mode)
+    assert result.flags.f_contiguous
+    assert_same(result, slow_upsample(array, factor, mode), mode)
+    np.testing.assert_array_equal(array, before)
+
+
+@pytest.mark.parametrize("factor", [(3, 3, 2), (4, 4, 2), (4, 4, 4), (5, 3, 3)])
+@pytest.mark.parametrize("mode", ["median", "mode", "max"])
+def test_large_blocks_agree_with_the_slow_reference(mode: str, factor: tuple[int, ...]) -> None:
+    """More blocks than a batch has, of few labels and of many, so that some have a majority."""
+    generator = np.random.default_rng(0)
+    shape = (1, *(step * n for step, n in zip(factor, (13, 9, 5), strict=True)))
+    many = generator.integers(0, 256, shape, "uint8")
+    few = np.where(generator.random(shape) < 0.5, many % 2, many)
+    for array in (many, few, few.astype("float64")):
+        expected = slow_downsample(array, factor, mode)
+        np.testing.assert_array_equal(downsample(array, factor, mode), expected)
+
+
 @pytest.mark.parametrize("mode", MODES)
-@given(case=cases(FEW_DTYPES))
+@given(data=st.data())
 @settings(deadline=None, max_examples=25)
-def test_memory_layout_does_not_matter(mode: str, case: tuple[Any, Any]) -> None:
-    array, factor = case
+def test_memory_layout_does_not_matter(mode: str, data: Any) -> None:
+    array, factor = data.draw(cases(mode))
     expected = downsample(np.asfortranarray(array), factor, mode)
     shifted = np.empty(array.nbytes + 1, "uint8")[1:].view(array.dtype).reshape(array.shape)
     shifted[...] = array
@@ -281,44 +429,106 @@ def test_memory_layout_does_not_matter(mode: str, case: tuple[Any, Any]) -> None
         np.testing.assert_array_equal(downsample(same, factor, mode), expected)
 
 
+def cut(array: np.ndarray, axis: int, place: int, around: int) -> list[np.ndarray]:
+    """Cut an array in two at `place`; both parts keep their halo."""
+    stop = array.shape[axis]
+    return [
+        array.take(range(place + 2 * around), axis),
+        array.take(range(place, stop), axis),
+    ]
+
+
 @pytest.mark.parametrize("mode", MODES)
-@given(case=cases(FEW_DTYPES), data=st.data())
+@given(data=st.data())
 @settings(deadline=None, max_examples=25)
-def test_parts_give_the_same_as_the_whole(mode: str, case: tuple[Any, Any], data: Any) -> None:
-    array, factor = case
+def test_parts_give_the_same_as_the_whole(mode: str, data: Any) -> None:
+    array, factor = data.draw(cases(mode))
     axis = data.draw(st.integers(0, 3))
-    step = (1, *factor)[axis]
-    cut = step * data.draw(st.integers(0, array.shape[axis] // step))
-    parts = [downsample(part, factor, mode) for part in np.split(array, [cut], axis)]
+    step, around = (1, *factor)[axis], (0, *halo(mode, factor))[axis]
+    place = step * data.draw(st.integers(0, (array.shape[axis] - 2 * around) // step))
+    parts = [downsample(part, factor, mode) for part in cut(array, axis, place, around)]
     np.testing.assert_array_equal(np.concatenate(parts, axis), downsample(array, factor, mode))
 
 
-@pytest.mark.parametrize("mode", ["mode", "nearest", "max", "min"])
-@given(case=cases(FEW_DTYPES))
+@pytest.mark.parametrize("mode", UPSAMPLING_MODES)
+@given(data=st.data())
 @settings(deadline=None, max_examples=25)
-def test_never_invents_a_value(mode: str, case: tuple[Any, Any]) -> None:
-    array, factor = case
+def test_upsampled_parts_give_the_same_as_the_whole(mode: str, data: Any) -> None:
+    array, factor = data.draw(upsampling_cases(mode))
+    axis = data.draw(st.integers(0, 3))
+    around = (0, *kernels.upsampling_halo(mode, factor))[axis]
+    place = data.draw(st.integers(0, array.shape[axis] - 2 * around))
+    parts = [upsample(part, factor, mode) for part in cut(array, axis, place, around)]
+    np.testing.assert_array_equal(np.concatenate(parts, axis), upsample(array, factor, mode))
+
+
+@pytest.mark.parametrize("mode", [mode for mode in MODES if MODES[mode].keeps_labels])
+@given(data=st.data())
+@settings(deadline=None, max_examples=25)
+def test_never_invents_a_label(mode: str, data: Any) -> None:
+    array, factor = data.draw(cases(mode))
     result = downsample(array, factor, mode)
     assert (blocks_of(array, factor) == result[..., np.newaxis]).any(axis=-1).all()
+
+
+def test_which_modes_keep_labels() -> None:
+    assert [m for m in MODES if MODES[m].keeps_labels] == ["mode", "max", "min", "nearest"]
+    assert [m for m in UPSAMPLING_MODES if UPSAMPLING_MODES[m].keeps_labels] == ["nearest"]
+    labels = np.array([1, 3], "uint8").repeat(2).reshape(1, 4, 1, 1)
+    for mode in ("median", "mean", "bilinear", "bicubic"):
+        array = np.pad(labels[:, 1:3], [(0, 0), *((n, n) for n in halo(mode, (2, 1, 1)))], "edge")
+        assert downsample(array, (2, 1, 1), mode).item() == 2, "the flag is right to be false"
+
+
+@pytest.mark.parametrize("mode", ["median", "mean", "max", "min", "bilinear"])
+@given(data=st.data())
+@settings(deadline=None, max_examples=25)
+def test_stays_within_the_range_of_a_block(mode: str, data: Any) -> None:
+    array, factor = data.draw(cases(mode))
+    result, blocks = downsample(array, factor, mode), blocks_of(array, factor)
+    slack = abs(blocks).max(axis=-1) * 1e-15 if array.dtype.kind == "f" else 0
+    assert (blocks.min(axis=-1) - slack <= result).all()
+    assert (result <= blocks.max(axis=-1) + slack).all()
+
+
+ALL_FACTORS = [(1, 1, 1), (2, 2, 1), (2, 2, 2), (3, 1, 2), (3, 5, 7), (4, 4, 2), (6, 2, 3)]
+
+
+@given(data=st.data(), dtype=st.sampled_from(FEW_DTYPES), factor=st.sampled_from(ALL_FACTORS))
+@settings(deadline=None)
+def test_what_is_constant_stays_so(data: Any, dtype: np.dtype, factor: tuple[int, ...]) -> None:
+    value = np.array(data.draw(elements(dtype)), dtype)
+    for mode in MODES:
+        sizes = (2 * step + 2 * n for step, n in zip(factor, halo(mode, factor), strict=True))
+        result = downsample(np.full((1, *sizes), value), factor, mode)
+        assert result.dtype == dtype
+        assert (result == value).all(), mode
+    for mode in UPSAMPLING_MODES:
+        sizes = (1 + 2 * n for n in kernels.upsampling_halo(mode, factor))
+        assert (upsample(np.full((1, *sizes), value), factor, mode) == value).all(), mode
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_factor_one_returns_a_copy(mode: str) -> None:
     array = random_array(np.dtype("int32"), (2, 3, 4, 5))
-    result = downsample(array, (1, 1, 1), mode)
-    np.testing.assert_array_equal(result, array)
-    assert not np.shares_memory(result, array)
+    sample = [downsample, upsample] if mode in UPSAMPLING_MODES else [downsample]
+    for function in sample:
+        result = function(array, (1, 1, 1), mode)
+        np.testing.assert_array_equal(result, array)
+        assert not np.shares_memory(result, array)
 
 
 @pytest.mark.parametrize("shape", [(0, 2, 2, 2), (1, 0, 2, 2), (2, 2, 2, 0)])
 @pytest.mark.parametrize("mode", MODES)
 def test_empty_stays_empty(mode: str, shape: tuple[int, ...]) -> None:
-    result = downsample(np.zeros(shape, "uint8"), (2, 2, 2), mode)
+    around = halo(mode, (2, 2, 2))
+    padded = (shape[0], *(n + 2 * beyond for n, beyond in zip(shape[1:], around, strict=True)))
+    result = downsample(np.zeros(padded, "uint8"), (2, 2, 2), mode)
     assert result.shape == (shape[0], *(size // 2 for size in shape[1:]))
 
 
 def test_one_compilation_per_dtype_whatever_the_layout() -> None:
-    loop: Any = MODES["max"].special[2, 2, 2]
+    loop: Any = blockwise.max_2x2x2
     array = np.zeros((1, 2, 2, 2), "uint16")
     downsample(array, (2, 2, 2), "max")
     before = len(loop.signatures)
@@ -367,9 +577,31 @@ def test_numpy_agrees_on_nan_and_infinity(mode: str, factor: tuple[int, int, int
     np.testing.assert_array_equal(downsample(array, factor, mode), expected)
 
 
+@pytest.mark.parametrize("factor", [(2, 2, 1), (2, 2, 2), (4, 1, 3)])
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_nan_and_infinity_go_into_all_that_is_made_of_them(
+    mode: str, factor: tuple[int, ...]
+) -> None:
+    array = random_array(np.dtype("float64"), (1, 22, 10, 5))
+    special = np.random.default_rng(1).choice(
+        [0, NAN, INF, -INF], array.shape, p=[0.91, *[0.03] * 3]
+    )
+    array += special
+    around = halo(mode, factor)
+    sizes = (n - (n - 2 * h) % f for n, h, f in zip(array.shape[1:], around, factor, strict=True))
+    array = array[(slice(None), *map(slice, sizes))]
+    expected = slow_downsample(array, factor, mode)
+    np.testing.assert_allclose(downsample(array, factor, mode), expected, rtol=1e-12)
+    some = array[:, :4, :4, :3]
+    expected = slow_upsample(some, (2, 2, 1), "bilinear")
+    np.testing.assert_allclose(upsample(some, (2, 2, 1), "bilinear"), expected, rtol=1e-12)
+
+
 def test_public_names() -> None:
-    assert sorted(kernels.__all__) == ["DTYPES", "Kernel", "MODES", "downsample"]
-    assert sorted(MODES) == ["max", "mean", "median", "min", "mode", "nearest"]
+    assert sorted(MODES) == sorted(
+        ["bicubic", "bilinear", "max", "mean", "median", "min", "mode", "nearest"]
+    )
+    assert sorted(UPSAMPLING_MODES) == ["bilinear", "nearest"]
 
 
 def test_docstring_example_runs() -> None:
