@@ -84,7 +84,12 @@ def test_default_coarsest(size: tuple[int, int, int], mode: str, expected: str) 
 
 @pytest.mark.parametrize(
     ("coarsest", "finest", "expected"),
-    [("8-8-4", "1", "4-4-2 2-2-1 1"), ("2", "1", "2-2-1 1"), ("4-4-1", "2-2-1", "2-2-1"), ("1", "1", "")],
+    [
+        ("8-8-4", "1", "4-4-2 2-2-1 1"),
+        ("2", "1", "2-2-1 1"),
+        ("4-4-1", "2-2-1", "2-2-1"),
+        ("1", "1", ""),
+    ],
 )
 def test_finer(coarsest: str, finest: str, expected: str) -> None:
     assert names(finer_mags(Mag(coarsest), Mag(finest), (11.24, 11.24, 25))) == expected
@@ -93,7 +98,12 @@ def test_finer(coarsest: str, finest: str, expected: str) -> None:
 def test_given() -> None:
     assert names(given_mags(Mag(1), ["4-4-2", 2, 8], coarser=True)) == "2 4-4-2 8"
     assert names(given_mags(Mag(8), [1, "4-4-2"], coarser=False)) == "4-4-2 1"
-    for mags, match in (([], "empty"), ([1], "there already"), ([2, 2], "twice"), ([2, 3], "whole")):
+    for mags, match in (
+        ([], "empty"),
+        ([1], "there already"),
+        ([2, 2], "twice"),
+        ([2, 3], "whole"),
+    ):
         with pytest.raises(ArgumentError, match=match):
             given_mags(Mag(1), mags, coarser=True)
     with pytest.raises(ArgumentError, match="sampling_mode"):

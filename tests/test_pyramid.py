@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import wkdask
-from wkdask import errors, kernels, pyramid
+from wkdask import errors, kernels, sampling
 from wkdask.geometry import BoundingBox, Mag
 from wkdask.header import BLOCK_TYPES, DTYPES, VolumeHeader
 from wkdask.view import View
@@ -385,7 +385,7 @@ class TestIndependence:
     @pytest.mark.parametrize("mode", MODES)
     @pytest.mark.parametrize("piece", [1, 40, 300, 5000])
     def test_of_pieces(self, tmp_path, voxels, monkeypatch, mode, piece):
-        monkeypatch.setattr(pyramid, "_PIECE_VOXELS", piece)
+        monkeypatch.setattr(sampling, "_SOURCE_BYTES", piece)
         found = downsampled(new_layer(tmp_path / "a", voxels, OFFSET), "4-2-1", mode)
         np.testing.assert_array_equal(found, plainly(voxels, OFFSET, (4, 2, 1), mode))
 
@@ -397,8 +397,8 @@ class TestIndependence:
             sizes.append(array[0].size)
             return kernel(array, *args)
 
-        monkeypatch.setattr(pyramid, "_PIECE_VOXELS", 4096)
-        monkeypatch.setattr(pyramid.kernels, "downsample", watched)
+        monkeypatch.setattr(sampling, "_SOURCE_BYTES", 4096 * voxels.itemsize * len(voxels))
+        monkeypatch.setattr(sampling.kernels, "downsample", watched)
         layer = new_layer(tmp_path / "a", voxels, OFFSET)
         downsampled(layer, "4-2-1", "max", block_edge=32, blocks_per_file_edge=1)
         assert 1024 < max(sizes) <= 4096

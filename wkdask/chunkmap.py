@@ -35,6 +35,7 @@ from wkdask.volume import counting
 __all__ = [
     "ChunkReceipt",
     "Grid",
+    "Log",
     "OnError",
     "Run",
     "chunk_graph",
@@ -107,28 +108,32 @@ def run_chunks(work: Work, grid: ChunkGrid, run: Run, journal: Journal | None = 
     ChunkErrors
         All of them, if failures are collected; its `report` says how the run went.
     """
-    log = _Log(grid, run)
+    log = Log(grid, run)
     call = partial(run_chunk, work, grid, journal, run.tag)
     outcomes = stream_calls(
-        call, log.positions(journal), run.executor, name="wkdask-chunks", retries=run.retries
+        call, _to_do(grid, journal, log), run.executor, name="wkdask-chunks", retries=run.retries
     )
     return log.follow(outcomes)
 
 
-class Grid(Protocol):
-    """Chunks that have a place each, such as a `ChunkGrid`."""
+class Places(Protocol):
+    """Chunks that have a place each."""
+
+    def __len__(self) -> int: ...
+
+    def index(self, position: Any) -> int:
+        """Return the number of a chunk."""
+
+    def chunk_box(self, position: Any) -> BoundingBox:
+        """Return the voxels of a chunk, in absolute positions."""
+
+
+class Grid(Places, Protocol):
+    """Chunks in rows and columns, such as a `ChunkGrid`."""
 
     @property
     def shape(self) -> Vec3:
         """Chunks per axis, `(x, y, z)`."""
-
-    def __len__(self) -> int: ...
-
-    def index(self, position: Vec3) -> int:
-        """Return the number of a chunk."""
-
-    def chunk_box(self, position: Vec3) -> BoundingBox:
-        """Return the voxels of a chunk, in absolute positions."""
 
 
 def run_graph(graph: da.Array, grid: Grid, run: Run, journal: Journal | None = None) -> RunReport:
@@ -146,8 +151,8 @@ def run_graph(graph: da.Array, grid: Grid, run: Run, journal: Journal | None = N
     Exception, ChunkErrors
         As `run_chunks`.
     """
-    log = _Log(grid, run)
-    blocks = ((0, *position) for position in log.positions(journal))
+    log = Log(grid, run)
+    blocks = ((0, *position) for position in _to_do(grid, journal, log))
     outcomes = stream_blocks(graph, blocks, run.executor, retries=run.retries)
     return log.follow(
         replace(outcome, item=outcome.item[1:], value=outcome.value and outcome.value.item())
@@ -155,10 +160,20 @@ def run_graph(graph: da.Array, grid: Grid, run: Run, journal: Journal | None = N
     )
 
 
-class _Log:
+def _to_do(grid: Grid, journal: Journal | None, log: Log) -> Iterator[Vec3]:
+    """Yield the positions of the chunks that a journal, if any, does not know as done."""
+    x, y, z = map(range, grid.shape)
+    for position in product(x, y, z):
+        if journal and journal.is_done(grid.index(position), grid.chunk_box(position)):
+            log.skip()
+        else:
+            yield position
+
+
+class Log:
     """Counts what becomes of chunks, and shows it."""
 
-    def __init__(self, grid: Grid, run: Run) -> None:
+    def __init__(self, grid: Places, run: Run) -> None:
         self._grid = grid
         self._run = run
         self._start = time.perf_counter()
@@ -168,15 +183,9 @@ class _Log:
         self._size_bytes = 0
         self._failures: list[ChunkFailure] = []
 
-    def positions(self, journal: Journal | None) -> Iterator[Vec3]:
-        """Yield the positions of the chunks that a journal, if any, does not know as done."""
-        grid = self._grid
-        x, y, z = map(range, grid.shape)
-        for position in product(x, y, z):
-            if journal and journal.is_done(grid.index(position), grid.chunk_box(position)):
-                self._skipped += 1
-            else:
-                yield position
+    def skip(self) -> None:
+        """Count a chunk that was done before."""
+        self._skipped += 1
 
     def follow(self, outcomes: Iterator[Outcome]) -> RunReport:
         """Count outcomes until there are no more, or one is a failure that counts."""
@@ -198,7 +207,7 @@ class _Log:
             raise group
         return report
 
-    def _note_failure(self, position: Vec3, error: Exception) -> None:
+    def _note_failure(self, position: Any, error: Exception) -> None:
         index, box = self._grid.index(position), self._grid.chunk_box(position)
         note = _note(index, box)
         if note not in getattr(error, "__notes__", ()):
@@ -257,7 +266,7 @@ def chunk_graph(work: Work, grid: ChunkGrid, *, on_error: OnError = "raise") -> 
 
 
 def run_chunk(
-    work: Work, grid: Grid, journal: Journal | None, tag: str, position: Vec3
+    work: Callable[[Any], object], grid: Places, journal: Journal | None, tag: str, position: Any
 ) -> tuple[int, int]:
     """Run one chunk, where its task runs, and return the voxels and bytes that it wrote.
 

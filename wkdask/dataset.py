@@ -9,15 +9,20 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import Any, SupportsIndex
 
 import numpy as np
+from distributed import Client
 from numpy.typing import DTypeLike, NDArray
 
-from wkdask import properties
+from wkdask import ladder, planning, properties, pyramid
+from wkdask.chunkmap import Run
 from wkdask.errors import (
     ArgumentError,
     ExistsError,
@@ -29,7 +34,9 @@ from wkdask.errors import (
 from wkdask.geometry import BoundingBox, Mag, MagLike, Vec3, Vec3Like, vec3, whole
 from wkdask.header import DTYPES, BlockType, VolumeHeader
 from wkdask.labelled import Labels
+from wkdask.planning import PyramidPlan
 from wkdask.properties import DatasetProperties, LayerProperties, MagProperties
+from wkdask.reports import RunReport
 from wkdask.view import View
 from wkdask.volume import HEADER_NAME, Volume, absolute
 
@@ -346,7 +353,6 @@ class Layer:
         ArgumentError
             If an argument can't be used.
         """
-        new = MagProperties(Mag(mag))
         self._dataset._refresh()
         found = self.properties
         header = VolumeHeader(
@@ -356,19 +362,184 @@ class Layer:
             whole(blocks_per_file_edge, "blocks_per_file_edge"),
             block_type,
         )
-        axes = {"axisOrder": {"c": 0, "x": 1, "y": 2, "z": 3}, "cubeLength": header.file_edge}
-        entry = replace(new, path=f"./{self.name}/{new.mag}", extra=axes)
+        entry = self._new_entry(Mag(mag), header)
 
         def added(layer: LayerProperties) -> LayerProperties:
-            if any(other.mag == new.mag for other in layer.mags):
-                raise ExistsError(f"layer {self.name!r} has a mag {new.mag} already.")
+            if any(other.mag == entry.mag for other in layer.mags):
+                raise ExistsError(f"layer {self.name!r} has a mag {entry.mag} already.")
             # While nobody else may change the dataset: another process may add the same mag.
-            self._create_volume(self._default_path(new.mag), header)
+            self._create_volume(self._default_path(entry.mag), header)
             return layer.with_mag(entry)
 
         self._check_format()
         self._change(added)
         return self._open(entry)
+
+    def downsample(
+        self,
+        from_mag: MagLike | None = None,
+        coarsest_mag: MagLike | None = None,
+        mags: Iterable[MagLike] | None = None,
+        *,
+        sampling_mode: ladder.SamplingMode = "anisotropic",
+        mode: str = "default",
+        block_type: BlockType = "lz4hc",
+        executor: Client | Executor | None = None,
+        retries: int = 0,
+        resume: bool = False,
+        force: bool = False,
+        dry_run: bool = False,
+        progress: bool = False,
+    ) -> RunReport | PyramidPlan:
+        """Make coarser mags, each from the one before it, as one run.
+
+        A file is made as soon as the files under it are there. The mags are listed in the JSON when
+        all are finished; until then the dataset opens as it was.
+
+        Parameters
+        ----------
+        from_mag
+            Where to begin; None is the coarsest mag that there is.
+        coarsest_mag
+            Where to end, by its largest factor; None is where the layer is about 100 voxels wide,
+            and at least mag 4.
+        mags
+            The mags to make, instead of the two rules that `sampling_mode` and `coarsest_mag` are.
+        sampling_mode
+            `"anisotropic"`: halve the axes that bring voxels nearest to cubes. `"isotropic"`: all.
+            `"constant_z"`: x and y; also for a layer of depth 1.
+        mode
+            See `wkdask.downsample`; `"default"` is `"mode"` for a segmentation, else `"median"`.
+        block_type
+            `"raw"`, `"lz4"` or `"lz4hc"`.
+        executor
+            A `distributed.Client`, a `concurrent.futures.Executor`, or None for the active client
+            or dask's threads.
+        retries
+            How often a task is tried again after an exception.
+        resume
+            Whether to go on with what an earlier run with `resume=True` has left.
+        force
+            Whether a segmentation may be sampled by a mode that invents ids.
+        dry_run
+            Whether only to tell what would be made.
+        progress
+            Whether to show a bar.
+
+        Returns
+        -------
+        RunReport or PyramidPlan
+            What was done; its chunks are files. With `dry_run` what would be done.
+
+        Raises
+        ------
+        ExistsError
+            If a mag is there already.
+        ArgumentError
+            If an argument can't be used, or there is nothing to make.
+
+        Examples
+        --------
+        >>> ds = wkdask.create("tissue", voxel_size=(11.24, 11.24, 25))
+        >>> box = wkdask.BoundingBox((0, 0, 0), (64, 64, 64))
+        >>> layer = ds.add_layer("color", "color", "uint8", bounding_box=box)
+        >>> layer.add_mag(1).write(np.full((64, 64, 64), 7, np.uint8))
+        >>> print(layer.downsample(dry_run=True))
+        color: from mag 1 by median, files of edge 1024, lz4hc
+          mag       voxel size nm        voxels  files  bytes at most
+        2-2-1  22.48 x 22.48 x 25  32 x 32 x 64      1         65,536
+        4-4-2  44.96 x 44.96 x 50  16 x 16 x 32      1          8,192
+        2 files, 0.00 GiB before compression, 128 MiB of memory per task
+        >>> layer.downsample().done
+        2
+        >>> list(layer.mags)
+        [Mag('1'), Mag('2-2-1'), Mag('4-4-2')]
+        """
+        ladder.check_sampling_mode(sampling_mode)
+        start = self._start(from_mag, max)
+        if self.bounding_box.size[2] == 1:
+            sampling_mode = "constant_z"
+        if mags is None:
+            coarsest = (
+                ladder.default_coarsest(self.bounding_box, sampling_mode, start)
+                if coarsest_mag is None
+                else Mag(coarsest_mag)
+            )
+            others = [mag for layer in self._dataset.layers.values() for mag in layer._listed]
+            chosen = ladder.coarser_mags(
+                start, coarsest, self._dataset.voxel_size, sampling_mode, others
+            )
+        else:
+            chosen = ladder.given_mags(start, mags, coarser=True)
+        plan = self._plan(
+            start, chosen, pyramid.check_mode(mode, "down", self.category, force=force), block_type
+        )
+        run = Run(executor, retries=retries, progress=progress)
+        return plan if dry_run else self._sample(plan, "down", run, resume=resume)
+
+    def upsample(
+        self,
+        from_mag: MagLike | None = None,
+        finest_mag: MagLike = 1,
+        mags: Iterable[MagLike] | None = None,
+        *,
+        sampling_mode: ladder.SamplingMode = "anisotropic",
+        mode: str = "default",
+        block_type: BlockType = "lz4hc",
+        executor: Client | Executor | None = None,
+        retries: int = 0,
+        resume: bool = False,
+        force: bool = False,
+        dry_run: bool = False,
+        progress: bool = False,
+    ) -> RunReport | PyramidPlan:
+        """Make finer mags, each from the one before it, as one run.
+
+        Parameters
+        ----------
+        from_mag
+            Where to begin; None is the finest mag that there is.
+        finest_mag
+            Where to end.
+        mags
+            The mags to make, instead of what downsampling from `finest_mag` would have made.
+        mode
+            `"nearest"`, which is the default, or `"bilinear"`.
+        sampling_mode, block_type, executor, retries, resume, force, dry_run, progress
+            See `downsample`.
+
+        Returns
+        -------
+        RunReport or PyramidPlan
+            What was done; its chunks are files. With `dry_run` what would be done.
+
+        Raises
+        ------
+        ExistsError, ArgumentError
+            As `downsample`.
+
+        Examples
+        --------
+        >>> ds = wkdask.create("tissue", voxel_size=(8, 8, 8))
+        >>> box = wkdask.BoundingBox((0, 0, 0), (64, 64, 64))
+        >>> layer = ds.add_layer("cells", "segmentation", "uint32", bounding_box=box)
+        >>> layer.add_mag(4).write(np.full((16, 16, 16), 7, np.uint32))
+        >>> layer.upsample().done
+        2
+        >>> list(layer.mags)
+        [Mag('1'), Mag('2'), Mag('4')]
+        """
+        ladder.check_sampling_mode(sampling_mode)
+        start = self._start(from_mag, min)
+        size = self._dataset.voxel_size
+        if mags is None:
+            chosen = ladder.finer_mags(start, Mag(finest_mag), size, sampling_mode)
+        else:
+            chosen = ladder.given_mags(start, mags, coarser=False)
+        mode = pyramid.check_mode(mode, "up", self.category, force=force)
+        plan = self._plan(start, chosen, mode, block_type)
+        run = Run(executor, retries=retries, progress=progress)
+        return plan if dry_run else self._sample(plan, "up", run, resume=resume)
 
     def __repr__(self) -> str:
         mags = ", ".join(str(entry.mag) for entry in self._entries)
@@ -381,8 +552,92 @@ class Layer:
     def _entries(self) -> tuple[MagProperties, ...]:
         return self.properties.mags
 
+    @property
+    def _listed(self) -> list[Mag]:
+        return [entry.mag for entry in self._entries]
+
     def _change(self, change: Callable[[LayerProperties], LayerProperties]) -> None:
         self._dataset._change_layer(self._name, change)
+
+    def _start(self, mag: MagLike | None, choose: Callable[[list[Mag]], Mag]) -> Mag:
+        """Return the mag that others are made from."""
+        if mag is not None:
+            return self[mag].mag or Mag(mag)
+        if not self._listed:
+            raise ArgumentError(
+                f"layer {self.name!r} has no mag to begin with: add one, and write."
+            )
+        return choose(self._listed)
+
+    def _plan(self, start: Mag, mags: list[Mag], mode: str, block_type: BlockType) -> PyramidPlan:
+        if not mags:
+            raise ArgumentError(
+                f"there is nothing to make from mag {start} of layer {self.name!r}. Name the mags, "
+                "or another one to end with."
+            )
+        if self.bounding_box.is_empty:
+            raise ArgumentError(
+                f"layer {self.name!r} has an empty bounding_box: write to it, or set it."
+            )
+        return planning.plan_pyramid(
+            layer=self.name,
+            source=start,
+            mags=mags,
+            mode=mode,
+            header=replace(self[start].volume.header, block_type=block_type),
+            box=self.bounding_box,
+            voxel_size=self._dataset.voxel_size,
+            unit=self._dataset.unit,
+            task_bytes=pyramid.TASK_BYTES,
+        )
+
+    def _sample(
+        self, plan: PyramidPlan, direction: pyramid.Direction, run: Run, *, resume: bool
+    ) -> RunReport:
+        """Make the mags of a plan, and list them when all are there."""
+        self._dataset._refresh()
+        new = [self._new_entry(planned.mag, plan.header) for planned in plan.mags]
+        if (there := sorted({entry.mag for entry in new} & set(self._listed))) and not resume:
+            raise ExistsError(
+                f"layer {self.name!r} has a mag {there[0]} already: choose other mags, or pass "
+                "resume=True to go on with an earlier run."
+            )
+        made = [entry for entry in new if self._prepare(entry, plan.header, resume=resume)]
+        views = [self[plan.source], *map(self._open, new)]
+        try:
+            report = pyramid.sample_mags(
+                [view._whole() for view in views],
+                plan.mode,
+                direction,
+                run,
+                resume=resume,
+                force=True,
+            )
+        except BaseException:
+            if not resume:
+                for entry in made:
+                    shutil.rmtree(self._mag_path(entry), ignore_errors=True)
+            raise
+        self._change(lambda layer: reduce(LayerProperties.with_mag, new, layer))
+        return report
+
+    def _new_entry(self, mag: Mag, header: VolumeHeader) -> MagProperties:
+        axes = {"axisOrder": {"c": 0, "x": 1, "y": 2, "z": 3}, "cubeLength": header.file_edge}
+        return MagProperties(mag, f"./{self.name}/{mag}", axes)
+
+    def _prepare(self, entry: MagProperties, header: VolumeHeader, *, resume: bool) -> bool:
+        """Make the directory of a mag that is not listed yet; False if an earlier run did."""
+        path = self._mag_path(entry)
+        if resume and (path / HEADER_NAME).is_file():
+            found = Volume.open(path).header
+            if found != header:
+                raise ExistsError(
+                    f"{path} was begun with {found.difference_to(header) or found.block_type}: "
+                    "delete the directory, or use the same options."
+                )
+            return False
+        self._create_volume(path, header)
+        return True
 
     def _extend(self, written: BoundingBox, mag: Mag) -> None:
         """Make the layer's box contain what was written to a mag."""

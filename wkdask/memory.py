@@ -17,7 +17,7 @@ from wkdask.errors import MemoryLimitError
 from wkdask.geometry import Vec3
 from wkdask.scheduling import active_client, asking, workers_of
 
-__all__ = ["TASK_BYTES", "auto_edge", "check_memory"]
+__all__ = ["TASK_BYTES", "auto_edge", "check_memory", "threads_of"]
 
 TASK_BYTES = 2**26
 """What the file engine takes for one task, beside the voxels that are read or written at once:
@@ -107,6 +107,11 @@ def auto_edge(
             break
         edge *= 2
     return edge
+
+
+def threads_of(executor: Client | Executor | None) -> int:
+    """Return how many tasks run at a time; at least one, because workers may be yet to come."""
+    return max(1, sum(host.threads for host in _hosts(executor)))
 
 
 def _hosts(executor: Client | Executor | None) -> Iterator[_Host]:

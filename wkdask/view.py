@@ -151,6 +151,11 @@ class View:
         return self._labels.mag
 
     @property
+    def category(self) -> str | None:
+        """`"color"` or `"segmentation"`, where the layer is known."""
+        return self._labels.category
+
+    @property
     def num_channels(self) -> int:
         """Values per voxel."""
         return self._volume.header.num_channels

@@ -1,0 +1,46 @@
+"""Units of length, as WEBKNOSSOS writes and reads them, in nanometres."""
+
+from __future__ import annotations
+
+from wkdask.errors import ArgumentError
+
+__all__ = ["nm_per"]
+
+# The power of ten in metres, and the sign that stands for it.
+_PREFIXES = {
+    "yocto": (-24, "y"), "zepto": (-21, "z"), "atto": (-18, "a"), "femto": (-15, "f"),
+    "pico": (-12, "p"), "nano": (-9, "n"), "micro": (-6, "µ"), "milli": (-3, "m"),
+    "centi": (-2, "c"), "deci": (-1, "d"), "": (0, ""), "hecto": (2, "h"), "kilo": (3, "k"),
+    "mega": (6, "M"), "giga": (9, "G"), "tera": (12, "T"), "peta": (15, "P"), "exa": (18, "E"),
+    "zetta": (21, "Z"), "yotta": (24, "Y"),
+}  # fmt: skip
+_FEET = {"inch": 1 / 12, "foot": 1, "yard": 3, "mile": 5280}
+_NM: dict[str, float] = {
+    **{f"{prefix}meter": float(f"1e{power + 9}") for prefix, (power, _) in _PREFIXES.items()},
+    **{f"{sign}m": float(f"1e{power + 9}") for power, sign in _PREFIXES.values()},
+    **dict.fromkeys(("um", "μm"), 1e3),
+    **dict.fromkeys(("angstrom", "Å"), 0.1),
+    **{unit: feet * 304.8e6 for unit, feet in _FEET.items()},
+    "parsec": 3.085677581491367e25,
+}
+
+
+def nm_per(unit: str) -> float:
+    """Return how many nanometres a unit has.
+
+    Raises
+    ------
+    ArgumentError
+        If it is no known unit of length.
+
+    Examples
+    --------
+    >>> nm_per("micrometer"), nm_per("nm")
+    (1000.0, 1.0)
+    """
+    try:
+        return _NM[unit]
+    except (KeyError, TypeError):
+        raise ArgumentError(
+            f"the unit is {unit!r}, but must be a length such as nanometer or micrometer."
+        ) from None
