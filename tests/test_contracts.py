@@ -22,8 +22,8 @@ PACKAGE = ROOT / "wkdask"
 # A module imports only from rows above its own; docs/architecture.md says what each one knows.
 LAYERS: tuple[set[str], ...] = (
     {"buffers", "compiling", "errors"},
-    {"clib", "geometry", "jobs", "kernels", "scheduling", "synthetic", "units"},
-    {"grid", "header", "ladder", "properties", "reports", "streaming"},
+    {"blockwise", "clib", "geometry", "jobs", "scheduling", "synthetic", "units", "weighted"},
+    {"grid", "header", "kernels", "ladder", "properties", "reports", "streaming"},
     {"atomic", "chunking", "codec", "memory", "planning"},
     {"filewriter"},
     {"wkwfile"},
@@ -59,7 +59,7 @@ KNOWN_BY = {
     },
     "xarray": {"labelled"},
     "pandas": {"labelled"},
-    "numba": {"clib", "compiling", "kernels"},
+    "numba": {"blockwise", "clib", "compiling", "weighted"},
     "llvmlite": {"clib"},
     "lz4": {"clib"},
     "ctypes": {"clib"},

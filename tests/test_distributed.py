@@ -370,11 +370,11 @@ def test_on_a_cluster_made_by_commands(layer: wkdask.Layer, commanded: str, rout
 
 COMPILED = """
 import numpy as np
-from wkdask import kernels
+from wkdask import blockwise, kernels
 
 for mode in ("median", "mode", "mean"):
     kernels.downsample(np.ones((1, 4, 4, 4), np.uint8), (2, 2, 2), mode)
-kept = [loop.stats for loop in vars(kernels).values() if hasattr(loop, "stats")]
+kept = [loop.stats for loop in vars(blockwise).values() if hasattr(loop, "stats")]
 print(sum(sum(stats.cache_hits.values()) for stats in kept))
 print(sum(sum(stats.cache_misses.values()) for stats in kept))
 """
@@ -402,9 +402,9 @@ def test_a_fresh_worker_takes_its_kernels_from_disk(layer: wkdask.Layer, client:
     """Whatever this machine has compiled before, a restarted worker compiles nothing."""
 
     def cache_use() -> tuple[int, int]:
-        from wkdask import kernels
+        from wkdask import blockwise
 
-        kept = [loop.stats for loop in vars(kernels).values() if hasattr(loop, "stats")]
+        kept = [loop.stats for loop in vars(blockwise).values() if hasattr(loop, "stats")]
         hits, misses = (stats.cache_hits for stats in kept), (stats.cache_misses for stats in kept)
         return sum(sum(hit.values()) for hit in hits), sum(sum(miss.values()) for miss in misses)
 

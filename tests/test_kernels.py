@@ -246,7 +246,9 @@ def slow_weighted(
         positions = [(t + half) * step - half + beyond for t in range(size)]
         near = [range(math.floor(position) - 1, math.floor(position) + 3) for position in positions]
         weigh = INTERPOLATION[mode]
-        weights = [[(i, weigh(i - p)) for i in nearby] for p, nearby in zip(positions, near)]
+        weights = [
+            [(i, weigh(i - p)) for i in nearby] for p, nearby in zip(positions, near, strict=True)
+        ]
         taps.append([[(i, weight) for i, weight in row if weight] for row in weights])
     result = np.empty((len(array), *sizes), array.dtype)
     for c, x, y, z in np.ndindex(result.shape):
@@ -312,7 +314,9 @@ def cases(
     factor = draw(common | st.tuples(*[st.integers(1, 4)] * 3))
     around = halo(mode, factor)
     sizes = [step * draw(st.integers(1, 3)) for step in factor]
-    return draw(arrays(dtypes, [n + 2 * beyond for n, beyond in zip(sizes, around)])), factor
+    return draw(
+        arrays(dtypes, [n + 2 * beyond for n, beyond in zip(sizes, around, strict=True)])
+    ), factor
 
 
 @st.composite
@@ -368,7 +372,9 @@ def test_interpolation_agrees_with_fractions_for_every_dtype(dtype: np.dtype) ->
     for mode, factor in product(("bilinear", "bicubic"), [(2, 3, 4), (4, 2, 2), (2, 2, 1)]):
         fitting = array[:, :, : 5 + 3 * (factor[1] < 3)]
         around = halo(mode, factor)
-        sizes = (n - (n - 2 * h) % f for n, h, f in zip(fitting.shape[1:], around, factor))
+        sizes = (
+            n - (n - 2 * h) % f for n, h, f in zip(fitting.shape[1:], around, factor, strict=True)
+        )
         part = fitting[(slice(None), *map(slice, sizes))]
         assert_same(downsample(part, factor, mode), slow_downsample(part, factor, mode), mode)
     some = array[:, :4, :4, :3]
@@ -387,6 +393,14 @@ def test_agrees_with_the_slow_reference(mode: str, data: Any) -> None:
     assert result.flags.f_contiguous
     assert_same(result, slow_downsample(array, factor, mode), mode)
     np.testing.assert_array_equal(array, before)
+
+
+@pytest.mark.parametrize("mode", ["mean", "bilinear", "bicubic"])
+@given(data=st.data())
+@settings(deadline=None, max_examples=30)
+def test_sums_of_64_bit_integers_are_exact(mode: str, data: Any) -> None:
+    array, factor = data.draw(cases(mode, (np.dtype("uint64"), np.dtype("int64"))))
+    assert_same(downsample(array, factor, mode), slow_downsample(array, factor, mode), mode)
 
 
 @pytest.mark.parametrize("mode", UPSAMPLING_MODES)
@@ -528,7 +542,7 @@ def test_empty_stays_empty(mode: str, shape: tuple[int, ...]) -> None:
 
 
 def test_one_compilation_per_dtype_whatever_the_layout() -> None:
-    loop: Any = blockwise.max_2x2x2
+    loop: Any = blockwise.SPECIAL["max"][2, 2, 2]
     array = np.zeros((1, 2, 2, 2), "uint16")
     downsample(array, (2, 2, 2), "max")
     before = len(loop.signatures)

@@ -43,6 +43,7 @@ _HOMES = {
     "journals": "journal",
     "open": "dataset",
     "open_mag": "dataset",
+    "upsample": "pyramid",
 }
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
     from wkdask.dataset import Dataset, Layer, MagView, create, open, open_mag  # noqa: A004
     from wkdask.geometry import BoundingBox, Mag
     from wkdask.journal import clear_journals, journals
-    from wkdask.pyramid import downsample
+    from wkdask.pyramid import downsample, upsample
     from wkdask.view import View
 
 

@@ -1,4 +1,6 @@
-"""Rules that reduce a block of voxels to one voxel, compiled; knows blocks, and neither modes nor halos.
+"""Rules that reduce a block of voxels to one voxel, compiled.
+
+It knows blocks, and must not know where they lie in a layer, nor what a halo is.
 
 Three layers, each a few lines: a *rule* reduces blocks, a *walk* visits the blocks of an array, and
 a *loop* is one rule in one walk, compiled once per dtype. Everything runs in one thread and
@@ -20,7 +22,8 @@ the machine code on disk is still good.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
 import numba
@@ -30,27 +33,12 @@ from numba.np.numpy_support import as_dtype
 
 from wkdask.compiling import compiled
 
-__all__ = [
-    "max_2x2x1",
-    "max_2x2x2",
-    "max_any",
-    "mean_2x2x1",
-    "mean_2x2x2",
-    "median_2x2x1",
-    "median_2x2x2",
-    "median_any",
-    "min_2x2x1",
-    "min_2x2x2",
-    "min_any",
-    "mode_2x2x1",
-    "mode_2x2x2",
-    "mode_any",
-    "nearest",
-    "spread",
-]
+__all__ = ["GENERAL", "SPECIAL", "Factor", "Loop", "Voxels", "nearest", "spread"]
 
 Voxels = np.ndarray[Any, np.dtype[Any]]
 Factor = tuple[int, int, int]
+Loop = Callable[[Voxels, Voxels, Factor], None]
+"""`(source, target, factor)`, axes z, y, x: fills `target`."""
 
 _BATCH_BYTES = 1 << 17
 """About how much is gathered at a time: it should stay in the processor's cache."""
@@ -61,6 +49,13 @@ _FEW_VOXELS = 32
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
+_OPTIONS: dict[str, Any] = {
+    "error_model": "numpy",
+    "no_cpython_wrapper": True,  # never called from outside
+    "no_cfunc_wrapper": True,
+}
+
+
 def _loop(function: _F) -> _F:
     """Compile a loop at its first use with a dtype, and keep it on disk."""
     return compiled(function, error_model="numpy")
@@ -68,13 +63,12 @@ def _loop(function: _F) -> _F:
 
 def _inlined(function: _F) -> _F:
     """Compile a rule as a part of every loop that uses it."""
-    bare = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # never called from outside
-    return cast(_F, numba.njit(forceinline=True, error_model="numpy", **bare)(function))
+    return cast(_F, numba.njit(forceinline=True, **_OPTIONS)(function))
 
 
 def _apart(function: _F) -> _F:
     """Compile a short loop alone: inside of others LLVM makes no vector instructions of it."""
-    return cast(_F, numba.njit(error_model="numpy", inline="never")(function))
+    return cast(_F, numba.njit(**_OPTIONS)(function))
 
 
 def _pasted(function: _F) -> _F:
@@ -255,16 +249,22 @@ def _unsigned(voxel: Any) -> Any:
 # `blocks[k, i]` is voxel `k` of block `i`; a rule may overwrite it.
 
 
+@_apart
+def _take(row: Any, voxels: Any, step: int) -> None:
+    for i in range(len(row)):
+        row[i] = voxels[i * step]
+
+
 @_inlined
 def _smallest_of_rows(blocks: Any, row: Any) -> None:
-    row[:] = blocks[0]
+    _take(row, blocks[0], 1)
     for k in range(1, len(blocks)):
         _lower(row, blocks[k])
 
 
 @_inlined
 def _largest_of_rows(blocks: Any, row: Any) -> None:
-    row[:] = blocks[0]
+    _take(row, blocks[0], 1)
     for k in range(1, len(blocks)):
         _raise(row, blocks[k])
 
@@ -289,7 +289,7 @@ def _compare(low: Any, high: Any) -> None:
         high[i] = _larger(a, b)
 
 
-@_inlined
+@_apart
 def _sort_rows(blocks: Any) -> None:
     """Sort each block by merge exchange, whose comparators are the same for all blocks.
 
@@ -317,7 +317,7 @@ def _median_of_rows(blocks: Any, row: Any) -> None:
     _sort_rows(blocks)
     low, high = blocks[(len(blocks) - 1) // 2], blocks[len(blocks) // 2]
     if len(blocks) % 2:
-        row[:] = low
+        _take(row, low, 1)
         return
     for i in range(len(row)):
         row[i] = _midpoint(low[i], high[i])
@@ -331,30 +331,30 @@ def _mode_of_rows(blocks: Any, row: Any) -> None:
         _mode_by_majority(blocks, row)
 
 
-@_inlined
+@_apart
 def _mode_by_pairs(blocks: Any, row: Any) -> None:
     """Count for each voxel only what follows: the first of equals has the full count."""
-    row[:] = blocks[0]
+    _take(row, blocks[0], 1)
     most = np.zeros(len(row), np.int32)
     votes = np.empty(len(row), np.int32)
     for k in range(len(blocks) - 1):
-        votes[:] = 0
+        votes.fill(0)
         for j in range(k + 1, len(blocks)):
             _count(votes, blocks[k], blocks[j])
         _elect(row, most, blocks[k], votes)
 
 
-@_inlined
+@_apart
 def _mode_by_majority(blocks: Any, row: Any) -> None:
     """Take what has more than half of the votes, which most blocks have; count in the others.
 
     R. S. Boyer and J S. Moore (1991), "MJRTY: a fast majority vote algorithm".
     """
-    row[:] = blocks[0]
+    _take(row, blocks[0], 1)
     votes = np.zeros(len(row), np.int32)
     for k in range(len(blocks)):
         _contest(row, votes, blocks[k])
-    votes[:] = 0
+    votes.fill(0)
     for k in range(len(blocks)):
         _count(votes, row, blocks[k])
     counter = _new_counter(blocks)
@@ -379,7 +379,7 @@ def _elect(winners: Any, most: Any, candidates: Any, votes: Any) -> None:
 
 @_apart
 def _contest(candidates: Any, lead: Any, voxels: Any) -> None:
-    """Let a voxel strengthen the candidate, or weaken it, or take its place when nothing is left."""
+    """Let voxels strengthen the candidates or weaken them, or replace those without a lead."""
     for i in range(len(candidates)):
         fresh = lead[i] == 0
         agrees = _same(candidates[i], voxels[i])
@@ -388,42 +388,49 @@ def _contest(candidates: Any, lead: Any, voxels: Any) -> None:
 
 
 def _new_counter(blocks: Any) -> Any:
-    """Return `(keys, bits, votes, slots)` for `_most_frequent`; the first two share memory."""
+    """Return room for `_most_frequent` and its hash function; two arrays share their memory."""
     raise NotImplementedError
 
 
 @_by_type(_new_counter)
 def _new_counter_for(blocks: Any) -> Any:
     unsigned = _unsigned(blocks.dtype)
+    # A slot for each value of 8 bits; other values are spread by the golden ratio.
+    least, odd = (256, 1) if unsigned is np.uint8 else (2, 0x9E3779B97F4A7C15)
+    multiplier = np.uint64(odd)
 
     def new(blocks: Any) -> Any:
-        size = 2
-        while size < 2 * len(blocks):
+        size = least
+        while size < 4 * len(blocks):
             size *= 2
         keys = np.empty(len(blocks), blocks.dtype)
-        return keys, keys.view(unsigned), np.empty(len(blocks), np.int32), np.empty(size, np.int32)
+        votes, slots = np.empty(len(blocks), np.int32), np.empty(size, np.int32)
+        return keys, keys.view(unsigned), votes, slots, multiplier
 
     return new
 
 
-@_inlined
+@_apart
 def _most_frequent(values: Any, counter: Any) -> Any:
-    """Return where the most frequent value is first, with a hash table of places."""
-    keys, bits, votes, slots = counter
+    """Return where the most frequent value is first, with a hash table of first places."""
+    keys, bits, votes, slots, multiplier = counter
     for k in range(len(values)):
         keys[k] = _canonical(values[k])
-    votes[:] = 0
-    slots[:] = -1
+    votes.fill(0)
+    slots.fill(-1)
     last = len(slots) - 1
     for k in range(len(bits)):
-        hashed = np.uint64(bits[k]) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(32)
-        slot = np.int64(hashed) & last
+        hashed = np.uint64(bits[k]) * multiplier
+        slot = np.int64(hashed ^ (hashed >> np.uint64(32))) & last
         while slots[slot] >= 0 and bits[slots[slot]] != bits[k]:
             slot = (slot + 1) & last
-        if slots[slot] < 0:
-            slots[slot] = k
-        votes[slots[slot]] += 1
-    return votes.argmax()
+        first = slots[slot] if slots[slot] >= 0 else k
+        slots[slot] = first
+        votes[first] += 1
+    best = 0
+    for k in range(len(votes)):
+        best = k if votes[k] > votes[best] else best
+    return best
 
 
 def _canonical(value: Any) -> Any:
@@ -502,83 +509,77 @@ def _gather(source: Any, shape: Any, factor: Any, start: int, blocks: Any) -> No
         done += count
 
 
-@_apart
-def _take(row: Any, voxels: Any, step: int) -> None:
-    for i in range(len(row)):
-        row[i] = voxels[i * step]
-
-
 # --- loops: one rule in one walk --------------------------------------------------------------
 # Written out, because numba can't keep on disk what a factory or a function argument made.
 
 
 @_loop
-def median_2x2x1(source: Any, target: Any, factor: Any) -> None:
+def _median_2x2x1(source: Any, target: Any, factor: Any) -> None:
     _walk_2x2x1(source, target, _median_of_4)
 
 
 @_loop
-def median_2x2x2(source: Any, target: Any, factor: Any) -> None:
+def _median_2x2x2(source: Any, target: Any, factor: Any) -> None:
     _walk_2x2x2(source, target, _median_of_8)
 
 
 @_loop
-def median_any(source: Any, target: Any, factor: Any) -> None:
+def _median_any(source: Any, target: Any, factor: Any) -> None:
     _walk_any(source, target, factor, _median_of_rows)
 
 
 @_loop
-def mode_2x2x1(source: Any, target: Any, factor: Any) -> None:
+def _mode_2x2x1(source: Any, target: Any, factor: Any) -> None:
     _walk_2x2x1(source, target, _mode)
 
 
 @_loop
-def mode_2x2x2(source: Any, target: Any, factor: Any) -> None:
+def _mode_2x2x2(source: Any, target: Any, factor: Any) -> None:
     _walk_2x2x2(source, target, _mode)
 
 
 @_loop
-def mode_any(source: Any, target: Any, factor: Any) -> None:
+def _mode_any(source: Any, target: Any, factor: Any) -> None:
     _walk_any(source, target, factor, _mode_of_rows)
 
 
 @_loop
-def max_2x2x1(source: Any, target: Any, factor: Any) -> None:
+def _max_2x2x1(source: Any, target: Any, factor: Any) -> None:
     _walk_2x2x1(source, target, _largest)
 
 
 @_loop
-def max_2x2x2(source: Any, target: Any, factor: Any) -> None:
+def _max_2x2x2(source: Any, target: Any, factor: Any) -> None:
     _walk_2x2x2(source, target, _largest)
 
 
 @_loop
-def max_any(source: Any, target: Any, factor: Any) -> None:
+def _max_any(source: Any, target: Any, factor: Any) -> None:
     _walk_any(source, target, factor, _largest_of_rows)
 
 
 @_loop
-def min_2x2x1(source: Any, target: Any, factor: Any) -> None:
+def _min_2x2x1(source: Any, target: Any, factor: Any) -> None:
     _walk_2x2x1(source, target, _smallest)
 
 
 @_loop
-def min_2x2x2(source: Any, target: Any, factor: Any) -> None:
+def _min_2x2x2(source: Any, target: Any, factor: Any) -> None:
     _walk_2x2x2(source, target, _smallest)
 
 
 @_loop
-def min_any(source: Any, target: Any, factor: Any) -> None:
+def _min_any(source: Any, target: Any, factor: Any) -> None:
     _walk_any(source, target, factor, _smallest_of_rows)
 
 
 @_loop
-def mean_2x2x1(source: Any, target: Any, factor: Any) -> None:
+def _mean_2x2x1(source: Any, target: Any, factor: Any) -> None:
     _walk_2x2x1(source, target, _mean)
 
 
 @_loop
-def mean_2x2x2(source: Any, target: Any, factor: Any) -> None:
+def _mean_2x2x2(source: Any, target: Any, factor: Any) -> None:
     _walk_2x2x2(source, target, _mean)
 
 
@@ -597,3 +598,23 @@ def spread(source: Voxels, target: Voxels, factor: Factor) -> None:
     wide = source.repeat(width, axis=2)
     blocks = target.reshape(z, depth, y, height, x * width)
     blocks[...] = wide[:, np.newaxis, :, np.newaxis, :]
+
+
+GENERAL: Mapping[str, Loop] = MappingProxyType(
+    {"median": _median_any, "mode": _mode_any, "max": _max_any, "min": _min_any}
+)
+"""The loops for every factor, by rule."""
+
+SPECIAL: Mapping[str, Mapping[Factor, Loop]] = MappingProxyType(
+    {
+        rule: MappingProxyType({(1, 1, 1): nearest, (2, 2, 1): flat, (2, 2, 2): cubic})
+        for rule, flat, cubic in [
+            ("median", _median_2x2x1, _median_2x2x2),
+            ("mode", _mode_2x2x1, _mode_2x2x2),
+            ("max", _max_2x2x1, _max_2x2x2),
+            ("min", _min_2x2x1, _min_2x2x2),
+            ("mean", _mean_2x2x1, _mean_2x2x2),
+        ]
+    }
+)
+"""The faster loops for a few factors, by rule and then by factor `(fx, fy, fz)`."""

@@ -15,11 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 
 from wkdask import blockwise, weighted
+from wkdask.blockwise import Factor, Loop, Voxels
 from wkdask.errors import ArgumentError, DtypeError
 
 __all__ = [
@@ -33,10 +33,6 @@ __all__ = [
     "upsampling_halo",
 ]
 
-Voxels = np.ndarray[Any, np.dtype[Any]]
-Factor = tuple[int, int, int]
-Loop = Callable[[Voxels, Voxels, Factor], None]
-"""`(source, target, factor)`, axes z, y, x: fills `target`."""
 
 DTYPES = tuple(
     np.dtype(f"{kind}{bits}")
@@ -304,36 +300,20 @@ def _weighted(
     weighted.add_up(source, target, (z, y, x))
 
 
-def _special(flat: Loop, cubic: Loop) -> Mapping[Factor, Loop]:
-    loops = {(1, 1, 1): blockwise.nearest, (2, 2, 1): flat, (2, 2, 2): cubic}
-    return MappingProxyType(loops)
+def _blockwise(rule: str, *, keeps_labels: bool) -> Kernel:
+    return Kernel(blockwise.GENERAL[rule], blockwise.SPECIAL[rule], keeps_labels=keeps_labels)
 
-
-_BY_MEAN = _special(blockwise.mean_2x2x1, blockwise.mean_2x2x2)
 
 MODES: Mapping[str, Kernel] = MappingProxyType(
     {
-        "median": Kernel(
-            blockwise.median_any, _special(blockwise.median_2x2x1, blockwise.median_2x2x2)
-        ),
-        "mode": Kernel(
-            blockwise.mode_any,
-            _special(blockwise.mode_2x2x1, blockwise.mode_2x2x2),
-            keeps_labels=True,
-        ),
-        "max": Kernel(
-            blockwise.max_any,
-            _special(blockwise.max_2x2x1, blockwise.max_2x2x2),
-            keeps_labels=True,
-        ),
-        "min": Kernel(
-            blockwise.min_any,
-            _special(blockwise.min_2x2x1, blockwise.min_2x2x2),
-            keeps_labels=True,
-        ),
-        "mean": Kernel(partial(_weighted, taps=weighted.box), _BY_MEAN),
+        "median": _blockwise("median", keeps_labels=False),
+        "mode": _blockwise("mode", keeps_labels=True),
+        "max": _blockwise("max", keeps_labels=True),
+        "min": _blockwise("min", keeps_labels=True),
+        "mean": Kernel(partial(_weighted, taps=weighted.box), blockwise.SPECIAL["mean"]),
         "nearest": Kernel(blockwise.nearest, keeps_labels=True),
-        "bilinear": Kernel(partial(_weighted, taps=weighted.linear), _BY_MEAN),
+        # Between two voxels along each axis, linear interpolation is their mean.
+        "bilinear": Kernel(partial(_weighted, taps=weighted.linear), blockwise.SPECIAL["mean"]),
         "bicubic": Kernel(
             partial(_weighted, taps=weighted.cubic),
             {(1, 1, 1): blockwise.nearest},

@@ -6,8 +6,8 @@ Along each axis a target voxel is a short list of source voxels, its *taps*, wit
 one divisor. The weights of a voxel are the products over the axes. All is added up before anything
 is divided, and rounded once, so that neither the order nor the cut of the work matters:
 
-* integers of up to 32 bits are added in int64; those of 64 bits as their upper and their lower half,
-  each in int64. Thus the sums are exact, and so are the quotients, rounded half to even and clipped.
+* integers of up to 32 bits are added in int64, those of 64 bits as their upper and their lower
+  half, each in int64. Sums and quotients are exact, rounded half to even and clipped.
 * floats are added in float64, in the order x within y within z. float64 is split as well, into
   the leading and the trailing bits of its fraction: voxels that are equal come out as they are.
 

@@ -6,18 +6,31 @@ Every benchmark is also a test: with `--benchmark-disable` it runs once and chec
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
+from itertools import product
 from typing import Any
 
 import numpy as np
 import pytest
 
-from wkdask.kernels import downsample
+from wkdask.kernels import downsample, halo, upsample, upsampling_halo
 
 pytest.importorskip("pytest_benchmark")
 
 EDGE = 128
-FACTOR = (2, 2, 2)
-CASES = [("median", "uint8"), ("mean", "uint8"), ("mode", "uint32"), ("max", "uint8")]
+FACTORS = [(2, 2, 1), (2, 2, 2)]
+MODES = [("median", "uint8"), ("mean", "uint8"), ("mode", "uint32"), ("max", "uint8")]
+CASES = [(*case, factor) for case in MODES for factor in FACTORS]
+OTHERS = [
+    (mode, dtype, factor)
+    for factor in [(1, 1, 2), (2, 1, 1), (3, 3, 1), (4, 4, 2), (4, 4, 4), (8, 8, 8)]
+    for mode, dtype in [*MODES, ("mode", "uint8")]
+]
+TINYBRAIN = {
+    "mean": "downsample_with_averaging",
+    "mode": "downsample_segmentation",
+    "max": "downsample_with_max_pooling",
+}
 
 
 def tissue(dtype: str) -> np.ndarray:
@@ -33,67 +46,104 @@ def tissue(dtype: str) -> np.ndarray:
     return np.asfortranarray(voxels)[np.newaxis]
 
 
-def octets(array: np.ndarray) -> np.ndarray:
-    """(1, x, y, z) -> (8, x/2, y/2, z/2), voxels in the order y fastest, then x, then z."""
-    corners = [array[0, x::2, y::2, z::2] for z in (0, 1) for x in (0, 1) for y in (0, 1)]
-    return np.stack(corners)
+def corners(array: np.ndarray, factor: tuple[int, int, int]) -> list[np.ndarray]:
+    """(1, x, y, z) -> views of every voxel of the blocks, in the order y fastest, then x, then z."""
+    fx, fy, fz = factor
+    places = product(range(fz), range(fx), range(fy))
+    return [array[0, x::fx, y::fy, z::fz] for z, x, y in places]
 
 
-def numpy_mode(voxels: np.ndarray) -> np.ndarray:
+def numpy_mode(corners: list[np.ndarray]) -> np.ndarray:
+    voxels = np.stack(corners)
     votes = np.stack([(voxels == candidate).sum(axis=0) for candidate in voxels])
     return np.take_along_axis(voxels, votes.argmax(axis=0)[np.newaxis], axis=0)[0]
 
 
-REFERENCES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "median": lambda voxels: np.median(voxels, axis=0).astype(voxels.dtype),
-    "mean": lambda voxels: np.rint(voxels.mean(axis=0)).astype(voxels.dtype),
+def numpy_mean(corners: list[np.ndarray]) -> np.ndarray:
+    total = np.zeros(corners[0].shape, "uint16", order="F")
+    for voxels in corners:
+        total += voxels
+    return np.rint(total / np.float32(len(corners))).astype("uint8")
+
+
+REFERENCES: dict[str, Callable[[list[np.ndarray]], np.ndarray]] = {
+    "median": lambda voxels: np.median(np.stack(voxels), axis=0).astype(voxels[0].dtype),
+    "mean": numpy_mean,
     "mode": numpy_mode,
-    "max": lambda voxels: voxels.max(axis=0),
+    "max": lambda voxels: reduce(np.maximum, voxels),
 }
 
 
-def report(benchmark: Any, mode: str, array: np.ndarray) -> None:
-    benchmark.group = f"{mode} {array.dtype} {FACTOR}"
+def report(benchmark: Any, mode: str, array: np.ndarray, factor: tuple[int, int, int]) -> None:
+    benchmark.group = f"{mode} {array.dtype} {factor}"
     benchmark.extra_info["source_voxels"] = array.size
 
 
-@pytest.mark.parametrize(("mode", "dtype"), CASES)
-def test_wkdask(benchmark: Any, mode: str, dtype: str) -> None:
+@pytest.mark.parametrize(("mode", "dtype", "factor"), CASES)
+def test_wkdask(benchmark: Any, mode: str, dtype: str, factor: tuple[int, int, int]) -> None:
     array = tissue(dtype)
-    expected = REFERENCES[mode](octets(array))
-    downsample(array, FACTOR, mode)  # compiles
-    report(benchmark, mode, array)
-    result = benchmark(downsample, array, FACTOR, mode)
+    expected = REFERENCES[mode](corners(array, factor))
+    downsample(array, factor, mode)  # compiles
+    report(benchmark, mode, array, factor)
+    result = benchmark(downsample, array, factor, mode)
     np.testing.assert_array_equal(result[0], expected)
 
 
-@pytest.mark.parametrize(("mode", "dtype"), CASES)
-def test_numpy(benchmark: Any, mode: str, dtype: str) -> None:
+@pytest.mark.parametrize(("mode", "dtype", "factor"), CASES)
+def test_numpy(benchmark: Any, mode: str, dtype: str, factor: tuple[int, int, int]) -> None:
     array = tissue(dtype)
-    report(benchmark, mode, array)
-    result = benchmark(lambda: REFERENCES[mode](octets(array)))
-    np.testing.assert_array_equal(result, downsample(array, FACTOR, mode)[0])
+    report(benchmark, mode, array, factor)
+    result = benchmark(lambda: REFERENCES[mode](corners(array, factor)))
+    np.testing.assert_array_equal(result, downsample(array, factor, mode)[0])
 
 
-@pytest.mark.parametrize(("mode", "dtype"), CASES)
-def test_copy_of_the_same_bytes(benchmark: Any, mode: str, dtype: str) -> None:
+@pytest.mark.parametrize(("mode", "dtype", "factor"), CASES)
+def test_copy_of_the_same_bytes(
+    benchmark: Any, mode: str, dtype: str, factor: tuple[int, int, int]
+) -> None:
     array = tissue(dtype)
     target = np.empty_like(array)
-    report(benchmark, mode, array)
+    report(benchmark, mode, array, factor)
     benchmark(np.copyto, target, array)
     np.testing.assert_array_equal(target, array)
 
 
-@pytest.mark.parametrize(
-    ("mode", "dtype", "function"),
-    [("mean", "uint8", "downsample_with_averaging"), ("mode", "uint32", "downsample_segmentation")],
-)
-def test_tinybrain(benchmark: Any, mode: str, dtype: str, function: str) -> None:
+@pytest.mark.parametrize(("mode", "dtype", "factor"), [c for c in CASES if c[0] in TINYBRAIN])
+def test_tinybrain(benchmark: Any, mode: str, dtype: str, factor: tuple[int, int, int]) -> None:
     tinybrain = pytest.importorskip("tinybrain")
     array = tissue(dtype)
-    report(benchmark, mode, array)
-    (result,) = benchmark(getattr(tinybrain, function), array[0], FACTOR, num_mips=1)
+    report(benchmark, mode, array, factor)
+    (result,) = benchmark(getattr(tinybrain, TINYBRAIN[mode]), array[0], factor, num_mips=1)
     # Its rules for halves and for ties are others, so it may differ by one or in few voxels.
-    ours = downsample(array, FACTOR, mode)[0]
+    ours = downsample(array, factor, mode)[0]
     close = np.abs(result.astype(float) - ours) <= 1 if mode == "mean" else result == ours
     assert close.mean() > 0.95
+
+
+@pytest.mark.parametrize(("mode", "dtype", "factor"), OTHERS)
+def test_other_factors(benchmark: Any, mode: str, dtype: str, factor: tuple[int, int, int]) -> None:
+    sizes = (EDGE - EDGE % step for step in factor)
+    array = tissue(dtype)[(slice(None), *map(slice, sizes))].copy(order="F")
+    downsample(array, factor, mode)  # compiles
+    report(benchmark, mode, array, factor)
+    benchmark(downsample, array, factor, mode)
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+def test_bicubic(benchmark: Any, factor: tuple[int, int, int]) -> None:
+    array = np.pad(tissue("uint8"), [(0, 0), *((n, n) for n in halo("bicubic", factor))])
+    array = np.asfortranarray(array)
+    downsample(array, factor, "bicubic")  # compiles
+    report(benchmark, "bicubic", array, factor)
+    benchmark(downsample, array, factor, "bicubic")
+
+
+@pytest.mark.parametrize("mode", ["nearest", "bilinear"])
+def test_upsample(benchmark: Any, mode: str) -> None:
+    """`source_voxels` are those of the result, of which there are eight times as many."""
+    around = upsampling_halo(mode, (2, 2, 2))
+    array = np.pad(tissue("uint8")[:, :64, :64, :64], [(0, 0), *((n, n) for n in around)])
+    array = np.asfortranarray(array)
+    result = upsample(array, (2, 2, 2), mode)  # compiles
+    report(benchmark, f"upsample {mode}", result, (2, 2, 2))
+    benchmark(upsample, array, (2, 2, 2), mode)
