@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import math
+import subprocess
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -550,6 +552,17 @@ def test_one_compilation_per_dtype_whatever_the_layout() -> None:
     for other in (np.asfortranarray(array), read_only, np.zeros((2, 4, 1, 6), "uint16")[:, :, :0]):
         downsample(other, (2, 2, 2), "max")
     assert len(loop.signatures) == before
+
+
+def test_nothing_is_compiled_before_it_is_used() -> None:
+    code = (
+        "from wkdask import blockwise, kernels, weighted\n"
+        "names = {**vars(blockwise), **vars(weighted)}\n"
+        "loops = [loop for loop in names.values() if hasattr(loop, 'signatures')]\n"
+        "assert len(loops) > 20\n"
+        "assert not any(loop.signatures for loop in loops)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 # --- oracles ----------------------------------------------------------------------------------

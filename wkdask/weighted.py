@@ -8,8 +8,9 @@ is divided, and rounded once, so that neither the order nor the cut of the work 
 
 * integers of up to 32 bits are added in int64, those of 64 bits as their upper and their lower
   half, each in int64. Sums and quotients are exact, rounded half to even and clipped.
-* floats are added in float64, in the order x within y within z. float64 is split as well, into
-  the leading and the trailing bits of its fraction: voxels that are equal come out as they are.
+* floats are added in float64, first rows over z and y and then along x. float64 is split as well,
+  into the leading and the trailing bits of its fraction: voxels that are equal come out as they
+  are. Sums beyond 1e300 or so may overflow.
 
 Linear interpolation at the centre of a target voxel is the source voxel there, or for an even
 factor, where the centre lies between two voxels, half of each. Cubic interpolation is the
@@ -184,8 +185,12 @@ def _divide_for(target: Any, totals: Any, divisor: Any) -> Any:
             target[x] = totals[0, x] / divisor + totals[1, x] / divisor
 
     def of_32_bits(target: Any, totals: Any, divisor: Any) -> None:
+        shift = 0
+        while divisor >> shift > 1:
+            shift += 1
+        shifts = 1 << shift == divisor  # takes vector instructions, and division does not
         for x in range(len(target)):
-            quotient = totals[0, x] // divisor
+            quotient = totals[0, x] >> shift if shifts else totals[0, x] // divisor
             twice = 2 * (totals[0, x] - quotient * divisor)
             quotient += (twice > divisor) | ((twice == divisor) & (quotient & 1 == 1))
             target[x] = voxel(min(max(quotient, low), high))
