@@ -43,7 +43,7 @@ Loop = Callable[[Voxels, Voxels, Factor], None]
 _BATCH_BYTES = 1 << 17
 """About how much is gathered at a time: it should stay in the processor's cache."""
 
-_FEW_VOXELS = 32
+_FEW_VOXELS = 4
 """Up to so many voxels in a block, comparing all pairs is faster than to count."""
 
 _F = TypeVar("_F", bound=Callable[..., Any])
