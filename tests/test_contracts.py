@@ -32,10 +32,10 @@ LAYERS: tuple[set[str], ...] = (
     {"chunkmap"},
     {"filling", "storing"},
     {"view"},
-    {"pyramid"},
+    {"pyramid", "rewriting"},
     {"dataset"},
-    {"checking", "cli_options", "comparing", "demo", "display"},
-    {"cli_convert"},
+    {"checking", "cli_options", "comparing", "copying", "demo", "display"},
+    {"cli_convert", "cli_pyramid"},
     {"cli"},
 )
 ROWS = {module: row for row, modules in enumerate(LAYERS) for module in modules}
@@ -43,7 +43,7 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__i
 
 # Packages that only a few modules may know, and which.
 KNOWN_BY = {
-    "dask": {"arrays", "chunkmap", "jobs", "scheduling", "storing", "streaming", "view"},
+    "dask": {"arrays", "chunkmap", "jobs", "memory", "scheduling", "storing", "streaming", "view"},
     "distributed": {
         "checking",
         "chunkmap",
@@ -51,6 +51,7 @@ KNOWN_BY = {
         "comparing",
         "demo",
         "memory",
+        "copying",
         "dataset",
         "pyramid",
         "scheduling",
@@ -65,8 +66,8 @@ KNOWN_BY = {
     "ctypes": {"clib"},
     "fcntl": {"atomic", "properties"},
     "wkw": {"demo", "header", "view"},
-    "click": {"cli", "cli_convert", "cli_options"},
-    "json": {"cli", "cli_convert", "journal", "properties"},
+    "click": {"cli", "cli_convert", "cli_options", "cli_pyramid"},
+    "json": {"cli", "cli_pyramid", "cli_convert", "journal", "properties"},
     "threading": {"codec"},
     "webknossos": set(),
 }

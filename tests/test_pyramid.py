@@ -543,15 +543,15 @@ class TestWhatIsWritten:
 
     def test_one_task_per_target_file(self, tmp_path, voxels, monkeypatch):
         boxes: list[BoundingBox] = []
-        write = Volume.write
+        fill = Volume.fill
 
-        def watched(self: Volume, box: BoundingBox, data: Voxels) -> None:
+        def watched(self: Volume, box: BoundingBox, *args: Any, **keys: Any) -> None:
             boxes.append(box)
-            write(self, box, data)
+            fill(self, box, *args, **keys)
 
         layer = new_layer(tmp_path / "a", voxels, OFFSET)
         layer.add_mag("4-2-1", **{**SMALL, "block_type": "lz4"})
-        monkeypatch.setattr(Volume, "write", watched)
+        monkeypatch.setattr(Volume, "fill", watched)
         wkdask.downsample(layer[1], layer["4-2-1"], "max")
         box = layer["4-2-1"].bounding_box
         files = list(box.chunk((8, 8, 8), (8, 8, 8)))

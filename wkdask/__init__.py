@@ -19,6 +19,7 @@ __all__ = [
     "View",
     "check",
     "clear_journals",
+    "copy",
     "create",
     "downsample",
     "equal",
@@ -26,6 +27,7 @@ __all__ = [
     "journals",
     "open",
     "open_mag",
+    "upsample",
 ]
 
 _HOMES = {
@@ -37,6 +39,7 @@ _HOMES = {
     "View": "view",
     "check": "checking",
     "clear_journals": "journal",
+    "copy": "copying",
     "create": "dataset",
     "downsample": "pyramid",
     "equal": "comparing",
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
     from wkdask import errors
     from wkdask.checking import check
     from wkdask.comparing import equal
+    from wkdask.copying import copy
     from wkdask.dataset import Dataset, Layer, MagView, create, open, open_mag  # noqa: A004
     from wkdask.geometry import BoundingBox, Mag
     from wkdask.journal import clear_journals, journals

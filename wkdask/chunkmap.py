@@ -37,6 +37,7 @@ __all__ = [
     "Grid",
     "Log",
     "OnError",
+    "Places",
     "Run",
     "chunk_graph",
     "run_chunk",

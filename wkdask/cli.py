@@ -9,7 +9,7 @@ from typing import Literal
 import click
 
 import wkdask
-from wkdask import cli_convert
+from wkdask import cli_convert, cli_pyramid
 from wkdask.cli_options import errors_as_text, json_option, progress_option, shows_bar
 
 __all__ = ["main"]
@@ -21,7 +21,14 @@ def main() -> None:
     """Lazy dask arrays on WKW volumes, the file format of WEBKNOSSOS."""
 
 
-main.add_command(cli_convert.equal)
+for command in (
+    cli_convert.equal,
+    cli_pyramid.downsample,
+    cli_pyramid.upsample,
+    cli_pyramid.compress,
+    cli_pyramid.plan,
+):
+    main.add_command(command)
 
 
 @main.command()

@@ -31,11 +31,12 @@ __all__ = [
     "finish_streams",
     "state_bytes",
     "stream_16_bytes",
+    "try_exchange",
     "try_fallocate",
     "try_rename_new",
 ]
 
-_AT_FDCWD, _RENAME_NOREPLACE = -100, 1
+_AT_FDCWD, _RENAME_NOREPLACE, _RENAME_EXCHANGE = -100, 1, 2
 
 
 def _intrinsic(function: Callable[..., Any]) -> Any:
@@ -98,6 +99,15 @@ def try_rename_new(source: str, target: str) -> bool:
     if failed and ctypes.get_errno() == errno.EEXIST:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
     return not failed
+
+
+def try_exchange(one: str, other: str) -> bool:
+    """Let two files or directories have each other's name, and return whether that was possible."""
+    function = _function("renameat2")
+    if function is None:
+        return False
+    first, second = os.fsencode(one), os.fsencode(other)
+    return not function(_AT_FDCWD, first, _AT_FDCWD, second, _RENAME_EXCHANGE)
 
 
 @cache

@@ -21,7 +21,7 @@ import numpy as np
 from distributed import Client
 from numpy.typing import DTypeLike, NDArray
 
-from wkdask import ladder, planning, properties, pyramid
+from wkdask import ladder, planning, properties, pyramid, rewriting
 from wkdask.chunkmap import Run
 from wkdask.errors import (
     ArgumentError,
@@ -621,6 +621,18 @@ class Layer:
         self._change(lambda layer: reduce(LayerProperties.with_mag, new, layer))
         return report
 
+    def _note_file_edge(self, mag: Mag, file_edge: int) -> None:
+        """Let the JSON say of what edge the files of a mag are, if it says so at all."""
+
+        def noted(layer: LayerProperties) -> LayerProperties:
+            for entry in layer.mags:
+                if entry.mag == mag and "cubeLength" in entry.extra:
+                    extra = {**entry.extra, "cubeLength": file_edge}
+                    return layer.with_mag(replace(entry, extra=extra))
+            return layer
+
+        self._change(noted)
+
     def _new_entry(self, mag: Mag, header: VolumeHeader) -> MagProperties:
         axes = {"axisOrder": {"c": 0, "x": 1, "y": 2, "z": 3}, "cubeLength": header.file_edge}
         return MagProperties(mag, f"./{self.name}/{mag}", axes)
@@ -809,6 +821,117 @@ class MagView(View):
         self._data_box = self._data_box.extended_by(written)
         if self._layer is not None and self.mag is not None:
             self._layer._extend(written, self.mag)
+
+    def compress(
+        self,
+        block_type: BlockType = "lz4hc",
+        executor: Client | Executor | None = None,
+        *,
+        retries: int = 0,
+        progress: bool = False,
+    ) -> RunReport:
+        """Store the files with other blocks, in place.
+
+        Each file is replaced by one that holds the same voxels. An interrupted run leaves files of
+        either kind, which can be read as before; run it again.
+
+        Parameters
+        ----------
+        block_type
+            `"lz4hc"`, `"lz4"`, or `"raw"` for the reverse.
+        executor
+            A `distributed.Client`, a `concurrent.futures.Executor`, or None for the active client
+            or dask's threads.
+        retries
+            How often a task is tried again after an exception.
+        progress
+            Whether to show a bar.
+
+        Raises
+        ------
+        ReadOnlyError
+            If the mag is read-only, such as one that lies outside of the dataset.
+        FormatError
+            If a file can't be read; it stays as it is.
+
+        Examples
+        --------
+        >>> ds = wkdask.create("tissue", voxel_size=(8, 8, 8))
+        >>> box = wkdask.BoundingBox((0, 0, 0), (64, 64, 64))
+        >>> layer = ds.add_layer("color", "color", "uint8", bounding_box=box)
+        >>> mag = layer.add_mag(1, block_type="raw")
+        >>> mag.write(np.full((64, 64, 64), 7, np.uint8))
+        >>> mag.compress().done
+        1
+        >>> ds["color"][1].volume.header.block_type
+        'lz4hc'
+        """
+        self._check_writable()
+        header = replace(self.volume.header, block_type=block_type)
+        run = Run(executor, retries=retries, progress=progress)
+        return self._rewritten(rewriting.recompress(self.volume, block_type, run), header)
+
+    def rechunk(
+        self,
+        block_edge: SupportsIndex | None = None,
+        blocks_per_file_edge: SupportsIndex | None = None,
+        block_type: BlockType | None = None,
+        executor: Client | Executor | None = None,
+        *,
+        retries: int = 0,
+        progress: bool = False,
+    ) -> RunReport:
+        """Store the voxels in blocks and files of other edges, in place.
+
+        A new directory is written beside the old one, and takes its place when it is whole.
+
+        Parameters
+        ----------
+        block_edge
+            Voxels per edge of a block, a power of two; None keeps it.
+        blocks_per_file_edge
+            Blocks per edge of a file, a power of two; None keeps it.
+        block_type
+            `"raw"`, `"lz4"` or `"lz4hc"`; None keeps it.
+        executor, retries, progress
+            See `compress`.
+
+        Raises
+        ------
+        ReadOnlyError, FormatError
+            As `compress`; all stays as it was.
+        ArgumentError
+            If an edge is none that WKW has.
+
+        Examples
+        --------
+        >>> ds = wkdask.create("tissue", voxel_size=(8, 8, 8))
+        >>> box = wkdask.BoundingBox((0, 0, 0), (64, 64, 64))
+        >>> mag = ds.add_layer("color", "color", "uint8", bounding_box=box).add_mag(1)
+        >>> mag.write(np.full((64, 64, 64), 7, np.uint8))
+        >>> mag.rechunk(blocks_per_file_edge=16).done
+        8
+        """
+        self._check_writable()
+        old = self.volume.header
+        header = VolumeHeader(
+            old.dtype,
+            old.num_channels,
+            old.block_edge if block_edge is None else whole(block_edge, "block_edge"),
+            old.blocks_per_file_edge
+            if blocks_per_file_edge is None
+            else whole(blocks_per_file_edge, "blocks_per_file_edge"),
+            block_type or old.block_type,
+        )
+        run = Run(executor, retries=retries, progress=progress)
+        return self._rewritten(rewriting.rechunk(self.volume, header, run), header)
+
+    def _rewritten(self, report: RunReport, header: VolumeHeader) -> RunReport:
+        """Let the view, and the JSON where there is one, know how the voxels are stored now."""
+        self._volume = replace(self._volume, header=header)
+        if self._layer is not None and self.mag is not None:
+            self._layer._note_file_edge(self.mag, header.file_edge)
+        return report
 
     def _whole(self) -> View:
         return self.get_view()

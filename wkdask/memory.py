@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
+from dask.utils import parse_bytes
 from distributed import Client
 from distributed.system import MEMORY_LIMIT
 
-from wkdask.errors import MemoryLimitError
+from wkdask.errors import ArgumentError, MemoryLimitError
 from wkdask.geometry import Vec3
 from wkdask.scheduling import active_client, asking, workers_of
 
-__all__ = ["TASK_BYTES", "auto_edge", "check_memory", "threads_of"]
+__all__ = ["TASK_BYTES", "auto_edge", "bytes_of", "check_memory", "threads_of"]
 
 TASK_BYTES = 2**26
 """What the file engine takes for one task, beside the voxels that are read or written at once:
@@ -107,6 +108,20 @@ def auto_edge(
             break
         edge *= 2
     return edge
+
+
+def bytes_of(text: str, what: str) -> int:
+    """Return a number of bytes, such as that of `"4GiB"`.
+
+    Raises
+    ------
+    ArgumentError
+        If it is none; the text calls it `what`.
+    """
+    try:
+        return int(parse_bytes(text))
+    except ValueError:
+        raise ArgumentError(f"{what} is {text!r}, but must be like 4GiB or 500MB.") from None
 
 
 def threads_of(executor: Client | Executor | None) -> int:
