@@ -274,14 +274,13 @@ def run_chunk(
     An exception gets a note that names the chunk. The journal, if any, learns of its end, and
     unfinished files carry the tag.
     """
-    index, box = grid.index(position), grid.chunk_box(position)
     with counting(tag) as written:
         try:
             work(position)
             if journal is not None:
-                journal.record(index, box)
+                journal.record(grid.index(position), grid.chunk_box(position))
         except Exception as error:
-            error.add_note(_note(index, box))
+            error.add_note(_note(grid.index(position), grid.chunk_box(position)))
             raise
     return written.voxels, written.size_bytes
 

@@ -12,7 +12,7 @@ import time
 import uuid
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, ThreadPoolExecutor
 from concurrent.futures import Future as LocalFuture
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ import dask
 import dask.array as da
 from dask.base import DaskMethodsMixin
 from dask.local import SynchronousExecutor
-from distributed import Client, Future, as_completed, wait
+from distributed import Client, Future
 from distributed.scheduler import KilledWorker
 
 from wkdask.errors import ClusterError, WorkerLostError
@@ -243,14 +243,11 @@ def on_cluster(
     """
     window = _Window(client, least)
     source = _Retrying(items, retries)
-    flying: dict[str, tuple[Future, Any]] = {}
+    flying: dict[Future, Any] = {}
     suspects: deque[Any] = deque()
-    completed = as_completed(loop=client.loop)
 
     def send(some: list[Any]) -> None:
-        futures = launch(some)
-        flying.update({str(f.key): (f, item) for f, item in zip(futures, some, strict=True)})
-        completed.update(futures)
+        flying.update(zip(launch(some), some, strict=True))
 
     try:
         while True:
@@ -264,25 +261,24 @@ def on_cluster(
             if not flying:
                 source.check_end()
                 return
-            done = _finished(completed, window, is_alone or len(flying) == 1)
-            pairs = [flying.pop(str(future.key)) for future in done]
-            for outcome in _results(client, pairs):
+            done = {future: flying.pop(future) for future in _finished(flying, window)}
+            for outcome in _results(client, done):
                 if isinstance(outcome.error, WorkerLostError) and not is_alone:
                     # Another task on the same workers may have killed them: it is tried alone.
                     suspects.append(outcome.item)
                 else:
                     yield from source.judged(outcome)
-            # Not left to the garbage collector, in which a Ctrl-C would be lost.
-            for future, _ in pairs:
-                future.release()
-            del done, pairs
+            # Not left to the garbage collector, in which a Ctrl-C would be lost; and all at once,
+            # since each would wake the client's thread.
+            client.loop.add_callback(_release, list(done))
+            del done
     except KeyboardInterrupt:
-        client.cancel([future for future, _ in flying.values()])
+        client.cancel(list(flying))
         raise
     finally:
         # A lost cluster has nothing left to be cancelled.
         with contextlib.suppress(Exception):
-            _settle(client, [future for future, _ in flying.values()])
+            _settle(client, list(flying))
 
 
 class _Window:
@@ -333,24 +329,29 @@ class _Window:
             )
 
 
-def _finished(completed: as_completed, window: _Window, is_last: bool) -> list[Future]:
+def _finished(flying: Collection[Future], window: _Window) -> list[Future]:
     """Wait for some futures; short tasks end in quick succession, and are taken together."""
-    if not is_last:
-        time.sleep(_PAUSE_SECONDS)
-    while not completed.has_ready():
-        time.sleep(_PAUSE_SECONDS / 5)
+    while True:
+        # One look at all of them costs less than one message for each.
+        time.sleep(_PAUSE_SECONDS if len(flying) > 1 else _PAUSE_SECONDS / 5)
+        if done := [future for future in flying if future.done()]:
+            return done
         window.look()
-    futures: list[Future] = completed.next_batch(block=False)
-    return futures
+
+
+def _release(futures: list[Future]) -> None:
+    for future in futures:
+        future.release()
 
 
 def _settle(client: Client, futures: list[Future]) -> None:
     """Cancel what has not begun and wait for the rest, so that nothing writes afterwards."""
-    if not any(future.status == "pending" for future in futures):
-        return
-    begun = {key for keys in client.processing().values() for key in keys}
-    client.cancel([future for future in futures if future.key not in begun])
-    wait([future for future in futures if future.key in begun])
+    while futures := [future for future in futures if not future.done()]:
+        begun = {key for keys in client.processing().values() for key in keys}
+        # Again each time: what ran on a worker that died meanwhile needs not begin elsewhere.
+        client.cancel([future for future in futures if future.key not in begun])
+        futures = [future for future in futures if future.key in begun]
+        time.sleep(_PAUSE_SECONDS / 5)
 
 
 def launch_calls(client: Client, call: Callable[[Any], Any], name: str) -> Launch:
@@ -493,19 +494,16 @@ def _pool_lost(error: BrokenExecutor) -> WorkerLostError:
     )
 
 
-def _results(client: Client, pairs: list[tuple[Future, Any]]) -> Iterator[Outcome]:
+def _results(client: Client, done: dict[Future, Any]) -> Iterator[Outcome]:
     """Yield what became of futures that are finished, fetched in one message."""
-    good = [future for future, _ in pairs if future.status == "finished"]
+    good = [future for future in done if future.status == "finished"]
     try:
-        values = dict(zip((f.key for f in good), client.gather(good), strict=True))
+        values = dict(zip(good, client.gather(good), strict=True))
     except Exception:
         # A result was lost with its worker, and its task failed when it ran again.
         values = {}
-    for future, item in pairs:
-        if future.key in values:
-            yield Outcome(item, values[future.key])
-        else:
-            yield _single(future, item)
+    for future, item in done.items():
+        yield Outcome(item, values[future]) if future in values else _single(future, item)
 
 
 def _single(future: Future, item: Any) -> Outcome:
