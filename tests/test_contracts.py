@@ -22,10 +22,20 @@ PACKAGE = ROOT / "wkdask"
 # A module imports only from rows above its own; docs/architecture.md says what each one knows.
 LAYERS: tuple[set[str], ...] = (
     {"buffers", "compiling", "errors"},
-    {"blockwise", "clib", "geometry", "jobs", "scheduling", "synthetic", "units", "weighted"},
-    {"grid", "header", "kernels", "ladder", "properties", "reports", "streaming"},
-    {"atomic", "chunking", "codec", "memory", "planning"},
-    {"filewriter"},
+    {
+        "blockwise",
+        "clib",
+        "geometry",
+        "jobs",
+        "outcomes",
+        "synthetic",
+        "travelling",
+        "units",
+        "weighted",
+    },
+    {"grid", "header", "kernels", "ladder", "properties", "reports", "scheduling"},
+    {"atomic", "chunking", "clusters", "codec", "memory", "planning", "pools"},
+    {"filewriter", "streaming"},
     {"wkwfile"},
     {"volume"},
     {"arrays", "journal", "labelled", "sampling"},
@@ -43,11 +53,24 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__i
 
 # Packages that only a few modules may know, and which.
 KNOWN_BY = {
-    "dask": {"arrays", "chunkmap", "jobs", "memory", "scheduling", "storing", "streaming", "view"},
+    "dask": {
+        "arrays",
+        "chunkmap",
+        "clusters",
+        "jobs",
+        "memory",
+        "pools",
+        "scheduling",
+        "storing",
+        "streaming",
+        "travelling",
+        "view",
+    },
     "distributed": {
         "checking",
         "chunkmap",
         "cli_options",
+        "clusters",
         "comparing",
         "demo",
         "memory",

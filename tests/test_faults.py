@@ -30,6 +30,7 @@ from distributed import Client, LocalCluster
 
 import wkdask
 from wkdask.atomic import TEMPORARY_SUFFIX
+from wkdask.clusters import WINDOW
 from wkdask.errors import (
     BoundsError,
     ChunkErrors,
@@ -37,7 +38,6 @@ from wkdask.errors import (
     FormatError,
     WorkerLostError,
 )
-from wkdask.streaming import WINDOW
 
 # Functions for workers are closures: what a module of tests defines they could not import.
 

@@ -38,19 +38,14 @@ from hypothesis import strategies as st
 
 import wkdask
 from wkdask import streaming
-from wkdask.errors import ArgumentError, ChunkErrors, WkdaskError, WorkerLostError
+from wkdask.clusters import WINDOW, launch_calls, on_cluster
+from wkdask.errors import ArgumentError, ChunkErrors, ClusterError, WkdaskError, WorkerLostError
 from wkdask.geometry import BoundingBox
 from wkdask.header import VolumeHeader
-from wkdask.scheduling import Portable
-from wkdask.streaming import (
-    WAITING,
-    Outcome,
-    launch_calls,
-    on_cluster,
-    on_pool,
-    stream_blocks,
-    stream_calls,
-)
+from wkdask.outcomes import WAITING, Items, Outcome
+from wkdask.pools import on_pool
+from wkdask.streaming import stream_blocks, stream_calls
+from wkdask.travelling import Portable
 
 THREADS = 3
 
@@ -267,9 +262,7 @@ class TestMissingModules:
         monkeypatch.delitem(sys.modules, "only_here")
         monkeypatch.setattr(sys, "path", sys.path[1:])
         streaming_again = cloudpickle.loads(travelling)  # does not fail
-        from wkdask import scheduling
-
-        scheduling._loaded.cache_clear()
+        wkdask.travelling._loaded.cache_clear()
         with pytest.raises(ModuleNotFoundError, match="only_here"):
             streaming_again(3)
 
@@ -326,13 +319,13 @@ class TestRetries:
             assert {str(error) for error in found.values()} == {"not yet"}
 
     def test_memory_is_that_of_failures(self) -> None:
-        source = streaming._Retrying(range(1000), 2)
+        source = Items(range(1000), 2)
         for item in islice(source, 500):
             assert list(source.judged(Outcome(item, value=1)))
         assert not source._tried
 
     def test_lost_workers_are_not_tried_again(self) -> None:
-        source = streaming._Retrying([7], 5)
+        source = Items([7], 5)
         item = next(source)
         assert list(source.judged(Outcome(item, error=WorkerLostError("gone"))))
         with pytest.raises(StopIteration):
@@ -670,6 +663,28 @@ class TestClusterWindow:
         time.sleep(0.05)
         assert len(state["started"]) == before < items.taken
 
+    @pytest.mark.parametrize("timeout", [2, "2s"])
+    def test_no_worker_ever(self, timeout: Any) -> None:
+        options = {"dashboard_address": "127.0.0.1:0", "set_as_default": False}
+        with (
+            Client(processes=False, n_workers=0, **options) as empty,
+            dask.config.set({"wkdask.no-workers-timeout": timeout}),
+            pytest.warns(RuntimeWarning, match="no worker; waiting"),
+            pytest.raises(ClusterError, match=r"had no worker for [1-9] s.*no-workers-timeout"),
+        ):
+            list(calls(lambda i: i, range(9), empty))
+
+    def test_workers_that_come_late(self) -> None:
+        options = {"dashboard_address": "127.0.0.1:0", "set_as_default": False}
+        with (
+            Client(processes=False, n_workers=0, **options) as late,
+            dask.config.set({"wkdask.no-workers-timeout": None}),
+        ):
+            timer = threading.Timer(0.3, late.cluster.scale, [1])
+            timer.start()
+            assert len(list(calls(lambda i: i, range(9), late))) == 9
+            timer.join()
+
     def test_results_are_let_go(self, client: Client) -> None:
         """Workers hold no result of what was seen."""
         launch = launch_calls(client, lambda i: np.zeros(1000), "held")
@@ -912,7 +927,7 @@ class TestManyChunks:
 
         with pytest.raises(InterruptedError):
             huge(100).for_each_chunk(work, executor=client)
-        assert 0 < sum(launched) <= 2 * streaming.WINDOW
+        assert 0 < sum(launched) <= 2 * WINDOW
 
     @pytest.mark.parametrize("edge", [16, pytest.param(47, marks=pytest.mark.slow)])
     def test_memory_of_many(self, edge: int) -> None:

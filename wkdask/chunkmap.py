@@ -28,8 +28,9 @@ from wkdask.errors import ArgumentError, ChunkErrors
 from wkdask.geometry import BoundingBox, Vec3, whole
 from wkdask.journal import Journal
 from wkdask.reports import ChunkFailure, RunReport
-from wkdask.scheduling import Bar, check_executor, is_on_worker, portable, refuse_query_planning
+from wkdask.scheduling import Bar, check_executor, is_on_worker, refuse_query_planning
 from wkdask.streaming import Outcome, stream_blocks, stream_calls
+from wkdask.travelling import portable
 from wkdask.volume import counting
 
 __all__ = [

@@ -12,7 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
-from functools import lru_cache, partial
+from functools import partial
 from pkgutil import resolve_name
 from typing import Any
 from weakref import WeakSet
@@ -30,21 +30,19 @@ from distributed import Client, get_worker
 from distributed import progress as show_progress
 
 from wkdask.errors import ArgumentError, ClusterError, WkdaskError
+from wkdask.travelling import pack_exception
 
 __all__ = [
     "Bar",
-    "Portable",
     "active_client",
     "asking",
     "check_cluster",
     "check_executor",
     "is_on_worker",
     "local_pool",
-    "portable",
     "refuse_query_planning",
     "run",
     "run_all",
-    "unpacked",
     "workers_of",
 ]
 
@@ -115,7 +113,7 @@ def check_executor(executor: object) -> None:
 def check_cluster(client: Client) -> None:
     """Raise unless wkdask can be imported all over a cluster; warn of other versions there.
 
-    A cluster is asked once; workers that join it later are taken for like the others.
+    A cluster is asked once it has workers; those that join it later are taken for like the others.
 
     Raises
     ------
@@ -145,7 +143,8 @@ def check_cluster(client: Client) -> None:
             RuntimeWarning,
             stacklevel=2,
         )
-    _checked_clients.add(client)
+    if len(found) > 1:
+        _checked_clients.add(client)
 
 
 _checked_clients: WeakSet[Client] = WeakSet()
@@ -313,7 +312,7 @@ def _getter(executor: Executor, submit: Callable[..., Future[Any]]) -> Callable[
         get,
         dumps=cloudpickle.dumps,
         loads=cloudpickle.loads,
-        pack_exception=_pack_exception,
+        pack_exception=pack_exception,
         raise_exception=dask.multiprocessing.reraise,
     )
 
@@ -325,69 +324,6 @@ def is_on_worker() -> bool:
     except ValueError:
         return False
     return True
-
-
-class Portable:
-    """A function as bytes, which any process can take.
-
-    Where its module can't be imported, that is an error of the call. Were the function sent as it
-    is, a worker would fail to read the message, and die of it.
-    """
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._data = cloudpickle.dumps(function)
-
-    def __call__(self, *arguments: Any) -> Any:
-        """Call the function."""
-        try:
-            return _loaded(self._data)(*arguments)
-        except Exception as error:
-            # An error that can't be pickled would be dropped on the way, and its notes with it.
-            failure = portable(error)
-            if failure is error:
-                raise
-        # Not in the handler, where the error would be its context, and be pickled too.
-        raise failure
-
-    def packed(self, *arguments: Any) -> bytes:
-        """Call the function, and return as bytes what `unpacked` takes.
-
-        A pool of processes dies of results that it can't pickle or load by itself.
-        """
-        try:
-            result: tuple[Any, ...] = self(*arguments), None, None
-        except Exception as error:
-            result = None, error, error.__traceback__
-        return bytes(cloudpickle.dumps(result))
-
-
-def unpacked(data: bytes) -> tuple[Any, Exception | None]:
-    """Return what a function returned, and the exception that it raised instead."""
-    value, error, trace = cloudpickle.loads(data)
-    return value, error and error.with_traceback(trace)
-
-
-@lru_cache(maxsize=2)
-def _loaded(data: bytes) -> Callable[..., Any]:
-    """Return the function that bytes stand for; tasks of one run share it in their process."""
-    function: Callable[..., Any] = cloudpickle.loads(data)
-    return function
-
-
-def portable(error: Exception) -> Exception:
-    """Return the error, or one of ours that says the same if it can't leave its process."""
-    try:
-        cloudpickle.loads(cloudpickle.dumps(error))
-    except Exception:
-        stand_in = WkdaskError(repr(error))
-        stand_in.__notes__ = list(getattr(error, "__notes__", ()))
-        return stand_in
-    return error
-
-
-def _pack_exception(error: BaseException, dumps: Callable[[object], bytes]) -> Any:
-    travels = portable(error) if isinstance(error, Exception) else error
-    return dask.multiprocessing.pack_exception(travels, dumps)
 
 
 def _keep_exception(error: BaseException, _dumps: object) -> tuple[BaseException, object]:
