@@ -172,7 +172,7 @@ def test_packages_are_known_by_few_modules(package: str) -> None:
     assert importers(types=True) == KNOWN_BY[package] | NAMED_BY.get(package, set())
 
 
-MACHINERY = {"jobs", "memory", "scheduling", "streaming"}
+MACHINERY = {"clusters", "jobs", "memory", "pools", "scheduling", "streaming", "travelling"}
 
 
 def test_nothing_below_arrays_knows_threads_or_schedulers() -> None:
