@@ -45,7 +45,7 @@ from wkdask.header import VolumeHeader
 from wkdask.outcomes import WAITING, Items, Outcome
 from wkdask.pools import on_pool
 from wkdask.streaming import stream_blocks, stream_calls
-from wkdask.travelling import Portable
+from wkdask.travelling import ByValue, Portable
 
 THREADS = 3
 
@@ -244,6 +244,32 @@ class TestCalls:
         view = wkdask.View("nowhere", VolumeHeader("uint8").to_wkw(), (8, 8, 8))
         with pytest.raises(ArgumentError, match="executor is 4"):
             view.for_each_chunk(print, executor=4)  # type: ignore[arg-type]
+
+
+class TestByValue:
+    def test_is_itself_here_and_a_copy_elsewhere(self) -> None:
+        seen: list[int] = []
+        call = ByValue(seen.append)
+        call(1)
+        cloudpickle.loads(cloudpickle.dumps(call))(2)
+        assert seen == [1]
+
+    @pytest.mark.parametrize("kind", ["processes", "threads", "client"])
+    def test_lazy_runs_compose(
+        self, mag: wkdask.MagView, kind: str, request: pytest.FixtureRequest
+    ) -> None:
+        """Closures reach a pool that dask gives tasks as they are."""
+
+        def fill(chunk: Any) -> None:
+            import numpy as np
+
+            chunk[0].write(np.full(chunk[0].shape, 7, np.uint16))
+
+        executor = request.getfixturevalue(kind)
+        lazy = mag.for_each_chunk(fill, compute=False)
+        receipts, number = dask.compute(lazy, da.ones(10, chunks=5).sum(), scheduler=executor)
+        assert (receipts.shape, number) == ((3, 2, 1), 10)
+        assert (mag.get_view().read() == 7).all()
 
 
 class TestMissingModules:

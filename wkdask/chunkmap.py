@@ -27,10 +27,11 @@ from wkdask.chunking import ChunkGrid
 from wkdask.errors import ArgumentError, ChunkErrors
 from wkdask.geometry import BoundingBox, Vec3, whole
 from wkdask.journal import Journal
+from wkdask.outcomes import Outcome
 from wkdask.reports import ChunkFailure, RunReport
-from wkdask.scheduling import Bar, check_executor, is_on_worker, refuse_query_planning
-from wkdask.streaming import Outcome, stream_blocks, stream_calls
-from wkdask.travelling import portable
+from wkdask.scheduling import Bar, check_executor, refuse_query_planning
+from wkdask.streaming import stream_blocks, stream_calls
+from wkdask.travelling import ByValue, portable
 from wkdask.volume import counting
 
 __all__ = [
@@ -256,7 +257,7 @@ def chunk_graph(work: Work, grid: ChunkGrid, *, on_error: OnError = "raise") -> 
     _check_on_error(on_error)
     ones = tuple((1,) * count for count in grid.shape)
     return da.blockwise(
-        partial(_lazy_chunk, work, grid, on_error == "collect"),
+        ByValue(partial(_lazy_chunk, work, grid, on_error == "collect")),
         "xyz",
         ArrayBlockIdDep(ones),
         "xyz",
@@ -291,9 +292,6 @@ def _lazy_chunk(work: Work, grid: ChunkGrid, collect: bool, position: Vec3) -> N
     try:
         run_chunk(work, grid, None, "", position)
     except Exception as error:
-        if not collect and is_on_worker():
-            # distributed would drop an error that can't be pickled, and the note with it.
-            raise portable(error) from error.__cause__
         if not collect:
             raise
         traceback.clear_frames(error.__traceback__)

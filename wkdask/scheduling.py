@@ -26,7 +26,7 @@ import dask.threaded
 from dask.base import get_scheduler
 from dask.diagnostics import ProgressBar
 from dask.local import get_async
-from distributed import Client, get_worker
+from distributed import Client
 from distributed import progress as show_progress
 
 from wkdask.errors import ArgumentError, ClusterError, WkdaskError
@@ -38,7 +38,6 @@ __all__ = [
     "asking",
     "check_cluster",
     "check_executor",
-    "is_on_worker",
     "local_pool",
     "refuse_query_planning",
     "run",
@@ -315,15 +314,6 @@ def _getter(executor: Executor, submit: Callable[..., Future[Any]]) -> Callable[
         pack_exception=pack_exception,
         raise_exception=dask.multiprocessing.reraise,
     )
-
-
-def is_on_worker() -> bool:
-    """Return whether this runs as a task of a distributed worker."""
-    try:
-        get_worker()
-    except ValueError:
-        return False
-    return True
 
 
 def _keep_exception(error: BaseException, _dumps: object) -> tuple[BaseException, object]:

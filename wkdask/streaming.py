@@ -23,7 +23,7 @@ from wkdask.outcomes import WAITING, Outcome
 from wkdask.pools import on_pool
 from wkdask.scheduling import active_client, check_cluster, local_pool, refuse_query_planning, run
 
-__all__ = ["WAITING", "Outcome", "stream_blocks", "stream_calls"]
+__all__ = ["WAITING", "stream_blocks", "stream_calls"]
 
 # A window may need so many times the tasks of its share: the rest is computed more than once.
 _SHARED_WORK = 1.5

@@ -16,7 +16,7 @@ import dask.multiprocessing
 
 from wkdask.errors import WkdaskError
 
-__all__ = ["Portable", "pack_exception", "portable", "unpacked"]
+__all__ = ["ByValue", "Portable", "pack_exception", "portable", "unpacked"]
 
 
 class Portable:
@@ -51,6 +51,28 @@ class Portable:
         except Exception as error:
             result = None, error, error.__traceback__
         return bytes(cloudpickle.dumps(result))
+
+
+class ByValue:
+    """A function that is itself in this process, and `Portable` in others; for lazy graphs.
+
+    Pools pickle functions by their names, if nobody prevents it.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Call the function."""
+        return self._function(*arguments)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Leave the process as bytes."""
+        return _identity, (Portable(self._function),)
+
+
+def _identity(portable: Portable) -> Portable:
+    return portable
 
 
 def unpacked(data: bytes) -> tuple[Any, Exception | None]:
