@@ -5,6 +5,7 @@ It knows clients, their futures and workers that die, and nothing of chunks or v
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
 import time
@@ -98,7 +99,7 @@ def on_cluster(
                     yield from source.judged(outcome)
             # Not left to the garbage collector, in which a Ctrl-C would be lost; and all at once,
             # since each would wake the client's thread.
-            client.loop.add_callback(_release, list(done))
+            client.sync(_release, list(done))
             del done
     except KeyboardInterrupt:
         client.cancel(list(flying))
@@ -175,9 +176,11 @@ def _finished(flying: Collection[Future], window: _Window) -> list[Future]:
         window.look()
 
 
-def _release(futures: list[Future]) -> None:
+async def _release(futures: list[Future]) -> None:
     for future in futures:
         future.release()
+    # What it has put off is done before more is sent, or the scheduler would know too many tasks.
+    await asyncio.sleep(0)
 
 
 def _settle(client: Client, futures: list[Future]) -> None:
