@@ -6,6 +6,7 @@ import os
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
+import dask
 import dask.array as da
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import wkdask
 from wkdask import memory
 from wkdask.errors import MemoryLimitError
 from wkdask.geometry import BoundingBox
+from wkdask.scheduling import workers_of
 
 MIB = 2**20
 GIB = 2**30
@@ -58,6 +60,24 @@ def use(monkeypatch: pytest.MonkeyPatch, *workers: tuple[int, int]) -> None:
 
 
 # --- check_memory -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "workers"),
+    [
+        ({"scheduler": "synchronous", "num_workers": 7}, 1),
+        ({"scheduler": "threads", "num_workers": 7}, 7),
+        ({"scheduler": "processes", "num_workers": 3}, 3),
+        ({"scheduler": "pool", "num_workers": 3}, 5),
+    ],
+)
+def test_what_dask_is_configured_for(options: dict[str, Any], workers: int) -> None:
+    with ThreadPoolExecutor(5) as pool:
+        if options["scheduler"] == "pool":
+            options = {**options, "scheduler": pool}
+        with dask.config.set(options):
+            assert workers_of(None) == workers
+            assert [host.threads for host in memory._hosts(None)] == [workers]
 
 
 @pytest.mark.usefixtures("machine")

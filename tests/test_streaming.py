@@ -689,12 +689,11 @@ class TestClusterWindow:
         time.sleep(0.05)
         assert len(state["started"]) == before < items.taken
 
-    @pytest.mark.parametrize("timeout", [2, "2s"])
-    def test_no_worker_ever(self, timeout: Any) -> None:
+    def test_no_worker_ever(self) -> None:
         options = {"dashboard_address": "127.0.0.1:0", "set_as_default": False}
         with (
             Client(processes=False, n_workers=0, **options) as empty,
-            dask.config.set({"wkdask.no-workers-timeout": timeout}),
+            dask.config.set({"wkdask.no-workers-timeout": "2s"}),
             pytest.warns(RuntimeWarning, match="no worker; waiting"),
             pytest.raises(ClusterError, match=r"had no worker for [1-9] s.*no-workers-timeout"),
         ):
@@ -889,6 +888,30 @@ class TestBlocks:
                 with pytest.raises(ValueError, match="not yet"):
                     list(stream)
         assert _REGISTERED[key]["tried"] == retries + 1
+
+    @pytest.mark.parametrize("scheduler", ["synchronous", "threads"])
+    def test_what_is_done_is_not_tried_again(self, scheduler: str) -> None:
+        key = register(Counter())
+        lock = threading.Lock()
+
+        def count_it(block: Any) -> Any:
+            if block.size:
+                with lock:
+                    registered(key)[int(block[0])] += 1
+                    tried = registered(key)[int(block[0])]
+                if block[0] == 18 and tried == 1:
+                    time.sleep(0.1)  # the others are over by then
+                    raise ValueError("not yet")
+            return block
+
+        array = da.arange(20, chunks=2).map_blocks(count_it, dtype=int, meta=np.empty(0, int))
+        with dask.config.set(scheduler=scheduler):
+            found = list(stream_blocks(array, positions(array), retries=1))
+        assert [outcome.item for outcome in found] == positions(array)
+        for outcome in found:
+            assert_same_block(outcome, np.arange(20), array)
+        again = [number for number, times in registered(key).items() if times > 1]
+        assert again == [18]
 
 
 def assert_same_block(outcome: Outcome, whole: Any, array: da.Array) -> None:

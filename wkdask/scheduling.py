@@ -163,16 +163,22 @@ def asking() -> Iterator[None]:
 
 def workers_of(executor: Executor | None) -> int:
     """Return how many tasks a pool, or without one dask's local scheduler, runs at a time."""
+    executor = executor or _configured_executor()
+    if executor is None and get_scheduler() is dask.local.get_sync:
+        return 1
     configured = dask.config.get("num_workers", None) if executor is None else None
     return configured or getattr(executor, "_max_workers", None) or os.cpu_count() or 1
+
+
+def _configured_executor() -> Executor | None:
+    configured = dask.config.get("scheduler", None)
+    return configured if isinstance(configured, Executor) else None
 
 
 @contextlib.contextmanager
 def local_pool(executor: Executor | None) -> Iterator[Executor]:
     """Provide a pool: the one that is given, or what dask is configured for (threads)."""
-    configured = dask.config.get("scheduler", None)
-    if executor is None and isinstance(configured, Executor):
-        executor = configured
+    executor = executor or _configured_executor()
     get = get_scheduler() or dask.threaded.get
     if executor is not None:
         yield executor

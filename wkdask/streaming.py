@@ -16,6 +16,7 @@ from typing import Any
 import dask
 import dask.array as da
 from dask.base import DaskMethodsMixin
+from dask.callbacks import Callback
 from distributed import Client, Future
 
 from wkdask.clusters import WINDOW, launch_calls, on_cluster
@@ -143,14 +144,25 @@ def _launch_blocks(
 def _on_this_machine(
     array: da.Array, blocks: list[tuple[int, ...]], executor: Any, retries: int
 ) -> Iterator[Outcome]:
+    items = {(array.name, *block): block for block in blocks}
+    done: dict[Any, Any] = {}
+
+    def note(key: Any, value: Any, *_: object) -> None:
+        if key in items:
+            done[key] = value
+
     for left in reversed(range(retries + 1)):
+        missing = [block for key, block in items.items() if key not in done]
         try:
-            values = run(_Blocks(array, blocks), executor)
+            # What ends well is known from here even if the run fails, and not tried again.
+            with Callback(posttask=note):
+                values = run(_Blocks(array, missing), executor)
         except Exception:
             if not left:
                 raise
         else:
-            yield from map(Outcome, blocks, values)
+            done.update(zip([(array.name, *block) for block in missing], values, strict=True))
+            yield from (Outcome(block, done[key]) for key, block in items.items())
             return
 
 
