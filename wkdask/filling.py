@@ -24,8 +24,9 @@ from wkdask.filewriter import Part, piece_count, pieces_of
 from wkdask.geometry import BoundingBox, Vec3
 from wkdask.journal import Journal
 from wkdask.memory import threads_of
+from wkdask.outcomes import WAITING, Outcome
 from wkdask.reports import RunReport
-from wkdask.streaming import WAITING, Outcome, stream_calls
+from wkdask.streaming import stream_calls
 from wkdask.volume import Volume, counting
 
 __all__ = ["Making", "Step", "fill_volumes"]
