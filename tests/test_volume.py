@@ -963,3 +963,17 @@ def test_checksum_of_a_raw_volume(tmp_path):
     ours = Path(volume.file_path((0, 0, 0))).read_bytes()
     write_by_libwkw(tmp_path / "w", volume.header, box_at(0, 0, 0, 8, 8, 8), voxels)
     assert zlib.crc32(ours) == zlib.crc32((tmp_path / "w/z0/y0/x0.wkw").read_bytes())
+
+
+def test_other_processes_see_the_same_version(tmp_path: Path) -> None:
+    """So that a store of what was computed from a volume is the same job there."""
+    volume = Volume.create(tmp_path / "1", small())
+    versions = [volume.version()]
+    for _ in range(50):
+        volume.note_change()
+        versions.append(volume.version())
+    assert len(set(versions)) == 51
+    code = "import sys; from wkdask.volume import Volume; print(Volume.open(sys.argv[1]).version())"
+    command = [sys.executable, "-c", code, volume.path]
+    seen = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert seen.strip() == str(versions[-1])

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
@@ -52,7 +53,7 @@ HEADER_NAME = "header.wkw"
 JOURNALS_NAME = ".wkdask-journal"
 """Where runs that can be resumed note what is done; no reader of WKW looks there."""
 
-# Counts this process's own writes per directory, because modification times are coarse.
+# Counts this process's own writes per directory, where modification times can't tell them apart.
 _CHANGES: Counter[str] = Counter()
 
 
@@ -340,10 +341,15 @@ class Volume:
             raise _missing_or(error, self.path) from None
 
     def note_change(self) -> None:
-        """Make `version` differ from now on."""
-        _CHANGES[self.path] += 1
+        """Make `version` differ from now on, for other processes too where that is possible."""
         with contextlib.suppress(OSError):
-            os.utime(self.path)
+            before = os.stat(self.path).st_mtime_ns
+            # Clocks of file systems are coarse: two changes may have the same time.
+            now = max(time.time_ns(), before + 1)
+            os.utime(self.path, ns=(now, now))
+            if os.stat(self.path).st_mtime_ns > before:
+                return
+        _CHANGES[self.path] += 1
 
     def _parts(self, region: Region) -> Iterator[Overlap]:
         return overlaps(region, (self.header.file_edge,) * 3)
