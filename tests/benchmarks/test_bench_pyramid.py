@@ -99,12 +99,6 @@ def scene(
         )
     yield scene
     shutil.rmtree(scene.directory)
-    if is_measured:
-        reporter = request.config.pluginmanager.get_plugin("terminalreporter")
-        if reporter is not None:
-            reporter.ensure_newline()
-            for line in scene.lines:
-                reporter.write_line(line)
 
 
 def voxels_of(path: Path | None, name: str, edge: int) -> Voxels:
@@ -231,3 +225,15 @@ def _with_box(path: Path, box: BoundingBox) -> wkdask.Layer:
     layer = wkdask.open(path)["color"]
     layer.bounding_box = box
     return layer
+
+
+def test_table(
+    scene: Scene, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Print what was measured; the last test, so that all others have run."""
+    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
+    if scene.rounds > 1 and reporter is not None:
+        with capsys.disabled():
+            reporter.ensure_newline()
+            for line in scene.lines:
+                reporter.write_line(line)
