@@ -37,7 +37,7 @@ __all__ = [
 
 Voxels = NDArray[Any]
 
-_PIECE_BYTES = 2**25
+_PIECE_BYTES = 2**23
 _RESERVE_BYTES, _RESERVE_FROM_BYTES = 2**23, 2**20
 # Of free space, from which on many writers may each take some ahead.
 _ROOMY_BYTES = 2**30

@@ -22,7 +22,7 @@ __all__ = ["TASK_BYTES", "auto_edge", "bytes_of", "check_memory", "threads_of"]
 
 TASK_BYTES = 2**26
 """What the file engine takes for one task, beside the voxels that are read or written at once:
-a piece of 32 MiB, the compressed blocks of a batch, and the tables of LZ4."""
+a piece of 8 MiB, the compressed blocks of a batch, and the tables of LZ4."""
 
 # dask pauses a worker at this share of its limit.
 _SHARE = 0.8

@@ -27,7 +27,7 @@ __all__ = ["TASK_BYTES", "Direction", "check_mode", "downsample", "sample_mags",
 Direction = Literal["down", "up"]
 
 TASK_BYTES = 2**27
-"""What a task takes in memory: a piece of the target file of 32 MiB, what it is made of, and the
+"""What a task takes in memory: a piece of 8 MiB of the target file, what it is made of, and the
 tables and blocks of LZ4."""
 
 DEFAULT = "default"

@@ -208,7 +208,7 @@ class Volume:
         )
 
     def fill(self, box: BoundingBox, produce: Produce, *, is_owner: bool = False) -> None:
-        """Write a box whose voxels are made when they are needed, in pieces of at most 32 MiB.
+        """Write a box whose voxels are made when they are needed, in pieces of at most 8 MiB.
 
         Parameters
         ----------
