@@ -14,6 +14,7 @@ from distributed import Client
 from wkdask import cli_options
 from wkdask.cli_options import Scheduler, errors_as_text, scheduler_options, shows_bar
 from wkdask.errors import ClusterError, FormatError
+from wkdask.scheduling import active_client
 
 
 @click.command()
@@ -91,6 +92,8 @@ def test_a_scheduler_that_does_not_answer(monkeypatch):
     assert result.output.startswith("Error: no dask scheduler answers at tcp://127.0.0.1:1")
     with pytest.raises(ClusterError), Scheduler("nonsense://x:1").executor():
         pass
+    # Nothing runs there afterwards.
+    assert active_client(None) is None
 
 
 def test_an_error_inside_is_not_mistaken_for_a_lost_scheduler(cluster):

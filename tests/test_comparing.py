@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 import wkdask
 from wkdask.cli import main
+from wkdask.cli_options import Scheduler
 from wkdask.comparing import Comparison, Difference, as_json
 from wkdask.errors import ArgumentError, FormatError, MissingError, NameLookupError
 from wkdask.geometry import BoundingBox, Mag
@@ -228,12 +229,12 @@ class TestLaziness:
 
 
 class TestExecutors:
-    @pytest.mark.parametrize("kind", [ThreadPoolExecutor, ProcessPoolExecutor])
-    def test_pools_find_the_same(self, tissue, kind):
+    @pytest.mark.parametrize("name", ["threads", "processes"])
+    def test_pools_find_the_same(self, tissue, name):
         a, b = filled(tissue, "a"), filled(tissue, "b")
         for at in ((60, 40, 15), (20, 30, 4), (20, 4, 16)):
             put(b, at, 250)
-        with kind(2) as pool:
+        with Scheduler(name, 2).executor() as pool:
             found = wkdask.equal(a, b, executor=pool, progress=True)
         assert found.difference.position == (20, 4, 16)
 

@@ -19,6 +19,7 @@ __all__ = [
     "View",
     "check",
     "clear_journals",
+    "convert",
     "copy",
     "create",
     "downsample",
@@ -39,6 +40,7 @@ _HOMES = {
     "View": "view",
     "check": "checking",
     "clear_journals": "journal",
+    "convert": "converting",
     "copy": "copying",
     "create": "dataset",
     "downsample": "pyramid",
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from wkdask import errors
     from wkdask.checking import check
     from wkdask.comparing import equal
+    from wkdask.converting import convert
     from wkdask.copying import copy
     from wkdask.dataset import Dataset, Layer, MagView, create, open, open_mag  # noqa: A004
     from wkdask.geometry import BoundingBox, Mag

@@ -22,6 +22,7 @@ def main() -> None:
 
 
 for command in (
+    cli_convert.convert,
     cli_convert.equal,
     cli_pyramid.downsample,
     cli_pyramid.upsample,

@@ -150,7 +150,8 @@ def _connected(address: str) -> Iterator[Client]:
     from distributed import Client
 
     try:
-        client = Client(address, timeout=_CONNECT_SECONDS)
+        # One that does not get through would stay dask's default.
+        client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError) as error:
         raise ClusterError(
             f"no dask scheduler answers at {address} within {_CONNECT_SECONDS} s ({error}). Start "

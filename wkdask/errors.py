@@ -19,6 +19,7 @@ Python user would expect::
     ├── StorageError         OSError                      the file system refused, with its `errno`
     │   ├── AccessError      PermissionError
     │   └── DirectoryError   IsADirectoryError
+    ├── ExtraError           ImportError                  a package that an extra brings is missing
     ├── ClusterError         RuntimeError                 a cluster can't do the work, or is lost
     │   └── WorkerLostError                               the workers that ran a chunk died
     └── ChunkErrors          ExceptionGroup               every failure of a run that collected them
@@ -44,6 +45,7 @@ __all__ = [
     "DirectoryError",
     "DtypeError",
     "ExistsError",
+    "ExtraError",
     "FormatError",
     "MemoryLimitError",
     "MissingError",
@@ -124,6 +126,10 @@ class AccessError(StorageError, PermissionError):
 
 class DirectoryError(StorageError, IsADirectoryError):
     """A directory lies where a file must be."""
+
+
+class ExtraError(WkdaskError, ImportError):
+    """A package is not installed; the text names the extra that brings it."""
 
 
 class ClusterError(WkdaskError, RuntimeError):
