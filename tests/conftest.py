@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 import wkdask
+from wkdask.volume import Volume
 
 REAL_VOLUME = "WKDASK_TEST_VOLUME"
 
@@ -23,6 +25,20 @@ REAL_VOLUME = "WKDASK_TEST_VOLUME"
 def tissue(tmp_path: Path) -> wkdask.Dataset:
     """A dataset without layers, voxels of 11.24 x 11.24 x 28 nm."""
     return wkdask.create(tmp_path / "tissue", voxel_size=(11.24, 11.24, 28))
+
+
+@pytest.fixture
+def read_counts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The voxels of each read that happens during the test."""
+    counts: list[int] = []
+    read = Volume.read
+
+    def counting(self: Volume, region: Any) -> Any:
+        counts.append(math.prod(map(len, region)))
+        return read(self, region)
+
+    monkeypatch.setattr(Volume, "read", counting)
+    return counts
 
 
 @pytest.fixture(scope="session")

@@ -66,20 +66,6 @@ def voxels(view: wkdask.View) -> np.ndarray:
     return array
 
 
-@pytest.fixture
-def read_counts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The voxels of each read that happens during the test."""
-    counts: list[int] = []
-    read = Volume.read
-
-    def counting(self: Volume, region: Any) -> Any:
-        counts.append(math.prod(map(len, region)))
-        return read(self, region)
-
-    monkeypatch.setattr(Volume, "read", counting)
-    return counts
-
-
 # --- chunks -----------------------------------------------------------------------------------
 
 # what is given, the chunks per axis, why

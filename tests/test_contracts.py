@@ -33,19 +33,19 @@ LAYERS: tuple[set[str], ...] = (
         "units",
         "weighted",
     },
-    {"grid", "header", "kernels", "ladder", "properties", "reports", "scheduling"},
-    {"atomic", "chunking", "clusters", "codec", "memory", "planning", "pools"},
+    {"grid", "header", "kernels", "ladder", "placing", "properties", "reports", "scheduling"},
+    {"atomic", "chunking", "clusters", "codec", "memory", "planning", "plotting", "pools"},
     {"filewriter", "streaming"},
     {"wkwfile"},
     {"volume"},
-    {"arrays", "journal", "labelled", "sampling"},
-    {"chunkmap"},
-    {"filling", "storing"},
+    {"arrays", "journal", "picking", "sampling"},
+    {"chunkmap", "lazy"},
+    {"filling", "labelled", "storing"},
     {"view"},
     {"pyramid", "rewriting"},
     {"dataset"},
-    {"checking", "cli_options", "comparing", "copying", "demo", "display", "images"},
-    {"importing", "multiscales", "tiffs"},
+    {"checking", "cli_options", "comparing", "copying", "demo", "display", "images", "lookup"},
+    {"accessor", "backend", "importing", "multiscales", "tiffs"},
     {"zarrs"},
     {"converting"},
     {"cli_convert", "cli_pyramid"},
@@ -62,6 +62,7 @@ KNOWN_BY = {
         "clusters",
         "images",
         "jobs",
+        "lazy",
         "memory",
         "pools",
         "scheduling",
@@ -87,8 +88,9 @@ KNOWN_BY = {
         "streaming",
         "view",
     },
-    "xarray": {"labelled"},
+    "xarray": {"backend", "labelled", "lazy"},
     "pandas": {"labelled"},
+    "matplotlib": {"plotting"},
     "numba": {"blockwise", "clib", "compiling", "weighted"},
     "llvmlite": {"clib"},
     "lz4": {"clib"},
@@ -103,7 +105,10 @@ KNOWN_BY = {
     "webknossos": set(),
 }
 # These may be named for type checkers as well.
-NAMED_BY = {"dask": {"labelled"}, "xarray": {"view"}}
+NAMED_BY = {
+    "dask": {"labelled"},
+    "xarray": {"accessor", "dataset", "placing", "plotting", "view"},
+}
 
 
 @cache
@@ -321,11 +326,12 @@ def test_imported_packages_are_declared() -> None:
     by_extras = {re.split("[><=]", name)[0] for e in ("tiff", "zarr") for name in extras[e]}
     declared = {re.split(r"[\[><=]", name)[0] for name in project["dependencies"]}
     by_others = {"cloudpickle": "dask", "llvmlite": "numba", "pandas": "xarray"}
+    # matplotlib is an extra.
     used = {
         name.split(".")[0]
         for module in (*MODULES, "__init__")
         for name in imports_of(tree_of(module))
-    } - {*sys.stdlib_module_names, "wkdask"}
+    } - {*sys.stdlib_module_names, "matplotlib", "wkdask"}
     assert used - set(by_others) - by_extras == declared
     assert set(by_others.values()) <= declared
 

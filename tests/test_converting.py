@@ -24,7 +24,7 @@ from wkdask.cli_options import Scheduler
 from wkdask.errors import (
     ArgumentError,
     ExistsError,
-    ExtraError,
+    MissingExtraError,
     FormatError,
     MemoryLimitError,
     MissingError,
@@ -355,13 +355,13 @@ class TestErrors:
         else:
             path.write_bytes(b"II*\0")
         monkeypatch.setitem(sys.modules, package, None)
-        with pytest.raises(ExtraError, match=rf'pip install "wkdask\[{extra}\]"') as caught:
+        with pytest.raises(MissingExtraError, match=rf'pip install "wkdask\[{extra}\]"') as caught:
             wkdask.convert(path, tmp_path / "ds", voxel_size=SIZE)
         assert isinstance(caught.value, ImportError)
 
     def test_the_extra_is_asked_for_before_anything_is_made(self, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "zarr", None)
-        with pytest.raises(ExtraError):
+        with pytest.raises(MissingExtraError):
             into(voxels_of((5, 5, 5)), tmp_path / "x.zarr")
         assert not (tmp_path / "x.zarr").exists()
 

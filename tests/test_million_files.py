@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import os
 import pickle
+import timeit
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import dask
 import dask.array as da
 import numpy as np
 import pytest
+import xarray as xr
 
 import wkdask
 
@@ -114,7 +116,7 @@ def test_a_slice_computes_to_zeros(view: wkdask.View, index: Any, scheduler: str
 @pytest.mark.parametrize("index", [IN_ONE_FILE, IN_EIGHT_FILES])
 def test_a_slice_on_a_cluster(view: wkdask.View, client: Any, index: Any) -> None:
     for array in make_slice(view, index):
-        expected = 1 if "add" in array.name else 0
+        expected = 1 if array.name.startswith("add") else 0
         values = array.compute()
         assert values.shape == (1, 10, 10, 10)
         assert (values == expected).all()
@@ -131,6 +133,47 @@ def test_a_store_of_few_voxels_has_few_tasks(view: wkdask.View) -> None:
     data = da.ones((1, 40, 40, 40), chunks=-1, dtype=np.uint8)
     receipts = view.store(data, (51_200, 51_200, 51_200), compute=False)
     assert len(tasks(receipts)) <= 3
+
+
+XARRAY: dict[str, Callable[[Path], Any]] = {
+    "open": lambda path: xr.open_dataset(path),
+    "open with chunks": lambda path: xr.open_dataset(path, chunks={}),
+    "open in nm": lambda path: xr.open_dataset(path, coords="physical"),
+    "a tree": lambda path: xr.open_datatree(path, chunks={}),
+    "the first voxels": lambda path: xr.open_dataset(path, chunks={}).color[IN_EIGHT_FILES].values,
+}
+SHOWN: dict[str, Callable[[Any], str]] = {"repr": repr, "HTML": lambda shown: shown._repr_html_()}
+
+
+@pytest.mark.usefixtures("no_listing")
+@pytest.mark.parametrize("name", XARRAY)
+def test_xarray_opens_at_once(path: Path, benchmark: Any, name: str) -> None:
+    """Measured are 2 to 7 ms; a graph with a task per chunk would take minutes."""
+    XARRAY[name](path)
+    benchmark(XARRAY[name], path)
+    assert shortest(XARRAY[name], path) < 0.1
+
+
+@pytest.mark.usefixtures("no_listing")
+@pytest.mark.parametrize("chunks", [None, {}], ids=["lazy", "dask"])
+@pytest.mark.parametrize("form", SHOWN)
+def test_xarray_shows_it_at_once(path: Path, benchmark: Any, chunks: Any, form: str) -> None:
+    opened = xr.open_dataset(path, chunks=chunks)
+    assert "color" in benchmark(SHOWN[form], opened)
+    assert shortest(SHOWN[form], opened) < 0.5
+
+
+def shortest(function: Callable[[Any], Any], argument: Any) -> float:
+    """The least of five durations in seconds, since other work may come between."""
+    return min(timeit.repeat(lambda: function(argument), number=1, repeat=5))
+
+
+@pytest.mark.usefixtures("no_listing")
+def test_a_slice_by_xarray_has_few_and_small_tasks(path: Path) -> None:
+    array = xr.open_dataset(path, chunks={}).color[IN_EIGHT_FILES]
+    graph = tasks(array.data)
+    assert len(graph) == 8
+    assert all(len(pickle.dumps(task)) < 1000 for task in graph.values())
 
 
 BUILD: dict[str, Callable[[wkdask.View], da.Array]] = {

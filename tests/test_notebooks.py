@@ -16,8 +16,8 @@ NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 
 
-def test_there_is_a_notebook() -> None:
-    assert [path.name for path in NOTEBOOKS] == ["quickstart.ipynb"]
+def test_the_notebooks() -> None:
+    assert [path.name for path in NOTEBOOKS] == ["analysis.ipynb", "quickstart.ipynb"]
 
 
 @each_notebook

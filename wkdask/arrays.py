@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakValueDictionary
 
 import dask
 import dask.array as da
 import numpy as np
+from dask.blockwise import Blockwise
 from numpy.typing import NDArray
 
 from wkdask.chunking import Chunks
@@ -23,10 +26,18 @@ from wkdask.grid import axis_overlaps, cut_axis, region_of
 from wkdask.scheduling import refuse_query_planning
 from wkdask.volume import Volume
 
-__all__ = ["VolumeArray", "part_of", "to_dask"]
+__all__ = [
+    "VolumeArray",
+    "chunked",
+    "file_lengths",
+    "handle_of",
+    "narrowed",
+    "part_of",
+    "to_dask",
+]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class VolumeArray:
     """A region of a volume that is indexed like an array and reads what the index asks for.
 
@@ -46,7 +57,7 @@ class VolumeArray:
     positions: tuple[range, range, range, range]
     """The channels and the voxels, in absolute positions, `(c, x, y, z)`; any step."""
     axes: tuple[int, ...] = (0, 1, 2, 3)
-    """Which of the four are axes; the others have one position and are dropped."""
+    """Which of the four are axes, in this order; the others have one position and are dropped."""
 
     @classmethod
     def of_box(cls, volume: Volume, box: BoundingBox) -> VolumeArray:
@@ -79,6 +90,10 @@ class VolumeArray:
         c, x, y, z = positions
         return VolumeArray(self.volume, (c, x, y, z), tuple(axes))
 
+    def transposed(self, order: Sequence[int]) -> VolumeArray:
+        """Return the array with its axes in another order; nothing is read."""
+        return VolumeArray(self.volume, self.positions, tuple(self.axes[at] for at in order))
+
     def read(self) -> NDArray[Any]:
         """Read it all."""
         c, x, y, z = self.positions
@@ -86,11 +101,15 @@ class VolumeArray:
         turned = (slice(None, None, 1 if axis.step > 0 else -1) for axis in (x, y, z))
         part: NDArray[Any] = voxels[(_as_slice(c), *turned)]
         dropped = tuple(axis for axis in range(4) if axis not in self.axes)
-        return part.squeeze(dropped)
+        return part.squeeze(dropped).transpose(np.argsort(np.argsort(self.axes)))
 
     def __getitem__(self, index: Any) -> NDArray[Any]:
         part: NDArray[Any] = self.narrowed(index).read()[_new_axes(index, self.ndim)]
         return part
+
+
+# The handles of arrays by their names, for as long as their graphs hold them.
+_HANDLES: WeakValueDictionary[str, VolumeArray] = WeakValueDictionary()
 
 
 def to_dask(volume: Volume, box: BoundingBox, chunks: Any = "file") -> da.Array:
@@ -115,7 +134,7 @@ def to_dask(volume: Volume, box: BoundingBox, chunks: Any = "file") -> da.Array:
         If the directory is gone.
     """
     handle = VolumeArray.of_box(volume, box)
-    return _lazy(handle, _chunk_lengths(handle, chunks))
+    return chunked(handle, _chunk_lengths(handle, chunks))
 
 
 def part_of(volume: Volume, box: BoundingBox, index: Any) -> da.Array:
@@ -128,25 +147,53 @@ def part_of(volume: Volume, box: BoundingBox, index: Any) -> da.Array:
     if not _is_basic(index):
         return to_dask(volume, box)[index]
     handle = VolumeArray.of_box(volume, box).narrowed(index)
-    return _lazy(handle, _file_lengths(handle))[_new_axes(index, 4)]
+    return chunked(handle, file_lengths(handle))[_new_axes(index, 4)]
 
 
-def _lazy(handle: VolumeArray, lengths: Chunks) -> da.Array:
+def chunked(handle: VolumeArray, lengths: Chunks) -> da.Array:
+    """Return a handle as a lazy array with chunks of the given lengths per axis."""
     refuse_query_planning()
     volume = handle.volume
+    lengths = tuple(map(tuple, lengths))
     # The version makes the name new after every change, so that dask never returns older data.
     token = dask.base.tokenize(
         volume.path, volume.header, handle.positions, handle.axes, lengths, volume.version()
     )
+    name = f"wkdask-{volume.key}-{token}"
+    _HANDLES[name] = handle
     return da.from_array(
         handle,
         chunks=lengths,
-        name=f"wkdask-{volume.key}-{token}",
+        name=name,
         lock=False,
         asarray=False,
         inline_array=True,
         meta=np.empty((0,) * handle.ndim, dtype=handle.dtype),
     )
+
+
+def handle_of(array: da.Array) -> VolumeArray | None:
+    """Return what an array reads, if nothing has been done to it since `chunked` made it here."""
+    # One that is held in memory has the same name, but results instead of a layer of reads.
+    is_read = isinstance(array.dask.layers.get(array.name), Blockwise)
+    return _HANDLES.get(array.name) if is_read else None
+
+
+def narrowed(array: da.Array, handle: VolumeArray, index: Any) -> da.Array:
+    """Return a part of an array of a handle, by a basic index; no voxels but its own are read.
+
+    Chunks end where those of the array do.
+    """
+    parts = zip(_full_index(index, handle.ndim), array.chunks, strict=True)
+    lengths = (_kept_lengths(part, axis) for part, axis in parts if isinstance(part, slice))
+    return chunked(handle.narrowed(index), tuple(lengths))
+
+
+def _kept_lengths(part: slice, lengths: tuple[int, ...]) -> tuple[int, ...]:
+    """Return how many positions of a slice lie in each chunk, in their order."""
+    owners = np.searchsorted(np.cumsum(lengths), np.arange(sum(lengths))[part], side="right")
+    _, firsts, counts = np.unique(owners, return_index=True, return_counts=True)
+    return tuple(counts[np.argsort(firsts)].tolist()) or (0,)
 
 
 def _is_basic(index: Any) -> bool:
@@ -195,7 +242,7 @@ def _ascending(axis: range) -> range:
     return axis if axis.step > 0 else axis[::-1]
 
 
-def _file_lengths(handle: VolumeArray) -> Chunks:
+def file_lengths(handle: VolumeArray) -> Chunks:
     """Return how many positions of each axis lie in each file, in their order."""
     header = handle.volume.header
     edges = (header.num_channels, *(header.file_edge,) * 3)

@@ -113,7 +113,7 @@ def convert(
         If the target has such a layer already, or is something else.
     ArgumentError
         If an argument can't be used, several layers could be meant, or the voxel size is not known.
-    ExtraError
+    MissingExtraError
         If the package of a format is not installed; the text says what to install.
 
     Examples
@@ -153,7 +153,7 @@ def read(
 
     Raises
     ------
-    MissingError, FormatError, ArgumentError, ExtraError
+    MissingError, FormatError, ArgumentError, MissingExtraError
         As in `convert`.
     """
     if isinstance(source, Dataset):

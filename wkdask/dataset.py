@@ -15,13 +15,13 @@ from concurrent.futures import Executor
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
-from typing import Any, SupportsIndex
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 from distributed import Client
 from numpy.typing import DTypeLike, NDArray
 
-from wkdask import ladder, planning, properties, pyramid, rewriting
+from wkdask import labelled, ladder, planning, properties, pyramid, rewriting
 from wkdask.chunkmap import Run
 from wkdask.errors import (
     ArgumentError,
@@ -33,14 +33,17 @@ from wkdask.errors import (
 )
 from wkdask.geometry import BoundingBox, Mag, MagLike, Vec3, Vec3Like, vec3, whole
 from wkdask.header import DTYPES, BlockType, VolumeHeader
-from wkdask.labelled import Labels
+from wkdask.labelled import Coords, Labels
 from wkdask.planning import PyramidPlan
 from wkdask.properties import DatasetProperties, LayerProperties, MagProperties
 from wkdask.reports import RunReport
 from wkdask.view import View
 from wkdask.volume import HEADER_NAME, Volume, absolute
 
-__all__ = ["Dataset", "Layer", "MagView", "create", "open", "open_mag"]
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["Dataset", "Layer", "MagView", "create", "mag_named", "open", "open_mag"]
 
 Path_ = str | os.PathLike[str]
 _EMPTY = BoundingBox((0, 0, 0), (0, 0, 0))
@@ -132,9 +135,13 @@ def open_mag(path: Path_) -> MagView:
         If `header.wkw` is not a WKW header.
     """
     volume = Volume.open(path)
-    name = os.path.basename(volume.path)
-    mag = Mag(name) if re.fullmatch(r"[1-9]\d*(-[1-9]\d*-[1-9]\d*)?", name) else None
+    mag = mag_named(os.path.basename(volume.path))
     return MagView(volume, volume.box_on_disk(), Labels(mag=mag))
+
+
+def mag_named(name: str) -> Mag | None:
+    """Return the mag whose directory has a name, if it is one, such as `2-2-1`."""
+    return Mag(name) if re.fullmatch(r"[1-9]\d*(-[1-9]\d*-[1-9]\d*)?", name) else None
 
 
 class Dataset:
@@ -229,6 +236,29 @@ class Dataset:
 
         self._change(added)
         return Layer(self, name)
+
+    def to_datatree(self, chunks: Any = "file", coords: Coords = "voxel") -> xr.DataTree:
+        """Return all layers as an `xarray.DataTree`, with nodes such as `/color/2-2-1`.
+
+        Parameters
+        ----------
+        chunks, coords
+            See `View.to_xarray`.
+
+        Raises
+        ------
+        WkdaskError
+            If a mag can't be opened. Layers in other formats than WKW are left out.
+        """
+        layers = [layer for layer in self.layers.values() if layer.data_format == "wkw"]
+        views = {f"/{a.name}/{mag}": view for a in layers for mag, view in a.mags.items()}
+        groups = labelled.to_groups(views, self.attrs, chunks, coords)
+        return labelled.to_datatree(groups, self.name)
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """What xarray shows of the dataset: name, voxel size and unit, as plain values."""
+        return {"name": self.name, "voxel_size": list(self.voxel_size), "unit": self.unit}
 
     def __repr__(self) -> str:
         layers = ", ".join(self.layers)
@@ -541,6 +571,39 @@ class Layer:
         run = Run(executor, retries=retries, progress=progress)
         return plan if dry_run else self._sample(plan, "up", run, resume=resume)
 
+    def to_xarray(
+        self, mag: MagLike | None = None, chunks: Any = "file", coords: Coords = "voxel"
+    ) -> xr.DataArray:
+        """Return a mag as a lazy `xarray.DataArray`; see `View.to_xarray`.
+
+        Parameters
+        ----------
+        mag
+            None is the finest one.
+        chunks, coords
+            See `View.to_xarray`.
+
+        Raises
+        ------
+        NameLookupError
+            If there is no such mag.
+        """
+        if mag is None and self._entries:
+            mag = self._entries[0].mag
+        return self[Mag(1) if mag is None else mag].to_xarray(chunks, coords)
+
+    def to_datatree(self, chunks: Any = "file", coords: Coords = "voxel") -> xr.DataTree:
+        """Return all mags as an `xarray.DataTree`, with nodes such as `/2-2-1`.
+
+        Parameters
+        ----------
+        chunks, coords
+            See `View.to_xarray`.
+        """
+        views = {f"/{mag}": view for mag, view in self.mags.items()}
+        groups = labelled.to_groups(views, self._dataset.attrs, chunks, coords)
+        return labelled.to_datatree(groups, self.name)
+
     def __repr__(self) -> str:
         mags = ", ".join(str(entry.mag) for entry in self._entries)
         return (
@@ -684,8 +747,9 @@ class Layer:
         volume = Volume.open(path)
         self._check_against(volume)
         labels = Labels(
-            entry.mag, self.name, self.category, self._dataset.voxel_size, self._dataset.unit
-        )
+            entry.mag, self.name, self.category, self._dataset.voxel_size, self._dataset.unit,
+            self.largest_segment_id, str(self._dataset.path),
+        )  # fmt: skip
         factors = entry.mag.factors
         box = self.bounding_box.align_with_mag(factors, ceil=True).in_mag(factors)
         return MagView(volume, box, labels, layer=self, read_only=not self._is_inside(path))

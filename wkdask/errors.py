@@ -19,7 +19,7 @@ Python user would expect::
     ├── StorageError         OSError                      the file system refused, with its `errno`
     │   ├── AccessError      PermissionError
     │   └── DirectoryError   IsADirectoryError
-    ├── ExtraError           ImportError                  a package that an extra brings is missing
+    ├── MissingExtraError    ImportError                  a package that is only needed here
     ├── ClusterError         RuntimeError                 a cluster can't do the work, or is lost
     │   └── WorkerLostError                               the workers that ran a chunk died
     └── ChunkErrors          ExceptionGroup               every failure of a run that collected them
@@ -45,10 +45,11 @@ __all__ = [
     "DirectoryError",
     "DtypeError",
     "ExistsError",
-    "ExtraError",
+    "MissingExtraError",
     "FormatError",
     "MemoryLimitError",
     "MissingError",
+    "MissingExtraError",
     "NameLookupError",
     "PropertiesError",
     "ReadOnlyError",
@@ -128,8 +129,8 @@ class DirectoryError(StorageError, IsADirectoryError):
     """A directory lies where a file must be."""
 
 
-class ExtraError(WkdaskError, ImportError):
-    """A package is not installed; the text names the extra that brings it."""
+class MissingExtraError(WkdaskError, ImportError):
+    """A package is not installed that only this needs; the text names the command."""
 
 
 class ClusterError(WkdaskError, RuntimeError):

@@ -35,7 +35,9 @@ Align = Literal["raise", "rechunk"]
 _AXES = "cxyz"
 
 
-def aligned_array(source: Any, volume: Volume, corner: Vec3, *, align: Align) -> da.Array:
+def aligned_array(
+    source: Any, volume: Volume, corner: Vec3, *, align: Align, is_new: bool = False
+) -> da.Array:
     """Return `source` as a dask array of which no two chunks write one file or block.
 
     Parameters
@@ -48,6 +50,8 @@ def aligned_array(source: Any, volume: Volume, corner: Vec3, *, align: Align) ->
         Where its first voxel will be, in absolute positions.
     align
         `"raise"` refuses chunks that do not fit; `"rechunk"` moves their borders to where they do.
+    is_new
+        Whether the volume is still to be made, so that there is nothing on disk to compare with.
 
     Raises
     ------
@@ -67,7 +71,8 @@ def aligned_array(source: Any, volume: Volume, corner: Vec3, *, align: Align) ->
             )
         source = _wrapped(as_voxels(source), volume, corner)
     as_voxels(source._meta)
-    volume.check_header()
+    if not is_new:
+        volume.check_header()
     if any(math.isnan(length) for length in source.shape):
         raise ArgumentError(
             f"the array has unknown chunks (shape {source.shape}), so nobody can say where they "

@@ -121,7 +121,7 @@ def read(path: str | os.PathLike[str]) -> Image:
         If there is no such file.
     FormatError
         If files are no TIFF, or no stack.
-    ExtraError
+    MissingExtraError
         If tifffile is not installed.
     """
     directory, names = _listed(absolute(path))

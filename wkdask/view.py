@@ -22,6 +22,7 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from wkdask import arrays, chunkmap, labelled, memory, storing
+from wkdask.arrays import VolumeArray
 from wkdask.chunking import ChunkGrid, check_apart, chunk_grid, paired_grids
 from wkdask.errors import ArgumentError, BoundsError, ReadOnlyError, StateError
 from wkdask.geometry import BoundingBox, Mag, Vec3, Vec3Like, cubed, vec3
@@ -29,7 +30,7 @@ from wkdask.grid import region_of
 from wkdask.header import VolumeHeader
 from wkdask.jobs import job_name
 from wkdask.journal import Journal
-from wkdask.labelled import Labels
+from wkdask.labelled import Coords, Labels
 from wkdask.reports import RunReport
 from wkdask.scheduling import active_client
 from wkdask.volume import Volume, as_voxels
@@ -154,6 +155,11 @@ class View:
     def category(self) -> str | None:
         """`"color"` or `"segmentation"`, where the layer is known."""
         return self._labels.category
+
+    @property
+    def labels(self) -> Labels:
+        """What is known beyond the voxels: mag, layer, category, voxel size."""
+        return self._labels
 
     @property
     def num_channels(self) -> int:
@@ -374,13 +380,28 @@ class View:
         """Read everything, as `np.asarray(view)` asks for."""
         return np.asarray(self._volume.read(region_of(self.bounding_box)), dtype=dtype)
 
-    def to_xarray(self) -> xr.DataArray:
-        """Return the view as a lazy `xarray.DataArray`, dims c, x, y, z.
+    def to_xarray(self, chunks: Any = "file", coords: Coords = "voxel") -> xr.DataArray:
+        """Return the view as a lazy `xarray.DataArray`, dims c, x, y, z; nothing is read yet.
 
-        Coordinates are the positions of each voxel's corner in voxels of mag 1 (of the volume's own
-        mag where that is not known); attributes tell mag, category, voxel size and unit.
+        Attributes tell mag, category, voxel size and unit; `wkw` has [more](xarray.md).
+
+        Parameters
+        ----------
+        chunks
+            As in `to_dask`. None: without dask, what is indexed is read when its values are asked
+            for.
+        coords
+            `"voxel"`: positions of each voxel's corner in voxels of mag 1 (of the volume's own mag
+            where that is not known). `"physical"`: its centre in the unit of the voxel size.
+
+        Raises
+        ------
+        ArgumentError
+            If `chunks` or `coords` is none of these, or physical coordinates lack a voxel size.
         """
-        return labelled.to_dataarray(self.to_dask(), self.bounding_box, self._labels)
+        box = self.bounding_box
+        array = VolumeArray.of_box(self._volume, box) if chunks is None else self.to_dask(chunks)
+        return labelled.to_dataarray(array, box, self._labels, coords, self._volume)
 
     def store(
         self,

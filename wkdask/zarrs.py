@@ -65,7 +65,7 @@ def read(
     ------
     FormatError
         If it is neither, or holds what WKW can't.
-    ExtraError
+    MissingExtraError
         If zarr is not installed.
     """
     path = absolute(path)
@@ -193,7 +193,7 @@ def write(images: Sequence[Image], path: str | os.PathLike[str], *, run: Run) ->
         If there is something at the path.
     ArgumentError
         If a label has more or fewer levels than the image.
-    ExtraError
+    MissingExtraError
         If zarr is not installed.
     """
     image, *labels = images

@@ -8,8 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import dask.array as da
+
 from wkdask.chunking import ChunkGrid
-from wkdask.geometry import BoundingBox, Vec3
+from wkdask.geometry import BoundingBox, Mag, Vec3
+from wkdask.labelled import Coords, Labels, to_dataarray
 
 INK, FAINT, PAPER = "#24292f", "#8c959f", "#ffffff"
 BLUE, PALE_BLUE, RED, PALE_RED, PALE = "#0969da", "#ddf4ff", "#cf222e", "#ffebe9", "#f6f8fa"
@@ -184,8 +187,54 @@ def _arrow(x1: int, y1: int, x2: int, y2: int) -> str:
     return f'<line x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}" stroke="{INK}" marker-end="url(#tip)"/>'
 
 
+# --- coordinates --------------------------------------------------------------------------------
+
+
+def draw_coordinates() -> str:
+    """Show corners and centres of the same eight voxels in three mags."""
+    parts = [
+        *_axis(64, "voxel", 'coords="voxel": corners, in voxels of mag 1'),
+        *_axis(424, "physical", 'coords="physical": centres, here in nm'),
+        text(64, 236, "A corner has one number in every mag: mags align."),
+        text(424, 236, "A middle has another number in the next mag."),
+    ]
+    for row, mag in enumerate(COORDINATE_MAGS):
+        parts.append(text(8, 70 + 56 * row, f"mag {mag}"))
+    return svg(740, 254, parts)
+
+
+COORDINATE_MAGS, NM, COUNT, PIXELS = (1, 2, 4), 8.0, 8, 36
+
+
+def _axis(left: int, coords: Coords, title: str) -> list[str]:
+    parts = [text(left, 28, title.replace('"', "&quot;"), 'font-weight="bold"')]
+    pixels = PIXELS if coords == "voxel" else PIXELS / NM
+    for row, mag in enumerate(COORDINATE_MAGS):
+        top, width = 48 + 56 * row, mag * PIXELS
+        for number, at in enumerate(_numbers(mag, coords)):
+            x = left + at * pixels
+            parts += [
+                rect(
+                    left + number * width, top, width, 30,
+                    f'fill="{PALE_BLUE}" fill-opacity="0.6" stroke="{FAINT}"',
+                ),
+                f'<circle cx="{x:g}" cy="{top + 15}" r="4" fill="{RED}"/>',
+                text(x, top + 45, f"{at:g}", 'text-anchor="middle"'),
+            ]  # fmt: skip
+    return parts
+
+
+def _numbers(mag: int, coords: Coords) -> list[float]:
+    """Ask wkdask for the coordinates of a row of voxels."""
+    box = BoundingBox((0, 0, 0), (COUNT // mag, 1, 1))
+    labels = Labels(Mag(mag), voxel_size=(NM,) * 3, unit="nanometer")
+    array = to_dataarray(da.zeros((1, *box.size)), box, labels, coords)
+    return [float(at) for at in array.x]
+
+
 PICTURES: dict[str, Callable[[], str]] = {
     "chunks.svg": draw_chunks,
+    "coordinates.svg": draw_coordinates,
     "walk-read.svg": draw_read,
     "walk-downsample.svg": draw_downsample,
 }
