@@ -18,7 +18,7 @@ BOX = wkdask.BoundingBox((77, 41, 13), (140, 100, 60))
 UM = 11.24e-3, 11.24e-3, 28e-3
 
 
-@pytest.fixture(params=["threads", "cluster"])
+@pytest.fixture(params=["threads", pytest.param("cluster", marks=pytest.mark.slow)])
 def recipes(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, Any]:
