@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 import subprocess
 import sys
 import threading
@@ -142,6 +143,16 @@ def test_a_broken_layer_can_be_left_out(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=r"header\.wkw"):
         xr.open_dataset(path, engine="wkw")
     assert list(xr.open_dataset(path, engine="wkw", drop_variables="color").data_vars) == ["cells"]
+
+
+def test_a_missing_mag_does_not_hide_the_others(tmp_path: Path) -> None:
+    path = make(tmp_path / "tissue").path
+    shutil.rmtree(path / "color/4-4-2")
+    assert xr.open_dataset(path).mag == "1"
+    assert xr.open_dataset(path / "color/2-2-1").mag == "2-2-1"
+    assert xr.open_datatree(path, group="cells").attrs["name"] == "tissue"
+    with pytest.raises(MissingError, match="4-4-2 is not a directory"):
+        xr.open_datatree(path, engine="wkw")
 
 
 def test_the_finest_mag_that_all_have(tmp_path: Path) -> None:

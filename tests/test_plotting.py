@@ -168,5 +168,14 @@ def test_without_matplotlib(tmp_path: Path) -> None:
     assert 'pip install "wkdask[plot]"' in output.stdout
 
 
-def test_a_dataset_has_no_plot(ds: wkdask.Dataset) -> None:
-    assert not hasattr(xr.open_dataset(ds.path).wkw, "plot")
+def test_a_dataset_is_drawn_with_its_labels(ds: wkdask.Dataset) -> None:
+    opened = xr.open_dataset(ds.path)
+    axes = opened.wkw.plot(z=7)
+    grey, over = (np.asarray(drawn.get_array()) for drawn in axes["xy"].images)
+    ids = opened.ids.sel(z=7)[0].values.T
+    np.testing.assert_array_equal(grey, opened.grey.sel(z=7)[0].values.T)
+    np.testing.assert_array_equal(over[..., :3], colors_of(ids))
+    assert (over[..., 3] == np.where(ids == 0, 0, plotting.LABELS_OPACITY)).all()
+    assert axes["xy"].images[0].get_extent() == axes["xy"].images[1].get_extent()
+    assert len(opened[["ids"]].wkw.plot()["xy"].images) == 1
+    assert len(opened[["grey"]].wkw.plot()["xy"].images) == 1

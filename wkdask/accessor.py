@@ -228,6 +228,7 @@ class ArrayAccessor:
         y: float | None = None,
         z: float | None = None,
         *,
+        labels: xr.DataArray | None = None,
         channel: int = 0,
         vmin: float | None = None,
         vmax: float | None = None,
@@ -240,6 +241,8 @@ class ArrayAccessor:
         ----------
         x, y, z
             The point, in coordinates of the array; None is the middle.
+        labels
+            A segmentation that is drawn over it, half transparent; it may be of another mag.
         channel
             Which one is drawn.
         vmin, vmax
@@ -259,7 +262,7 @@ class ArrayAccessor:
         """
         given = zip(SPATIAL, (x, y, z), strict=True)
         at = {dim: value for dim, value in given if value is not None}
-        return plotting.plot_planes(self._array, at, channel, vmin, vmax)
+        return plotting.plot_planes(self._array, at, channel, vmin, vmax, labels)
 
 
 class DatasetAccessor:
@@ -353,6 +356,20 @@ class DatasetAccessor:
         for name, accessor in self._accessors():
             accessor.to_wkw(target, name=name, **options)
         return target if isinstance(target, Dataset) else Dataset(target)
+
+    def plot(
+        self, x: float | None = None, y: float | None = None, z: float | None = None, **options: Any
+    ) -> dict[str, Any]:
+        """Draw the first variable that is grey, with the first segmentation over it.
+
+        See `ArrayAccessor.plot`. Where there is but one kind, its first variable is drawn.
+        """
+        arrays = [accessor._array for _, accessor in self._accessors()]
+        ids = [array for array in arrays if array.attrs.get("category") == "segmentation"]
+        grey = [array for array in arrays if array.attrs.get("category") != "segmentation"]
+        if grey and ids:
+            options = {"labels": ids[0], **options}
+        return ArrayAccessor((grey or ids)[0]).plot(x, y, z, **options)
 
     @property
     def _first(self) -> ArrayAccessor:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,15 @@ from wkdask.volume import HEADER_NAME, absolute
 __all__ = ["Found", "can_open", "find", "other_mag"]
 
 Path_ = str | os.PathLike[str]
+Opener = Callable[[], MagView]
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
     """Mags at a path."""
 
-    mags: dict[str, dict[Mag | None, MagView]]
-    """By layer, in their order, and from fine to coarse; a lone directory has no layer's name."""
+    mags: dict[str, dict[Mag | None, Opener]]
+    """What opens them, by layer, from fine to coarse; so that a broken one does not hide others."""
     attrs: dict[str, Any]
     """What is known of all of them."""
     name: str
@@ -35,7 +37,8 @@ class Found:
 
     def views(self) -> dict[str, MagView]:
         """Return the mags by their paths in a tree, `/color/2-2-1`, or `/` for a mag itself."""
-        return {self._node(n, m): view for n, mags in self.mags.items() for m, view in mags.items()}
+        named = ((name, mag, at) for name, mags in self.mags.items() for mag, at in mags.items())
+        return {self._node(name, mag): opener() for name, mag, opener in named}
 
     def within(self, group: str | None) -> Found:
         """Return what lies at a node of the tree, such as `color` or `/color/2-2-1`.
@@ -56,8 +59,8 @@ class Found:
         }
         chosen = {name: mags for name, mags in chosen.items() if mags}
         if not chosen:
-            nodes = ", ".join(self.views()) or "none"
-            raise NameLookupError(f"{self.name!r} has no group {node}; it has {nodes}.")
+            nodes = ", ".join(self._node(n, m) for n, mags in self.mags.items() for m in mags)
+            raise NameLookupError(f"{self.name!r} has no group {node}; it has {nodes or 'none'}.")
         return Found(chosen, self.attrs, node.rpartition("/")[2], self.depth - node.count("/"))
 
     def _node(self, name: str, mag: Mag | None) -> str:
@@ -76,7 +79,7 @@ class Found:
             wanted = common[0] if common else None
         else:
             wanted = Mag(mag)
-        found = {name: mags[wanted] for name, mags in self.mags.items() if wanted in mags}
+        found = {name: mags[wanted]() for name, mags in self.mags.items() if wanted in mags}
         if not found:
             has = "; ".join(f"{n}: {_listed(mags)}" for n, mags in self.mags.items()) or "no mags"
             problem = "no mag that all layers have" if mag is None else f"no mag {Mag(mag)}"
@@ -156,7 +159,7 @@ def other_mag(encoding: Any, mag: MagLike) -> MagView:
     mags = _bare_mags(layer)
     if Mag(mag) not in mags:
         raise NameLookupError(f"{layer} has no mag {Mag(mag)}; it has {_listed(mags)}.")
-    return mags[Mag(mag)]
+    return mags[Mag(mag)]()
 
 
 def _of_dataset(dataset: Dataset, leave_out: Collection[str]) -> Found:
@@ -172,21 +175,20 @@ def _of_layer(layer: Layer) -> Found:
     return Found({layer.name: _mags_of(layer)}, layer.dataset.attrs, layer.name, 1)
 
 
-def _mags_of(layer: Layer) -> dict[Mag | None, MagView]:
-    return dict(layer.mags.items())
+def _mags_of(layer: Layer) -> dict[Mag | None, Opener]:
+    return {entry.mag: partial(layer.__getitem__, entry.mag) for entry in layer.properties.mags}
 
 
 def _of_mag(directory: Path) -> Found:
     """Return a mag, with the labels of its layer if it belongs to one."""
     layer = _layer_at(directory.parent)
-    for entry in layer.properties.mags if layer else ():
+    for mag, open_ in _mags_of(layer).items() if layer else ():
         with contextlib.suppress(WkdaskError):
-            if layer and Path(layer[entry.mag].path).resolve() == directory.resolve():
-                mags: dict[Mag | None, MagView] = {entry.mag: layer[entry.mag]}
-                return Found({layer.name: mags}, layer.dataset.attrs, layer.name, 0)
+            if layer and Path(open_().path).resolve() == directory.resolve():
+                return Found({layer.name: {mag: open_}}, layer.dataset.attrs, layer.name, 0)
     view = open_mag(directory)
     name = directory.name if view.mag is None else directory.parent.name
-    return Found({name: {view.mag: _named(view, name)}}, {}, name, 0)
+    return Found({name: {view.mag: partial(_named, directory, name)}}, {}, name, 0)
 
 
 def _layer_at(directory: Path) -> Layer | None:
@@ -197,11 +199,10 @@ def _layer_at(directory: Path) -> Layer | None:
     return layer if layer is not None and layer.data_format == "wkw" else None
 
 
-def _bare_mags(directory: Path) -> dict[Mag | None, MagView]:
+def _bare_mags(directory: Path) -> dict[Mag | None, Opener]:
     """Return the mags in a directory, from fine to coarse, by nothing but their names."""
-    found = ((mag, open_mag(directory / name)) for name, mag in sorted(_mags_in(directory)))
-    mags = {mag: _named(view, directory.name) for mag, view in found}
-    return {mag: mags[mag] for mag in sorted(mags)}
+    found = {mag: name for name, mag in sorted(_mags_in(directory))}
+    return {mag: partial(_named, directory / found[mag], directory.name) for mag in sorted(found)}
 
 
 def _mags_in(directory: Path) -> Iterator[tuple[str, Mag]]:
@@ -213,7 +214,9 @@ def _mags_in(directory: Path) -> Iterator[tuple[str, Mag]]:
                     yield entry.name, mag
 
 
-def _named(view: MagView, name: str) -> MagView:
+def _named(directory: Path, name: str) -> MagView:
+    """Open a mag directory as that of a layer."""
+    view = open_mag(directory)
     return MagView(view.volume, view.bounding_box, replace(view.labels, name=name))
 
 

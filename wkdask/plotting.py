@@ -23,6 +23,8 @@ PLANES = {"xy": ("x", "y"), "zy": ("z", "y"), "xz": ("x", "z")}
 MAX_PIXELS = 1024
 """Of each plane and axis; beyond that, voxels are left out and not read."""
 INCHES = 6.0
+LABELS_OPACITY = 90
+"""Of 255, of ids that are drawn over grey values."""
 
 
 def plot_planes(
@@ -31,13 +33,11 @@ def plot_planes(
     channel: int = 0,
     vmin: float | None = None,
     vmax: float | None = None,
+    labels: xr.DataArray | None = None,
 ) -> dict[str, Any]:
     """Draw the planes of an array through a point; see `wkw.plot`."""
     plt = _pyplot()
-    volume = _volume(array, channel)
-    scene = _Scene(volume, grid_of(array), {})
-    for dim in SPATIAL:
-        scene.point[dim] = _position(volume, dim, at.get(dim), scene.edge(dim))
+    scene = _scene(array, at, channel)
     planes = {name: scene.pixels(name) for name in PLANES}
     if array.attrs.get("category") == "segmentation":
         planes, look = {name: colors_of(ids) for name, ids in planes.items()}, {}
@@ -54,6 +54,10 @@ def plot_planes(
     axes = {name: figure.add_subplot(places[name]) for name in PLANES}
     for name, pixels in planes.items():
         scene.draw(axes[name], name, pixels, look)
+    if labels is not None:
+        over = _scene(labels, at, channel)
+        for name, ax in axes.items():
+            over.draw_over(ax, name)
     scene.draw_bar(axes["xy"])
     return axes
 
@@ -135,6 +139,20 @@ class _Scene:
 
     def draw(self, ax: Any, plane: str, pixels: NDArray[Any], look: dict[str, Any]) -> None:
         right, down = PLANES[plane]
+        self.paint(ax, plane, pixels, look)
+        for dim, line in ((right, ax.axvline), (down, ax.axhline)):
+            line(self.place(dim), color="orange" if look else "white", linewidth=0.7, alpha=0.7)
+        ax.set_xlabel(self.title(right))
+        ax.set_ylabel(self.title(down))
+
+    def draw_over(self, ax: Any, plane: str) -> None:
+        """Draw ids half transparent, and where there is none not at all."""
+        ids = self.pixels(plane)
+        opacity = np.where(ids == 0, 0, LABELS_OPACITY).astype(np.uint8)
+        self.paint(ax, plane, np.dstack([colors_of(ids), opacity]), {})
+
+    def paint(self, ax: Any, plane: str, pixels: NDArray[Any], look: dict[str, Any]) -> None:
+        right, down = PLANES[plane]
         first, last = self.ends(down)
         ax.imshow(
             pixels,
@@ -143,10 +161,6 @@ class _Scene:
             interpolation="nearest",
             **look,
         )
-        for dim, line in ((right, ax.axvline), (down, ax.axhline)):
-            line(self.place(dim), color="orange" if look else "white", linewidth=0.7, alpha=0.7)
-        ax.set_xlabel(self.title(right))
-        ax.set_ylabel(self.title(down))
 
     def place(self, dim: str) -> float:
         value = float(self.values(dim)[self.point[dim]])
@@ -171,6 +185,14 @@ class _Scene:
             ha="center", color="white", fontsize=9,
             bbox={"facecolor": "black", "alpha": 0.5, "edgecolor": "none", "pad": 1.5},
         )  # fmt: skip
+
+
+def _scene(array: xr.DataArray, at: Mapping[str, float], channel: int) -> _Scene:
+    volume = _volume(array, channel if array.sizes.get("c") != 1 else 0)
+    scene = _Scene(volume, grid_of(array), {})
+    for dim in SPATIAL:
+        scene.point[dim] = _position(volume, dim, at.get(dim), scene.edge(dim))
+    return scene
 
 
 def _volume(array: xr.DataArray, channel: int) -> xr.DataArray:
