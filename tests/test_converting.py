@@ -24,10 +24,10 @@ from wkdask.cli_options import Scheduler
 from wkdask.errors import (
     ArgumentError,
     ExistsError,
-    MissingExtraError,
     FormatError,
     MemoryLimitError,
     MissingError,
+    MissingExtraError,
     NameLookupError,
 )
 from wkdask.geometry import BoundingBox, Mag

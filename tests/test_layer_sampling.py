@@ -415,6 +415,7 @@ class TestOrder:
         assert peak < 10e6
 
 
+@pytest.mark.slow
 def test_a_real_volume(tmp_path: Path, real_volume: Path, webknossos: Any) -> None:
     """Bit for bit what webknossos makes of it."""
     for name in ("ours", "theirs"):

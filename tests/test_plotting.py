@@ -164,7 +164,7 @@ def test_without_matplotlib(tmp_path: Path) -> None:
     output = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    assert output.stdout.startswith("MissingExtraError plots need matplotlib")
+    assert output.stdout.startswith("MissingExtraError matplotlib is not installed")
     assert 'pip install "wkdask[plot]"' in output.stdout
 
 

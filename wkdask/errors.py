@@ -45,7 +45,6 @@ __all__ = [
     "DirectoryError",
     "DtypeError",
     "ExistsError",
-    "MissingExtraError",
     "FormatError",
     "MemoryLimitError",
     "MissingError",
@@ -57,6 +56,7 @@ __all__ = [
     "StorageError",
     "WkdaskError",
     "WorkerLostError",
+    "extra_error",
     "storage_error",
 ]
 
@@ -163,6 +163,11 @@ _STORAGE_ERRORS: dict[int, tuple[type[StorageError], str]] = {
     errno.ENOSPC: (StorageError, "free space and run again"),
     errno.EROFS: (StorageError, "write to a file system that is not mounted read-only"),
 }
+
+
+def extra_error(package: str, extra: str) -> MissingExtraError:
+    """Return the error for a package that only an extra brings."""
+    return MissingExtraError(f'{package} is not installed. Run: pip install "wkdask[{extra}]"')
 
 
 def storage_error(error: OSError, path: str | os.PathLike[str], doing: str) -> StorageError:

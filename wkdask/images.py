@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from wkdask.chunking import Chunks
 from wkdask.dataset import Layer, MagView
-from wkdask.errors import ArgumentError, MissingExtraError, FormatError, WkdaskError, storage_error
+from wkdask.errors import ArgumentError, FormatError, WkdaskError, storage_error
 from wkdask.geometry import BoundingBox, Mag, MagLike, Vec3
 from wkdask.grid import cut_axis, region_of
 from wkdask.view import View
@@ -28,7 +28,6 @@ __all__ = [
     "Image",
     "Level",
     "check_axes",
-    "extra_error",
     "of_array",
     "of_layer",
     "of_npy",
@@ -334,11 +333,6 @@ def version_of(path: str) -> tuple[int, ...]:
     except OSError as error:
         raise storage_error(error, path, "looking at the source") from None
     return state.st_mtime_ns, state.st_size, state.st_ino
-
-
-def extra_error(package: str, extra: str) -> MissingExtraError:
-    """Return the error for a package that only an extra brings."""
-    return MissingExtraError(f'{package} is not installed. Run: pip install "wkdask[{extra}]"')
 
 
 def _arranged(array: Any, axes: str) -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wkdask.errors import ArgumentError, MissingExtraError
+from wkdask.errors import ArgumentError, extra_error
 from wkdask.placing import SPATIAL, Grid, edge_of_voxel, grid_of, is_physical
 
 if TYPE_CHECKING:
@@ -248,7 +248,5 @@ def _pyplot() -> Any:
     try:
         import matplotlib.pyplot as plt
     except ImportError:
-        raise MissingExtraError(
-            'plots need matplotlib, which is not installed: pip install "wkdask[plot]".'
-        ) from None
+        raise extra_error("matplotlib", "plot") from None
     return plt

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wkdask.errors import FormatError, MissingError, storage_error
+from wkdask.errors import FormatError, MissingError, extra_error, storage_error
 from wkdask.geometry import Mag
-from wkdask.images import Image, Level, extra_error, version_of
+from wkdask.images import Image, Level, version_of
 from wkdask.volume import absolute
 
 __all__ = ["TiffStack", "is_tiff", "read"]

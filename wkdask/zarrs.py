@@ -19,9 +19,16 @@ from numpy.typing import NDArray
 
 from wkdask.chunking import ChunkGrid
 from wkdask.chunkmap import Run, run_chunk, run_graph
-from wkdask.errors import ArgumentError, ExistsError, FormatError, WkdaskError, storage_error
+from wkdask.errors import (
+    ArgumentError,
+    ExistsError,
+    FormatError,
+    WkdaskError,
+    extra_error,
+    storage_error,
+)
 from wkdask.geometry import BoundingBox, Mag, Vec3, Vec3Like, vec3
-from wkdask.images import FileArray, Image, Level, extra_error, version_of
+from wkdask.images import FileArray, Image, Level, version_of
 from wkdask.multiscales import VERSION, Multiscales, describe, extras, parsed_box, parsed_size
 from wkdask.properties import check_layer_name
 from wkdask.view import View

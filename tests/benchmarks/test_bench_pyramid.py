@@ -1,7 +1,7 @@
 """Speed of whole pyramids and of compressing, beside `webknossos` and the sum of the parts.
 
-Run with `pytest tests/benchmarks/test_bench_pyramid.py --benchmark-enable --timeout 0`: the last
-lines say how many times faster wkdask was, in the same run. Every benchmark is also a test that
+Run with `pytest tests/benchmarks/test_bench_pyramid.py -m '' --benchmark-enable --timeout 0`: the
+last lines say how many times faster wkdask was, in the same run. Every benchmark is also a test that
 compares voxels with those of `webknossos`: without that option volumes are small.
 
 `WKDASK_BENCH_EDGE` sets the edge of the volumes in voxels, `WKDASK_BENCH_ROUNDS` the rounds of
@@ -130,6 +130,7 @@ def median_of(scene: Scene, prepare: Callable[[], Any], call: Callable[[Any], ob
     return statistics.median(seconds[-scene.rounds :])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAYERS)
 def test_pyramid(scene: Scene, webknossos: Any, name: str) -> None:
     ours = median_of(
@@ -185,6 +186,7 @@ def test_sum_of_parts(scene: Scene, name: str) -> None:
     scene.tell(f"parts {name}", whole, "bare parts", bare, whole / bare)
 
 
+@pytest.mark.slow
 def test_compress(scene: Scene, webknossos: Any) -> None:
     def ours() -> Any:
         return wkdask.open(scene.fresh("ours"))["color"][1]
