@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -124,8 +125,10 @@ def test_killed_workers(tmp_path: Path, expected: tuple[int, list[Any]]) -> None
             layer = wkdask.open(path)["cells"]
             pids = list(client.run(os.getpid).values())
             victim = int(rng.choice(pids))
-            subprocess.Popen(["sh", "-c", f"sleep {rng.uniform(0.05, 0.5)}; kill -9 {victim}"])
+            killer = threading.Timer(rng.uniform(0.05, 0.5), os.kill, (victim, signal.SIGKILL))
+            killer.start()
             with contextlib.suppress(wkdask.errors.WkdaskError):  # a clear error, or none
                 layer.downsample(mags=MAGS, resume=True, executor=client)
+            killer.join()
             client.wait_for_workers(2, timeout=60)
             check_resumed(path, voxels, executor=client)

@@ -1,8 +1,8 @@
 """Speed of whole pyramids and of compressing, beside `webknossos` and the sum of the parts.
 
 Run with `pytest tests/benchmarks/test_bench_pyramid.py -m '' --benchmark-enable --timeout 0`: the
-last lines say how many times faster wkdask was, in the same run. Every benchmark is also a test that
-compares voxels with those of `webknossos`: without that option volumes are small.
+last lines say how many times faster wkdask was, in the same run. Every benchmark is also a test:
+without that option volumes are small. Voxels are compared with those of `webknossos`.
 
 `WKDASK_BENCH_EDGE` sets the edge of the volumes in voxels, `WKDASK_BENCH_ROUNDS` the rounds of
 ours; `webknossos`, which takes minutes, runs once.
