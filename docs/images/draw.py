@@ -141,21 +141,21 @@ def draw_read() -> str:
 
 
 def draw_downsample() -> str:
-    """Show the walk of `wkdask.downsample`."""
+    """Show the walk of `Layer.downsample`."""
     parts = [
         *_lane(20, 20, 700, 110, "in your process: everything is checked"),
         *_lane(20, 160, 700, 226, "on a worker"),
-        *_step(40, 52, "downsample(a, b, mode)", "pyramid.py"),
-        *_step(280, 52, "target file + source box", "chunking.py"),
-        *_step(520, 52, "one task per target file", "chunkmap.py"),
+        *_step(40, 52, "layer.downsample()", "ladder, planning, pyramid"),
+        *_step(280, 52, "files and what is under", "filling.py"),
+        *_step(520, 52, "a task per file or part", "streaming.py"),
         _arrow(220, 82, 280, 82),
         _arrow(460, 82, 520, 82),
         _arrow(610, 112, 610, 192),
-        text(600, 150, "two views, factors, mode", 'text-anchor="end"'),
-        *_step(520, 192, "read a piece, mirrored", "pyramid.py, volume.py"),
-        *_step(280, 192, "kernels.downsample", "(array, factor, mode) -&gt; array"),
-        *_step(40, 192, "target.write", "volume.py: the seam"),
-        *_step(40, 302, "wkwfile.write", "one file, in one step"),
+        text(600, 150, "boxes, factors, mode", 'text-anchor="end"'),
+        *_step(520, 192, "read a piece, mirrored", "sampling.py, volume.py"),
+        *_step(280, 192, "kernels.downsample", "one NumPy array to another"),
+        *_step(40, 192, "Volume.fill", "volume.py: the seam"),
+        *_step(40, 302, "PieceWriter.append", "filewriter.py: one file"),
         *_step(280, 302, "receipt", "a few bytes, no voxels"),
         _arrow(520, 214, 460, 214),
         f'<path d="M370 252v18h240v-18" fill="none" stroke="{INK}" marker-end="url(#tip)"/>',
