@@ -86,7 +86,7 @@ def convert(
         is named.
     blocks_per_file_edge
         Of WKW files that are made, a power of two. A task holds one file of a dask array, and at
-        most 1 GiB of other sources.
+        most 256 MiB of other sources.
     executor
         A `distributed.Client`, a `concurrent.futures.Executor`, or None for the active client or
         dask's threads.

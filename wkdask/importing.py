@@ -21,7 +21,7 @@ from wkdask.view import View
 __all__ = ["add_image", "check"]
 
 # What a task reads of a source at a time.
-_READ_BYTES = 2**30
+_READ_BYTES = 2**28
 
 
 def check(image: Image, name: str, run: Run, blocks_per_file_edge: SupportsIndex = 32) -> None:
