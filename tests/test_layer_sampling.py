@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -269,6 +271,26 @@ class TestFailures:
         assert any("chunk" in note for note in caught.value.__notes__)
         assert snapshot(tmp_path) == before
         assert list(wkdask.open(tmp_path / "a")["a"].mags) == [Mag(1)]
+
+    def test_no_part_is_left(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Also of tasks that end when one beside them has failed."""
+        monkeypatch.setattr(filewriter, "_PIECE_BYTES", 1)
+        layer = new_layer(tmp_path / "a", random_voxels(size=(8, 8, 8)), (0, 0, 0))
+        target = layer.add_mag(2, block_edge=2, blocks_per_file_edge=2)
+        make, others = sampling.Downsampling.__call__, threading.Event()
+
+        def fail_first(self: sampling.Downsampling, box: BoundingBox) -> Any:
+            if box.topleft == (0, 0, 0):
+                others.set()
+                raise ValueError("first")
+            others.wait(5)
+            time.sleep(0.1)
+            return make(self, box)
+
+        monkeypatch.setattr(sampling.Downsampling, "__call__", fail_first)
+        with pytest.raises(ValueError, match="first"):
+            wkdask.downsample(layer[1], target)
+        assert not list(tmp_path.rglob("*wkdask-tmp"))
 
     def test_resumed(self, tmp_path: Path, is_split: bool) -> None:
         voxels = random_voxels()

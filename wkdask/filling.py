@@ -103,6 +103,11 @@ def fill_volumes(
     )
     try:
         return log.follow(plan.followed(outcomes))
+    except BaseException:
+        # Parts whose tasks ended after the failure, of which nobody was told.
+        for step in steps:
+            step.target.sweep(run.tag, step.box)
+        raise
     finally:
         plan.discard_parts()
 
