@@ -31,6 +31,8 @@ from wkdask.volume import Volume
 MIB = 2**20
 WRITE_BYTES = 384 * MIB
 READ_BYTES = 16 * MIB
+PYRAMID_BYTES = 128 * MIB
+"""Of one thread."""
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/clear_refs").exists(), reason="peaks are measured with Linux' /proc"
@@ -85,6 +87,20 @@ class TestPeaks:
     def test_headers_that_claim_much_allocate_nothing(self, tmp_path: Path):
         assert peak_of("huge_claims", tmp_path) < 4 * MIB
 
+    @pytest.mark.parametrize("edge", [256, pytest.param(1024, marks=pytest.mark.slow)])
+    def test_a_pyramid(self, volume: Path, edge: int):
+        """Of 4 GiB too, in as many threads as there are cores."""
+        root = volume.parent / "dataset"
+        layer = wkdask.create(root, (8, 8, 8)).add_layer(
+            "cells", "segmentation", "uint32", bounding_box=BoundingBox((0, 0, 0), (edge,) * 3)
+        )
+        layer.add_mag(1, block_type="lz4")
+        peak_of("stream_layer", root)
+        threads = os.cpu_count() or 1
+        assert peak_of("downsample", root) < PYRAMID_BYTES * threads
+        for file in root.rglob("*.wkw"):
+            file.unlink()
+
     def test_the_measure_sees_what_is_taken(self, tmp_path: Path):
         assert 60 * MIB < peak_of("take", 64 * MIB) < 80 * MIB
 
@@ -111,6 +127,16 @@ def stream(path: str, kind: Any, edge: str) -> None:
     with filewriter.writing(volume.file_path((0, 0, 0)), header) as file:
         for piece in file.pieces:
             file.append(made(piece))
+
+
+def stream_layer(path: str) -> None:
+    """Fill mag 1 of a layer."""
+    mag = wkdask.open(path)["cells"][1]
+    mag.volume.fill(mag.bounding_box, made, is_owner=True)
+
+
+def downsample(path: str) -> None:
+    assert wkdask.open(path)["cells"].downsample(mags=[2, 4]).ok
 
 
 def middle(volume: Volume, edge: int) -> BoundingBox:
@@ -192,7 +218,16 @@ def take(count: str) -> None:
 
 TASKS: dict[str, Callable[..., None]] = {
     task.__name__: task
-    for task in (stream, read_little, merge, merge_through_view, huge_claims, take)
+    for task in (
+        stream,
+        stream_layer,
+        downsample,
+        read_little,
+        merge,
+        merge_through_view,
+        huge_claims,
+        take,
+    )
 }
 
 
