@@ -138,7 +138,10 @@ OFF_GRID: list[tuple[Any, str]] = [
     (lambda a: a.isel(x=[1, 2, 4]), "not evenly spaced"),
     (lambda a: a.isel(x=[1, 1, 1]), "not evenly spaced"),
     (lambda a: a.drop_vars("x"), "no coordinate x"),
-    (lambda a: a.assign_coords(x=[f"{i}" for i in range(60)]), "must be numbers"),
+    (lambda a: a.assign_coords(x=[f"{i}" for i in range(60)]), "x = 0, 1, 2.*must be finite numbers"),
+    (lambda a: a.pad(x=1), "x = nan, 20, 21.*must be finite numbers"),
+    (lambda a: a.isel(x=("y", [1, 2, 3]), y=("y", [1, 2, 3])), r"x lies along \('y',\)"),
+    (lambda a: a.isel(z=0).assign_coords(z=(("x", "y"), np.ones((60, 40)))), r"\('x', 'y'\)"),
     (lambda a: a[:, 1::2], "the coordinate x = 21"),
     (lambda a: a.coarsen(x=2).max(), r"the coordinate x = 20\.5"),
 ]
@@ -472,6 +475,32 @@ def test_nothing_is_made_when_it_is_refused(
     with pytest.raises(error, match=text):
         change(ds["color"].to_xarray()).wkw.to_wkw(tmp_path / "new", **{**SMALL, **options})
     assert not (tmp_path / "new").exists()
+
+
+def test_lengths_in_voxels_of_another_size(ds: wkdask.Dataset, snapshot: Any) -> None:
+    array = ds["color"].to_xarray(coords="physical")
+    before = snapshot(ds.path)
+    # By its own voxel size it would be of mag 3.
+    lying = array[:, 1:].assign_attrs(voxel_size=[edge / 3 for edge in VOXEL_SIZE], mag="3")
+    with pytest.raises(ExistsError, match="has a mag 1 already"):
+        lying.wkw.to_wkw(ds["color"], **SMALL)
+    with pytest.raises(ArgumentError, match=r"4\.5 voxels of mag 1"):
+        lying.assign_coords(x=("x", lying.x.values * 4.5, lying.x.attrs)).wkw.to_wkw(ds["color"])
+    assert snapshot(ds.path) == before
+    view = lying.wkw.to_wkw(ds, name="truth", **SMALL)
+    assert view.mag == wkdask.Mag(1)
+    np.testing.assert_array_equal(view.read(array.wkw.box.topleft, (60, 40, 30))[:, 1:], array[:, 1:])
+
+
+def test_all_variables_are_written_or_none(ds: wkdask.Dataset, snapshot: Any) -> None:
+    before = snapshot(ds.path)
+    part = xr.open_dataset(ds.path, mag=1)
+    both = part.rename(color="grey").assign(color=part.color)
+    with pytest.raises(ExistsError, match="has a layer 'color' already"):
+        both.wkw.to_wkw(ds, **SMALL)
+    assert snapshot(ds.path) == before
+    with pytest.raises(ArgumentError, match=r"target is a MagView.*store\(\)"):
+        part.wkw.to_wkw(ds["color"][1])
 
 
 def test_a_layer_of_another_dtype(ds: wkdask.Dataset, snapshot: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from wkdask import labelled, plotting, storing
 from wkdask.arrays import VolumeArray, file_lengths
 from wkdask.dataset import Dataset, Layer, MagView, create
-from wkdask.errors import ArgumentError, BoundsError, DtypeError
+from wkdask.errors import ArgumentError, BoundsError, DtypeError, ExistsError
 from wkdask.geometry import BoundingBox, Mag, MagLike
 from wkdask.header import BlockType, VolumeHeader
 from wkdask.lookup import other_mag
@@ -25,12 +25,60 @@ from wkdask.volume import Volume, absolute
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["ArrayAccessor", "DatasetAccessor"]
+__all__ = ["ArrayAccessor", "DatasetAccessor", "OnGrid"]
 
 Path_ = str | os.PathLike[str]
 
 
-class ArrayAccessor:
+class OnGrid:
+    """Where an array lies, by its coordinates and attributes; a dataset, by its first variable."""
+
+    _array: xr.DataArray
+
+    @property
+    def grid(self) -> Grid:
+        """The voxels on which it lies: mag, voxel size and unit."""
+        return grid_of(self._array)
+
+    @property
+    def mag(self) -> Mag:
+        """The resolution level, by the distance of the coordinates."""
+        return self.grid.mag
+
+    @property
+    def box(self) -> BoundingBox:
+        """Where it lies, in voxels of its mag."""
+        return box_in(self._array, self.grid)
+
+    @property
+    def voxel_size(self) -> tuple[float, float, float] | None:
+        """Edges of a voxel of mag 1, `(x, y, z)`, in `unit`, if known."""
+        return self.grid.voxel_size
+
+    @property
+    def unit(self) -> str | None:
+        """The unit of `voxel_size`."""
+        return self.grid.unit
+
+    @property
+    def spacing_nm(self) -> tuple[float, float, float]:
+        """Edges of a voxel of `mag`, `(x, y, z)`, in nm."""
+        return self.grid.spacing_nm
+
+    @property
+    def voxel_um3(self) -> float:
+        """The volume of a voxel of `mag`, in cubic micrometres."""
+        return prod(self.spacing_nm) / 1e9
+
+    @property
+    def size_nm(self) -> tuple[float, float, float]:
+        """How far it reaches, `(x, y, z)`, in nm."""
+        sizes = (self._array.sizes.get(dim, 1) for dim in SPATIAL)
+        x, y, z = (n * edge for n, edge in zip(sizes, self.spacing_nm, strict=True))
+        return x, y, z
+
+
+class ArrayAccessor(OnGrid):
     """What an array knows of the volume in which it lies; `array.wkw`.
 
     Everything comes from the coordinates and attributes of the array, so that it holds for what was
@@ -52,48 +100,6 @@ class ArrayAccessor:
 
     def __init__(self, array: xr.DataArray) -> None:
         self._array = array
-
-    @property
-    def grid(self) -> Grid:
-        """The voxels on which the array lies: mag, voxel size and unit."""
-        return grid_of(self._array)
-
-    @property
-    def mag(self) -> Mag:
-        """The resolution level, by the distance of the coordinates."""
-        return self.grid.mag
-
-    @property
-    def box(self) -> BoundingBox:
-        """Where the array lies, in voxels of its mag."""
-        return box_in(self._array, self.grid)
-
-    @property
-    def voxel_size(self) -> tuple[float, float, float] | None:
-        """Edges of a voxel of mag 1, `(x, y, z)`, in `unit`, if known."""
-        return self.grid.voxel_size
-
-    @property
-    def unit(self) -> str | None:
-        """The unit of `voxel_size`."""
-        return self.grid.unit
-
-    @property
-    def spacing_nm(self) -> tuple[float, float, float]:
-        """Edges of a voxel of the array itself, `(x, y, z)`, in nm."""
-        return self.grid.spacing_nm
-
-    @property
-    def voxel_um3(self) -> float:
-        """The volume of a voxel of the array itself, in cubic micrometres."""
-        return prod(self.spacing_nm) / 1e9
-
-    @property
-    def size_nm(self) -> tuple[float, float, float]:
-        """How far the array reaches, `(x, y, z)`, in nm."""
-        sizes = (self._array.sizes.get(dim, 1) for dim in SPATIAL)
-        x, y, z = (n * edge for n, edge in zip(sizes, self.spacing_nm, strict=True))
-        return x, y, z
 
     def at_mag(self, mag: MagLike) -> xr.DataArray:
         """Return the same region of the same layer in another mag, lazily.
@@ -204,23 +210,43 @@ class ArrayAccessor:
         ArgumentError, AlignmentError
             As `store`. Nothing is made then.
         """
-        array, grid = self._array, self.grid
-        header = VolumeHeader(
-            str(array.dtype), array.sizes.get("c", 1), block_edge, blocks_per_file_edge, block_type
-        )
+        header = (block_edge, blocks_per_file_edge, block_type)
+        return self._writer(target, name, category, *header, align, **options)()
+
+    def _writer(
+        self,
+        target: Path_ | Dataset | Layer,
+        name: str | None = None,
+        category: str | None = None,
+        block_edge: int = 32,
+        blocks_per_file_edge: int = 32,
+        block_type: BlockType = "lz4hc",
+        align: storing.Align = "raise",
+        **options: Any,
+    ) -> Callable[[], MagView]:
+        """Return what `to_wkw` then does; all that may be refused is refused here."""
+        array = self._array
+        edges = (block_edge, blocks_per_file_edge)
+        header = VolumeHeader(str(array.dtype), array.sizes.get("c", 1), *edges, block_type)
         place = _Place.of(target, array, name, category)
-        # All that may be refused is refused before anything is made.
+        grid = place.grid(array)
         future = Volume(str(place.path / str(grid.mag)), header)
         data, box = _voxels(array, grid, future)
         if min(box.topleft) < 0:
             raise BoundsError(f"the array lies at {box}, but WKW holds no negative positions.")
         storing.aligned_array(data, future, box.topleft, align=align, is_new=True)
-        layer = place.layer(grid, header, box.scaled_by(grid.mag))
-        view = layer.add_mag(grid.mag, block_edge, blocks_per_file_edge, block_type)
-        if not view.bounding_box.contains_bbox(box):
-            layer.bounding_box = layer.bounding_box.extended_by(box.scaled_by(grid.mag))
-        self.store(view, align, **options)
-        return view
+        around = box.scaled_by(grid.mag)
+        place.check(grid, header, around)
+
+        def write() -> MagView:
+            layer = place.made(grid, header, around)
+            view = layer.add_mag(grid.mag, *edges, block_type)
+            if not view.bounding_box.contains_bbox(box):
+                layer.bounding_box = layer.bounding_box.extended_by(around)
+            self.store(view, align, **options)
+            return view
+
+        return write
 
     def plot(
         self,
@@ -265,7 +291,7 @@ class ArrayAccessor:
         return plotting.plot_planes(self._array, at, channel, vmin, vmax, labels)
 
 
-class DatasetAccessor:
+class DatasetAccessor(OnGrid):
     """What the variables of a dataset have in common, for all that have x, y and z; `dataset.wkw`.
 
     Examples
@@ -286,44 +312,8 @@ class DatasetAccessor:
         self._dataset = dataset
 
     @property
-    def grid(self) -> Grid:
-        """The voxels on which the dataset lies: mag, voxel size and unit."""
-        return self._first.grid
-
-    @property
-    def mag(self) -> Mag:
-        """The resolution level, by the distance of the coordinates."""
-        return self._first.mag
-
-    @property
-    def box(self) -> BoundingBox:
-        """Where the dataset lies, in voxels of its mag."""
-        return self._first.box
-
-    @property
-    def voxel_size(self) -> tuple[float, float, float] | None:
-        """Edges of a voxel of mag 1, `(x, y, z)`, in `unit`, if known."""
-        return self._first.voxel_size
-
-    @property
-    def unit(self) -> str | None:
-        """The unit of `voxel_size`."""
-        return self._first.unit
-
-    @property
-    def spacing_nm(self) -> tuple[float, float, float]:
-        """Edges of a voxel of the dataset itself, `(x, y, z)`, in nm."""
-        return self._first.spacing_nm
-
-    @property
-    def voxel_um3(self) -> float:
-        """The volume of a voxel of the dataset itself, in cubic micrometres."""
-        return self._first.voxel_um3
-
-    @property
-    def size_nm(self) -> tuple[float, float, float]:
-        """How far the dataset reaches, `(x, y, z)`, in nm."""
-        return self._first.size_nm
+    def _array(self) -> xr.DataArray:  # type: ignore[override]
+        return next(self._accessors())[1]._array
 
     def at_mag(self, mag: MagLike) -> xr.Dataset:
         """Return the same region in another mag; see `ArrayAccessor.at_mag`."""
@@ -351,10 +341,10 @@ class DatasetAccessor:
         Returns
         -------
         Dataset
-            What was written.
+            What was written. If one variable is refused, none is.
         """
-        for name, accessor in self._accessors():
-            accessor.to_wkw(target, name=name, **options)
+        for write in [array._writer(target, name, **options) for name, array in self._accessors()]:
+            write()
         return target if isinstance(target, Dataset) else Dataset(target)
 
     def plot(
@@ -370,10 +360,6 @@ class DatasetAccessor:
         if grey and ids:
             options = {"labels": ids[0], **options}
         return ArrayAccessor((grey or ids)[0]).plot(x, y, z, **options)
-
-    @property
-    def _first(self) -> ArrayAccessor:
-        return next(self._accessors())[1]
 
     def _accessors(self) -> Iterator[tuple[str, ArrayAccessor]]:
         spatial = [
@@ -407,6 +393,11 @@ class _Place:
         if isinstance(target, Layer):
             path = target.dataset.path / target.name
             return cls(target, path, target.name, target.category)
+        if not isinstance(target, Dataset | str | os.PathLike):
+            raise ArgumentError(
+                f"target is a {type(target).__name__}, but must be a layer, a dataset or a path; "
+                "store() writes into a mag that is there."
+            )
         name = str(array.name) if name is None and array.name is not None else name
         if name is None:
             raise ArgumentError("the array has no name; give one to its layer by name=.")
@@ -414,8 +405,23 @@ class _Place:
         kind = category or str(array.attrs.get("category", "color"))
         return cls(target, root / name, name, kind)
 
-    def layer(self, grid: Grid, header: VolumeHeader, box: BoundingBox) -> Layer:
-        """Return the layer, made if need be; a box in voxels of mag 1 will be written to it."""
+    def dataset(self) -> Dataset | None:
+        """Return the dataset, if there is one already."""
+        if isinstance(self.target, Layer):
+            return self.target.dataset
+        if isinstance(self.target, Dataset):
+            return self.target
+        root = self.path.parent
+        return Dataset(root) if (root / FILE_NAME).exists() else None
+
+    def grid(self, array: xr.DataArray) -> Grid:
+        """Return the grid of an array, by the voxel size of the dataset into which it goes."""
+        dataset = self.dataset()
+        fine = None if dataset is None else Grid(Mag(1), dataset.voxel_size, dataset.unit)
+        return grid_of(array, fine)
+
+    def check(self, grid: Grid, header: VolumeHeader, box: BoundingBox) -> None:
+        """Refuse what can't be made; a box in voxels of mag 1 will be written to it."""
         voxels = (header.dtype, header.num_channels)
         if isinstance(self.target, Layer):
             if (self.target.dtype.name, self.target.num_channels) != voxels:
@@ -423,17 +429,22 @@ class _Place:
                     f"the array has {voxels[1]} channel(s) of {voxels[0]}, but the layer "
                     f"{self.name!r} has {self.target.num_channels} of {self.target.dtype}."
                 )
-            return self.target
+            return
         LayerProperties(self.name, self.category, box, *voxels)
-        return self._dataset(grid).add_layer(self.name, self.category, *voxels, box)
-
-    def _dataset(self, grid: Grid) -> Dataset:
-        if isinstance(self.target, Dataset):
-            return self.target
-        if (self.path.parent / FILE_NAME).exists():
-            return Dataset(self.path.parent)
+        dataset = self.dataset()
+        if dataset is not None and self.name in dataset.layers:
+            raise ExistsError(f"{dataset.path} has a layer {self.name!r} already.")
         grid.spacing_nm  # noqa: B018 - raises if no voxel size is known
-        return create(self.path.parent, grid.voxel_size, grid.unit)  # type: ignore[arg-type]
+
+    def made(self, grid: Grid, header: VolumeHeader, box: BoundingBox) -> Layer:
+        """Return the layer, made if need be."""
+        if isinstance(self.target, Layer):
+            return self.target
+        dataset = self.dataset()
+        if dataset is None:
+            dataset = create(self.path.parent, grid.voxel_size, grid.unit)  # type: ignore[arg-type]
+        voxels = (header.dtype, header.num_channels)
+        return dataset.add_layer(self.name, self.category, *voxels, box)
 
 
 def _voxels(array: xr.DataArray, grid: Grid, volume: Volume) -> tuple[Any, BoundingBox]:

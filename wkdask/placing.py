@@ -64,16 +64,17 @@ class Grid:
         return x, y, z
 
 
-def grid_of(array: xr.DataArray) -> Grid:
+def grid_of(array: xr.DataArray, fine: Grid | None = None) -> Grid:
     """Return the grid on which an array lies, by the distance of its coordinates.
 
-    Where an axis has one position, or none, its factor is that of the attribute `mag`, or 1.
+    Where an axis has one position, or none, its factor is that of the attribute `mag`, or 1. The
+    voxel size is that of `fine`, the grid of mag 1, or else that of the attributes.
     """
-    attrs = array.attrs
-    size = attrs.get("voxel_size")
-    known = None if size is None else (float(size[0]), float(size[1]), float(size[2]))
-    fine = Grid(Mag(1), known, attrs.get("unit"))
-    said = Mag(attrs.get("mag", 1))
+    if fine is None:
+        size = array.attrs.get("voxel_size")
+        known = None if size is None else (float(size[0]), float(size[1]), float(size[2]))
+        fine = Grid(Mag(1), known, array.attrs.get("unit"))
+    said = Mag(array.attrs.get("mag", 1))
     factors = [_factor(array, dim, fine, said.factors[i]) for i, dim in enumerate(SPATIAL)]
     return Grid(Mag(factors), fine.voxel_size, fine.unit)
 
@@ -165,9 +166,17 @@ def _axis(array: xr.DataArray, dim: str) -> _Axis:
             f"the array has no coordinate {dim}, so nobody can say where it lies. Assign one, or "
             "use View.store with an offset."
         )
+    if array[dim].dims not in ((), (dim,)):
+        raise ArgumentError(
+            f"the coordinate {dim} lies along {array[dim].dims}, but must lie along {dim}: the array "
+            "holds points or planes aslant, which no box can be. Store boxes, each on its own."
+        )
     values = np.atleast_1d(array[dim].values)
-    if values.ndim != 1 or values.dtype.kind not in "iuf":
-        raise ArgumentError(f"the coordinate {dim} is {values.dtype}, but must be numbers.")
+    if values.dtype.kind not in "iuf" or not np.isfinite(values).all():
+        raise ArgumentError(
+            f"the coordinate {dim} = {_few(values)} is {values.dtype}, but must be finite numbers: "
+            "assign those of the target, as view.to_xarray() has them."
+        )
     if len(values) < 2:
         return _Axis(values[0].item() if len(values) else 0, None, len(values))
     even = np.linspace(values[0], values[-1], len(values))
@@ -241,5 +250,6 @@ def _rule(array: xr.DataArray, dim: str, scale: float) -> str:
 
 
 def _few(values: Any) -> str:
-    shown = ", ".join(f"{value:g}" for value in values[:5])
+    first = values[:5].tolist()
+    shown = ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in first)
     return f"{shown}, ..." if len(values) > 5 else shown
