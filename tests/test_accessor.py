@@ -138,7 +138,10 @@ OFF_GRID: list[tuple[Any, str]] = [
     (lambda a: a.isel(x=[1, 2, 4]), "not evenly spaced"),
     (lambda a: a.isel(x=[1, 1, 1]), "not evenly spaced"),
     (lambda a: a.drop_vars("x"), "no coordinate x"),
-    (lambda a: a.assign_coords(x=[f"{i}" for i in range(60)]), "x = 0, 1, 2.*must be finite numbers"),
+    (
+        lambda a: a.assign_coords(x=[f"{i}" for i in range(60)]),
+        "x = 0, 1, 2.*must be finite numbers",
+    ),
     (lambda a: a.pad(x=1), "x = nan, 20, 21.*must be finite numbers"),
     (lambda a: a.isel(x=("y", [1, 2, 3]), y=("y", [1, 2, 3])), r"x lies along \('y',\)"),
     (lambda a: a.isel(z=0).assign_coords(z=(("x", "y"), np.ones((60, 40)))), r"\('x', 'y'\)"),
@@ -489,7 +492,9 @@ def test_lengths_in_voxels_of_another_size(ds: wkdask.Dataset, snapshot: Any) ->
     assert snapshot(ds.path) == before
     view = lying.wkw.to_wkw(ds, name="truth", **SMALL)
     assert view.mag == wkdask.Mag(1)
-    np.testing.assert_array_equal(view.read(array.wkw.box.topleft, (60, 40, 30))[:, 1:], array[:, 1:])
+    np.testing.assert_array_equal(
+        view.read(array.wkw.box.topleft, (60, 40, 30))[:, 1:], array[:, 1:]
+    )
 
 
 def test_all_variables_are_written_or_none(ds: wkdask.Dataset, snapshot: Any) -> None:

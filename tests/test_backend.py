@@ -205,7 +205,8 @@ REFUSED: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("color", {"group": "3"}, NameLookupError, "no group /3.*/1, /2-2-1"),
     ("..", {}, MissingError, "is no dataset"),
     ("nowhere", {}, MissingError, "is no dataset"),
-    (".", {"drop_variables": ["color", "cells"]}, NameLookupError, "no mags"),
+    (".", {"drop_variables": ["color", "cells"]}, NameLookupError, "no layers left"),
+    ("color/1", {"drop_variables": "color"}, NameLookupError, "no layers left"),
 ]
 
 
@@ -351,6 +352,12 @@ EXACT: list[tuple[str, Change, Change, int]] = [
     ("nearest", lambda a: a.sel(x=25.4, method="nearest"), lambda v: v[:, 5], 40 * 30),
     ("twice", lambda a: a[:, 10:][:, ::3][:, :4], lambda v: v[:, 10:22:3], 4 * 40 * 30),
     ("nothing", lambda a: a[:, 5:5], lambda v: v[:, 5:5], 0),
+    (
+        "turned",
+        lambda a: a[:, 3:9].transpose("z", "c", "y", "x")[5, :, ::-3, 1:3].T,
+        lambda v: v[:, 3:9, :, 5].transpose(0, 2, 1)[:, ::-3, 1:3].T,
+        14 * 2,
+    ),
 ]
 # These are read like that without dask only: dask reads the chunks in which they lie.
 ROWS: list[tuple[str, Change, Change, int]] = [
@@ -375,12 +382,6 @@ ROWS: list[tuple[str, Change, Change, int]] = [
         lambda a: a.isel(x=("p", [1, 30]), y=("p", [0, 39])),
         lambda v: v[:, [1, 30], [0, 39]],
         2 * 30,
-    ),
-    (
-        "turned",
-        lambda a: a[:, 3:9].transpose("z", "c", "y", "x"),
-        lambda v: v[:, 3:9].transpose(3, 0, 2, 1),
-        6 * 40 * 30,
     ),
 ]  # fmt: skip
 

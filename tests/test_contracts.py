@@ -44,7 +44,17 @@ LAYERS: tuple[set[str], ...] = (
     {"view"},
     {"pyramid", "rewriting"},
     {"dataset"},
-    {"checking", "cli_options", "comparing", "copying", "demo", "display", "images", "lookup"},
+    {
+        "checking",
+        "cli_options",
+        "comparing",
+        "copying",
+        "demo",
+        "destination",
+        "display",
+        "images",
+        "lookup",
+    },
     {"accessor", "backend", "importing", "multiscales", "tiffs"},
     {"zarrs"},
     {"converting"},
@@ -107,7 +117,7 @@ KNOWN_BY = {
 # These may be named for type checkers as well.
 NAMED_BY = {
     "dask": {"labelled"},
-    "xarray": {"accessor", "dataset", "placing", "plotting", "view"},
+    "xarray": {"accessor", "dataset", "destination", "placing", "plotting", "view"},
 }
 
 

@@ -99,6 +99,7 @@ def test_what_was_selected_away_is_one_voxel(ds: wkdask.Dataset) -> None:
     for array in (ds["grey"].to_xarray(chunks=None), ds["grey"].to_xarray()):
         axes = array.sel(z=9).isel(c=0).wkw.plot()
         assert image(axes, "zy").shape == (40, 1)
+        assert axes["zy"].get_xticks().tolist() == [9], "numbers of a thin plane do not overlap"
         np.testing.assert_array_equal(image(axes, "xy"), array.sel(z=9)[0].T)
 
 
@@ -119,6 +120,7 @@ def test_limits(ds: wkdask.Dataset) -> None:
     low, high = (array.astype(float) / 7).wkw.plot()["xy"].images[0].get_clim()
     assert 0 <= low < 1
     assert 30 < high < 36
+    assert (array > 99).wkw.plot()["xy"].images[0].get_clim() == (0, 1)
 
 
 @pytest.mark.parametrize(
@@ -129,6 +131,7 @@ def test_limits(ds: wkdask.Dataset) -> None:
         (lambda a: a.expand_dims("t"), {}, "no others besides c"),
         (lambda a: a.drop_vars("y"), {}, "with coordinates"),
         (lambda a: a[:, :0], {}, "nothing to plot"),
+        (lambda a: a, {"channel": 1}, "channel is 1, but the array has 1"),
     ],
 )
 def test_what_can_not_be_drawn(ds: wkdask.Dataset, change: Any, at: Any, text: str) -> None:
@@ -178,4 +181,13 @@ def test_a_dataset_is_drawn_with_its_labels(ds: wkdask.Dataset) -> None:
     assert (over[..., 3] == np.where(ids == 0, 0, plotting.LABELS_OPACITY)).all()
     assert axes["xy"].images[0].get_extent() == axes["xy"].images[1].get_extent()
     assert len(opened[["ids"]].wkw.plot()["xy"].images) == 1
+    # Labels of a part: the same planes, and the view stays that of the grey values.
+    part = opened.ids.isel(x=slice(20, 60), z=slice(0, 20))
+    axes = opened.grey.wkw.plot(labels=part)
+    z = int(opened.z[len(opened.z) // 2])
+    over = np.asarray(axes["xy"].images[1].get_array())
+    np.testing.assert_array_equal(over[..., :3], colors_of(part.sel(z=z)[0].values.T))
+    assert axes["xy"].get_xlim() == (20, 80)
+    with pytest.raises(ArgumentError, match="labels count in nanometer"):
+        opened.grey.wkw.plot(labels=xr.open_dataset(ds.path, coords="physical").ids)
     assert len(opened[["grey"]].wkw.plot()["xy"].images) == 1

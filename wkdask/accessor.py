@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wkdask import labelled, plotting, storing
 from wkdask.arrays import VolumeArray, file_lengths
-from wkdask.dataset import Dataset, Layer, MagView, create
-from wkdask.errors import ArgumentError, BoundsError, DtypeError, ExistsError
+from wkdask.dataset import Dataset, Layer, MagView
+from wkdask.destination import Destination
+from wkdask.errors import ArgumentError, BoundsError
 from wkdask.geometry import BoundingBox, Mag, MagLike
 from wkdask.header import BlockType, VolumeHeader
 from wkdask.lookup import other_mag
 from wkdask.placing import SPATIAL, Grid, box_in, grid_of, is_physical, placed, voxels_of
-from wkdask.properties import FILE_NAME, LayerProperties
 from wkdask.reports import RunReport
 from wkdask.view import View
-from wkdask.volume import Volume, absolute
+from wkdask.volume import Volume
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -228,7 +226,7 @@ class ArrayAccessor(OnGrid):
         array = self._array
         edges = (block_edge, blocks_per_file_edge)
         header = VolumeHeader(str(array.dtype), array.sizes.get("c", 1), *edges, block_type)
-        place = _Place.of(target, array, name, category)
+        place = Destination.of(target, array, name, category)
         grid = place.grid(array)
         future = Volume(str(place.path / str(grid.mag)), header)
         data, box = _voxels(array, grid, future)
@@ -370,81 +368,6 @@ class DatasetAccessor(OnGrid):
         if not spatial:
             raise ArgumentError("the dataset has no variable with coordinates x, y and z.")
         yield from ((name, ArrayAccessor(array)) for name, array in spatial)
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a new mag goes."""
-
-    target: Path_ | Dataset | Layer
-    path: Path
-    """The directory of the layer."""
-    name: str
-    category: str
-
-    @classmethod
-    def of(
-        cls,
-        target: Path_ | Dataset | Layer,
-        array: xr.DataArray,
-        name: str | None,
-        category: str | None,
-    ) -> _Place:
-        if isinstance(target, Layer):
-            path = target.dataset.path / target.name
-            return cls(target, path, target.name, target.category)
-        if not isinstance(target, Dataset | str | os.PathLike):
-            raise ArgumentError(
-                f"target is a {type(target).__name__}, but must be a layer, a dataset or a path; "
-                "store() writes into a mag that is there."
-            )
-        name = str(array.name) if name is None and array.name is not None else name
-        if name is None:
-            raise ArgumentError("the array has no name; give one to its layer by name=.")
-        root = target.path if isinstance(target, Dataset) else Path(absolute(target))
-        kind = category or str(array.attrs.get("category", "color"))
-        return cls(target, root / name, name, kind)
-
-    def dataset(self) -> Dataset | None:
-        """Return the dataset, if there is one already."""
-        if isinstance(self.target, Layer):
-            return self.target.dataset
-        if isinstance(self.target, Dataset):
-            return self.target
-        root = self.path.parent
-        return Dataset(root) if (root / FILE_NAME).exists() else None
-
-    def grid(self, array: xr.DataArray) -> Grid:
-        """Return the grid of an array, by the voxel size of the dataset into which it goes."""
-        dataset = self.dataset()
-        fine = None if dataset is None else Grid(Mag(1), dataset.voxel_size, dataset.unit)
-        return grid_of(array, fine)
-
-    def check(self, grid: Grid, header: VolumeHeader, box: BoundingBox) -> None:
-        """Refuse what can't be made; a box in voxels of mag 1 will be written to it."""
-        voxels = (header.dtype, header.num_channels)
-        if isinstance(self.target, Layer):
-            if (self.target.dtype.name, self.target.num_channels) != voxels:
-                raise DtypeError(
-                    f"the array has {voxels[1]} channel(s) of {voxels[0]}, but the layer "
-                    f"{self.name!r} has {self.target.num_channels} of {self.target.dtype}."
-                )
-            return
-        LayerProperties(self.name, self.category, box, *voxels)
-        dataset = self.dataset()
-        if dataset is not None and self.name in dataset.layers:
-            raise ExistsError(f"{dataset.path} has a layer {self.name!r} already.")
-        grid.spacing_nm  # noqa: B018 - raises if no voxel size is known
-
-    def made(self, grid: Grid, header: VolumeHeader, box: BoundingBox) -> Layer:
-        """Return the layer, made if need be."""
-        if isinstance(self.target, Layer):
-            return self.target
-        dataset = self.dataset()
-        if dataset is None:
-            dataset = create(self.path.parent, grid.voxel_size, grid.unit)  # type: ignore[arg-type]
-        voxels = (header.dtype, header.num_channels)
-        return dataset.add_layer(self.name, self.category, *voxels, box)
 
 
 def _voxels(array: xr.DataArray, grid: Grid, volume: Volume) -> tuple[Any, BoundingBox]:

@@ -70,14 +70,20 @@ class VoxelVariable(xr.Variable):
 
     def transpose(self, *dim: Any, missing_dims: Any = "raise") -> Self:
         """Return the variable with its dimensions in another order; see `xarray.Variable`."""
-        handle = _lazy_handle(self._data)
+        data = self._data
+        handle = handle_of(data) if isinstance(data, da.Array) else _lazy_handle(data)
         if handle is None:
             return super().transpose(*dim, missing_dims=missing_dims)
         # A stand-in without voxels knows what `dim` means.
         shape = np.broadcast_to(np.uint8(0), self.shape)
         dims = xr.Variable(self.dims, shape).transpose(*dim, missing_dims=missing_dims).dims
-        turned = handle.transposed([self.dims.index(name) for name in dims])
-        lazy = indexing.LazilyIndexedArray(LazyVoxels(turned))
+        order = [self.dims.index(name) for name in dims]
+        turned = handle.transposed(order)
+        lazy = (
+            chunked(turned, tuple(data.chunks[at] for at in order))
+            if isinstance(data, da.Array)
+            else indexing.LazilyIndexedArray(LazyVoxels(turned))
+        )
         return type(self)(dims, lazy, self._attrs, self._encoding, fastpath=True)
 
     def chunk(  # type: ignore[override]

@@ -74,6 +74,11 @@ class Found:
         NameLookupError
             If there is none.
         """
+        if not self.mags:
+            raise NameLookupError(
+                f"{self.name!r} has no layers left to open. Give fewer names as drop_variables=; "
+                "layers without mags, or in other formats than WKW, are never opened."
+            )
         if mag is None:
             common = [m for m in self._all() if all(m in mags for mags in self.mags.values())]
             wanted = common[0] if common else None
@@ -81,7 +86,7 @@ class Found:
             wanted = Mag(mag)
         found = {name: mags[wanted]() for name, mags in self.mags.items() if wanted in mags}
         if not found:
-            has = "; ".join(f"{n}: {_listed(mags)}" for n, mags in self.mags.items()) or "no mags"
+            has = "; ".join(f"{n}: {_listed(mags)}" for n, mags in self.mags.items())
             problem = "no mag that all layers have" if mag is None else f"no mag {Mag(mag)}"
             raise NameLookupError(
                 f"{self.name!r} has {problem} ({has}). Give mag= one of these, leave layers out by "
@@ -101,7 +106,7 @@ def find(path: Path_, leave_out: Collection[str] = ()) -> Found:
     path
         A directory. Below a dataset, its labels are known; else only what the files say.
     leave_out
-        Layers that are not looked at.
+        Layers that are left out.
 
     Raises
     ------
@@ -110,9 +115,14 @@ def find(path: Path_, leave_out: Collection[str] = ()) -> Found:
     WkdaskError
         If something there can't be opened.
     """
-    directory = Path(absolute(path))
+    found = _found(Path(absolute(path)))
+    mags = {name: mags for name, mags in found.mags.items() if name not in leave_out}
+    return replace(found, mags=mags)
+
+
+def _found(directory: Path) -> Found:
     if (directory / FILE_NAME).is_file():
-        return _of_dataset(Dataset(directory), leave_out)
+        return _of_dataset(Dataset(directory))
     if (directory / HEADER_NAME).is_file():
         return _of_mag(directory)
     if layer := _layer_at(directory):
@@ -162,11 +172,11 @@ def other_mag(encoding: Any, mag: MagLike) -> MagView:
     return mags[Mag(mag)]()
 
 
-def _of_dataset(dataset: Dataset, leave_out: Collection[str]) -> Found:
+def _of_dataset(dataset: Dataset) -> Found:
     layers = [
         layer
         for layer in dataset.layers.values()
-        if layer.data_format == "wkw" and layer.name not in leave_out and layer.properties.mags
+        if layer.data_format == "wkw" and layer.properties.mags
     ]
     return Found({layer.name: _mags_of(layer) for layer in layers}, dataset.attrs, dataset.name, 2)
 

@@ -168,8 +168,8 @@ def _axis(array: xr.DataArray, dim: str) -> _Axis:
         )
     if array[dim].dims not in ((), (dim,)):
         raise ArgumentError(
-            f"the coordinate {dim} lies along {array[dim].dims}, but must lie along {dim}: the array "
-            "holds points or planes aslant, which no box can be. Store boxes, each on its own."
+            f"the coordinate {dim} lies along {array[dim].dims}, but must lie along {dim}: voxels "
+            "aslant are no box. Store boxes, each on its own."
         )
     values = np.atleast_1d(array[dim].values)
     if values.dtype.kind not in "iuf" or not np.isfinite(values).all():

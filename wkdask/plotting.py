@@ -23,6 +23,8 @@ PLANES = {"xy": ("x", "y"), "zy": ("z", "y"), "xz": ("x", "z")}
 MAX_PIXELS = 1024
 """Of each plane and axis; beyond that, voxels are left out and not read."""
 INCHES = 6.0
+LEAST_SHARE = 0.25
+"""Of the longest axis: the room, and the numbers more than one, that a shorter one gets."""
 LABELS_OPACITY = 90
 """Of 255, of ids that are drawn over grey values."""
 
@@ -37,14 +39,18 @@ def plot_planes(
 ) -> dict[str, Any]:
     """Draw the planes of an array through a point; see `wkw.plot`."""
     plt = _pyplot()
+    if channel not in range(array.sizes.get("c", 1)):
+        raise ArgumentError(f"channel is {channel}, but the array has {array.sizes.get('c', 1)}.")
     scene = _scene(array, at, channel)
+    over = None if labels is None else _scene_over(scene, labels, channel)
     planes = {name: scene.pixels(name) for name in PLANES}
     if array.attrs.get("category") == "segmentation":
         planes, look = {name: colors_of(ids) for name, ids in planes.items()}, {}
     else:
         look = {"cmap": "gray", **_limits(planes, vmin, vmax)}
-    across, down = scene.size("x"), scene.size("y")
-    deep = max(scene.size("z"), 0.15 * max(across, down))
+    sizes = [scene.size(dim) for dim in SPATIAL]
+    # However thin the array is, its planes get room for their numbers and titles.
+    across, down, deep = (max(size, LEAST_SHARE * max(sizes)) for size in sizes)
     scale = INCHES / max(across + deep, down + deep)
     figure = plt.figure(
         figsize=((across + deep) * scale + 1.5, (down + deep) * scale + 1.2), layout="constrained"
@@ -54,8 +60,7 @@ def plot_planes(
     axes = {name: figure.add_subplot(places[name]) for name in PLANES}
     for name, pixels in planes.items():
         scene.draw(axes[name], name, pixels, look)
-    if labels is not None:
-        over = _scene(labels, at, channel)
+    if over is not None:
         for name, ax in axes.items():
             over.draw_over(ax, name)
     scene.draw_bar(axes["xy"])
@@ -142,14 +147,19 @@ class _Scene:
         self.paint(ax, plane, pixels, look)
         for dim, line in ((right, ax.axvline), (down, ax.axhline)):
             line(self.place(dim), color="orange" if look else "white", linewidth=0.7, alpha=0.7)
+        for axis, dim in ((ax.xaxis, right), (ax.yaxis, down)):
+            if self.size(dim) < LEAST_SHARE * max(map(self.size, SPATIAL)):
+                axis.set_ticks([self.values(dim)[self.point[dim]]])
         ax.set_xlabel(self.title(right))
         ax.set_ylabel(self.title(down))
 
     def draw_over(self, ax: Any, plane: str) -> None:
         """Draw ids half transparent, and where there is none not at all."""
+        limits = ax.axis()
         ids = self.pixels(plane)
         opacity = np.where(ids == 0, 0, LABELS_OPACITY).astype(np.uint8)
         self.paint(ax, plane, np.dstack([colors_of(ids), opacity]), {})
+        ax.axis(limits)
 
     def paint(self, ax: Any, plane: str, pixels: NDArray[Any], look: dict[str, Any]) -> None:
         right, down = PLANES[plane]
@@ -167,7 +177,7 @@ class _Scene:
         return value if is_physical(self.volume, dim) else value + self.edge(dim) / 2
 
     def title(self, dim: str) -> str:
-        return f"{dim} ({self.volume[dim].attrs.get('units', 'voxels of mag 1')})"
+        return f"{dim} ({_counted(self.volume, dim)})"
 
     def draw_bar(self, ax: Any) -> None:
         """Draw a bar of a round length, if lengths are known."""
@@ -193,6 +203,23 @@ def _scene(array: xr.DataArray, at: Mapping[str, float], channel: int) -> _Scene
     for dim in SPATIAL:
         scene.point[dim] = _position(volume, dim, at.get(dim), scene.edge(dim))
     return scene
+
+
+def _scene_over(scene: _Scene, labels: xr.DataArray, channel: int) -> _Scene:
+    """Return the same planes of other voxels."""
+    counts, wanted = ({_counted(a, dim) for dim in SPATIAL} for a in (labels, scene.volume))
+    if counts != wanted:
+        raise ArgumentError(
+            f"labels count in {', '.join(counts)}, but the array in {', '.join(wanted)}: open both "
+            "with the same coords=."
+        )
+    return _scene(labels, {dim: scene.place(dim) for dim in SPATIAL}, channel)
+
+
+def _counted(array: xr.DataArray, dim: str) -> str:
+    """Return what a coordinate counts."""
+    known = array[dim].attrs if dim in array.coords else {}
+    return str(known.get("units", "voxels of mag 1"))
 
 
 def _volume(array: xr.DataArray, channel: int) -> xr.DataArray:
@@ -226,9 +253,12 @@ def _position(volume: xr.DataArray, dim: str, at: float | None, edge: float) -> 
 def _limits(
     planes: Mapping[str, NDArray[Any]], vmin: float | None, vmax: float | None
 ) -> dict[str, float]:
-    """Return what is black and white: the range of 8 bits, or else what most pixels span."""
+    """Return what is black and white: all of a byte or a bool, or else what most pixels span."""
     pixels = np.concatenate([plane.ravel() for plane in planes.values()])
-    low, high = (0, 255) if pixels.dtype == np.uint8 else np.nanpercentile(pixels, (0.5, 99.5))
+    if pixels.dtype in (np.bool_, np.uint8):
+        low, high = 0, np.iinfo(np.uint8).max if pixels.dtype == np.uint8 else 1
+    else:
+        low, high = np.nanpercentile(pixels, (0.5, 99.5))
     return {"vmin": low if vmin is None else vmin, "vmax": high if vmax is None else vmax}
 
 
