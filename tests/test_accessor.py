@@ -231,8 +231,9 @@ STORED: list[tuple[str, Change]] = [
 ]
 
 
-@pytest.mark.parametrize(("chunks", "coords"), [(None, "voxel"), ("file", "physical")])
-@pytest.mark.parametrize("mag", ["1", "4-4-2"])
+@pytest.mark.parametrize(
+    ("mag", "chunks", "coords"), [("1", None, "voxel"), ("4-4-2", "file", "physical")]
+)
 @pytest.mark.parametrize(("name", "select"), STORED)
 def test_stored_where_the_coordinates_say(
     ds: wkdask.Dataset, empty: wkdask.Layer, name: str, select: Change, mag: str, chunks: Any,
