@@ -229,6 +229,8 @@ class TestRefused:
             ({"executor": 3}, errors.ArgumentError, "executor"),
             ({"retries": -1}, errors.ArgumentError, "retries"),
             ({"resume": None}, errors.ArgumentError, "resume"),
+            ({"mags": "16"}, errors.ArgumentError, "list of mags"),
+            ({"mags": 2}, errors.ArgumentError, "list of mags"),
         ],
     )
     def test_arguments(
@@ -246,6 +248,19 @@ class TestRefused:
         before = snapshot(tmp_path)
         with pytest.raises(errors.ExistsError, match="mag 2 already"):
             layer.downsample(from_mag=1, mags=[2, 4])
+        with pytest.raises(errors.ExistsError, match="mag 2 already"):
+            layer.downsample(from_mag=1, mags=[2, 4], dry_run=True)
+        with pytest.raises(errors.ExistsError, match="no earlier run with resume=True"):
+            layer.downsample(from_mag=1, mags=[2, 4], resume=True)
+        assert snapshot(tmp_path) == before
+
+    def test_a_directory_that_holds_voxels(self, tmp_path: Path, snapshot: Any) -> None:
+        layer = new_layer(tmp_path / "a", random_voxels(size=(9, 9, 9)))
+        root = layer.dataset.path / "a"
+        shutil.copytree(root / "1", root / "4")
+        before = snapshot(tmp_path)
+        with pytest.raises(errors.ExistsError, match="holds voxels"):
+            layer.downsample(mags=[2, 4])
         assert snapshot(tmp_path) == before
 
     def test_no_mag_and_no_box(self, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,28 @@ class TestRechunk:
         with pytest.raises(errors.ArgumentError, match="block_edge"):
             dataset["color"][1].rechunk(block_edge=3)
         assert snapshot(dataset.path) == before
+
+    @pytest.mark.parametrize("can_exchange", [True, False])
+    def test_a_link_stays_one(
+        self, dataset: wkdask.Dataset, monkeypatch: pytest.MonkeyPatch, can_exchange: bool
+    ) -> None:
+        if not can_exchange:
+            monkeypatch.setattr(clib, "try_exchange", lambda *_: False)
+        view = dataset["color"][1]
+        before = everything(view)
+        link, home = Path(view.path), dataset.path / "elsewhere"
+        link.rename(home)
+        link.symlink_to(home)
+        assert wkdask.open(dataset.path)["color"][1].rechunk(8).ok
+        assert link.is_symlink()
+        assert np.array_equal(everything(wkdask.open(dataset.path)["color"][1]), before)
+        assert not list(dataset.path.rglob("*rechunked*"))
+
+    def test_what_a_killed_run_left_is_deleted(self, dataset: wkdask.Dataset) -> None:
+        view = dataset["color"][1]
+        shutil.copytree(view.path, f"{view.path}.0123.rechunked")
+        assert view.rechunk(8).ok
+        assert not list(dataset.path.rglob("*rechunked*"))
 
     def test_read_only(self, dataset: wkdask.Dataset, tmp_path: Path) -> None:
         said = dataset.path / "datasource-properties.json"

@@ -201,7 +201,9 @@ class Log:
                     voxels, size_bytes = outcome.value
                     self._voxels += voxels
                     self._size_bytes += size_bytes
-                bar.show(self._done + self._skipped + len(self._failures))
+                self._show(bar)
+            # What was skipped last, or all.
+            self._show(bar)
         report = self._report()
         if self._failures:
             errors = [failure.error for failure in report.failures]
@@ -209,6 +211,11 @@ class Log:
             group.report = report
             raise group
         return report
+
+    def _show(self, bar: Bar) -> None:
+        failed = len(self._failures)
+        done = self._done + self._skipped + failed
+        bar.show(done, skipped=self._skipped, failed=failed, voxels=self._voxels)
 
     def _note_failure(self, position: Any, error: Exception) -> None:
         index, box = self._grid.index(position), self._grid.chunk_box(position)

@@ -21,6 +21,7 @@ from wkdask.cli_options import (
 
 if TYPE_CHECKING:
     from wkdask.dataset import Dataset, Layer, MagView
+    from wkdask.planning import PyramidPlan
     from wkdask.reports import RunReport
 
 __all__: list[str] = []
@@ -147,9 +148,11 @@ def compress(
     with _running(scheduler, memory_limit) as executor:
         keys: dict[str, Any] = {"block_type": block_type, "executor": executor}
         keys |= {"retries": retries, "progress": shows_bar(progress, as_json)}
+        # All of them first: what can't be opened is told before anything is changed.
+        views = dict(_mags_of(path, layer_names, mags))
         reports = {
             name: view.rechunk(**edges, **keys) if is_rechunked else view.compress(**keys)
-            for name, view in _mags_of(path, layer_names, mags)
+            for name, view in views.items()
         }
         _tell(reports, as_json)
 
@@ -168,22 +171,16 @@ def _sample(
     **options: Any,
 ) -> None:
     with _running(scheduler, memory_limit) as executor:
-        told = {
-            layer.name: getattr(layer, verb)(
-                mags=mags or None,
-                executor=executor,
-                dry_run=dry_run,
-                progress=shows_bar(progress, as_json),
-                **options,
-            )
-            for layer in _layers_of(path, layer_names)
-        }
+        options |= {"mags": mags or None, "executor": executor}
+        # All plans first: what is wrong with one is told before anything is made.
+        plans = list(_plans(_layers_of(path, layer_names), verb, options))
         if not dry_run:
-            _tell(told, as_json)
+            options["progress"] = shows_bar(progress, as_json)
+            _tell({layer.name: getattr(layer, verb)(**options) for layer, _ in plans}, as_json)
         elif as_json:
-            click.echo(json.dumps([each.as_dict() for each in told.values()], indent=2))
-        else:
-            click.echo("\n\n".join(map(str, told.values())))
+            click.echo(json.dumps([plan.as_dict() for _, plan in plans], indent=2))
+        elif plans:
+            click.echo("\n\n".join(str(plan) for _, plan in plans))
 
 
 @contextmanager
@@ -216,11 +213,37 @@ def _fitting_jobs(memory_limit: str) -> int:
     return min(bytes_of(memory_limit, "--memory-limit") // TASK_BYTES, workers_of(None))
 
 
+def _plans(
+    layers: list[Layer], verb: str, options: dict[str, Any]
+) -> Iterator[tuple[Layer, PyramidPlan]]:
+    """Yield what will be made; layers of which all is there are skipped, unless mags were named."""
+    from wkdask.errors import NothingToDoError
+
+    for layer in layers:
+        try:
+            yield layer, getattr(layer, verb)(**options, dry_run=True)
+        except NothingToDoError as error:
+            if options["mags"] is not None:
+                raise
+            _skip(str(error))
+
+
+def _skip(reason: str) -> None:
+    click.echo(f"Skipped: {reason}", err=True)
+
+
 def _layers_of(path: str, names: tuple[str, ...]) -> list[Layer]:
+    """Return the layers of these names, or all those that are stored as WKW."""
     from wkdask.dataset import Dataset
 
     dataset: Dataset = Dataset(path)
-    return [dataset[name] for name in names or dataset.layers]
+    if names:
+        return [dataset[name] for name in dict.fromkeys(names)]
+    layers = list(dataset.layers.values())
+    for layer in layers:
+        if layer.data_format != "wkw":
+            _skip(f"layer {layer.name!r} is stored as {layer.data_format}.")
+    return [layer for layer in layers if layer.data_format == "wkw"]
 
 
 def _mags_of(
@@ -236,7 +259,11 @@ def _mags_of(
         return
     for layer in _layers_of(path, layer_names):
         for mag in mags or layer.mags:
-            yield f"{layer.name}/{mag}", layer[mag]
+            view = layer[mag]
+            if view.read_only and not layer_names and not mags:
+                _skip(f"mag {mag} of layer {layer.name!r} lies outside of the dataset.")
+            else:
+                yield f"{layer.name}/{mag}", view
 
 
 def _tell(reports: dict[str, RunReport], as_json: bool) -> None:

@@ -210,6 +210,7 @@ class _Search:
         self._pending: dict[_Item, None] = {}
         self._found: dict[_Item, Difference] = {}
         self._done = 0
+        self._skipped = 0
         self.voxels = 0
 
     def first(self, executor: Client | Executor | None, retries: int) -> Difference | None:
@@ -249,10 +250,15 @@ class _Search:
                 difference, voxels = outcome.value
                 self.voxels += voxels
                 self._done += 1
-                bar.show(self._done)
+                self._show(bar)
                 if difference is not None:
                     self._found[outcome.item] = difference
                     return
+        # What was skipped last, or all.
+        self._show(bar)
+
+    def _show(self, bar: Bar) -> None:
+        bar.show(self._done + self._skipped, skipped=self._skipped, voxels=self.voxels)
 
     def _noted(self, items: Iterable[_Item]) -> Iterator[_Item]:
         for item in items:
@@ -266,7 +272,7 @@ class _Search:
             for position in product(x, y, z):
                 box = pair.grid.chunk_box(position)
                 if pair.a.is_missing(box) and pair.b.is_missing(box):
-                    self._done += 1
+                    self._skipped += 1
                 else:
                     yield index, position
 

@@ -28,6 +28,7 @@ from wkdask.errors import (
     ExistsError,
     FormatError,
     NameLookupError,
+    NothingToDoError,
     PropertiesError,
     storage_error,
 )
@@ -38,7 +39,7 @@ from wkdask.planning import PyramidPlan
 from wkdask.properties import DatasetProperties, LayerProperties, MagProperties
 from wkdask.reports import RunReport
 from wkdask.view import View
-from wkdask.volume import HEADER_NAME, Volume, absolute
+from wkdask.volume import HEADER_NAME, JOURNALS_NAME, Volume, absolute
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -466,7 +467,9 @@ class Layer:
         ExistsError
             If a mag is there already.
         ArgumentError
-            If an argument can't be used, or there is nothing to make.
+            If an argument can't be used.
+        NothingToDoError
+            If there is nothing to make, or no voxels to make it from.
 
         Examples
         --------
@@ -501,9 +504,9 @@ class Layer:
             )
         else:
             chosen = ladder.given_mags(start, mags, coarser=True)
-        plan = self._plan(
-            start, chosen, pyramid.check_mode(mode, "down", self.category, force=force), block_type
-        )
+        mode = pyramid.check_mode(mode, "down", self.category, force=force)
+        self._check_new(chosen, resume=resume)
+        plan = self._plan(start, chosen, mode, block_type)
         run = Run(executor, retries=retries, progress=progress)
         return plan if dry_run else self._sample(plan, "down", run, resume=resume)
 
@@ -545,7 +548,7 @@ class Layer:
 
         Raises
         ------
-        ExistsError, ArgumentError
+        ExistsError, ArgumentError, NothingToDoError
             As `downsample`.
 
         Examples
@@ -567,6 +570,7 @@ class Layer:
         else:
             chosen = ladder.given_mags(start, mags, coarser=False)
         mode = pyramid.check_mode(mode, "up", self.category, force=force)
+        self._check_new(chosen, resume=resume)
         plan = self._plan(start, chosen, mode, block_type)
         run = Run(executor, retries=retries, progress=progress)
         return plan if dry_run else self._sample(plan, "up", run, resume=resume)
@@ -627,19 +631,19 @@ class Layer:
         if mag is not None:
             return self[mag].mag or Mag(mag)
         if not self._listed:
-            raise ArgumentError(
+            raise NothingToDoError(
                 f"layer {self.name!r} has no mag to begin with: add one, and write."
             )
         return choose(self._listed)
 
     def _plan(self, start: Mag, mags: list[Mag], mode: str, block_type: BlockType) -> PyramidPlan:
         if not mags:
-            raise ArgumentError(
+            raise NothingToDoError(
                 f"there is nothing to make from mag {start} of layer {self.name!r}. Name the mags, "
                 "or another one to end with."
             )
         if self.bounding_box.is_empty:
-            raise ArgumentError(
+            raise NothingToDoError(
                 f"layer {self.name!r} has an empty bounding_box: write to it, or set it."
             )
         return planning.plan_pyramid(
@@ -660,14 +664,13 @@ class Layer:
         """Make the mags of a plan, and list them when all are there."""
         self._dataset._refresh()
         new = [self._new_entry(planned.mag, plan.header) for planned in plan.mags]
-        if (there := sorted({entry.mag for entry in new} & set(self._listed))) and not resume:
-            raise ExistsError(
-                f"layer {self.name!r} has a mag {there[0]} already: choose other mags, or pass "
-                "resume=True to go on with an earlier run."
-            )
-        made = [entry for entry in new if self._prepare(entry, plan.header, resume=resume)]
-        views = [self[plan.source], *map(self._open, new)]
+        self._check_new((entry.mag for entry in new), resume=resume)
+        made: list[MagProperties] = []
         try:
+            for entry in new:
+                if self._prepare(entry, plan.header, resume=resume):
+                    made.append(entry)
+            views = [self[plan.source], *map(self._open, new)]
             report = pyramid.sample_mags(
                 [view._whole() for view in views],
                 plan.mode,
@@ -683,6 +686,17 @@ class Layer:
             raise
         self._change(lambda layer: reduce(LayerProperties.with_mag, new, layer))
         return report
+
+    def _check_new(self, mags: Iterable[Mag], *, resume: bool) -> None:
+        """Raise if a mag that is to be made is there, unless a run that can be resumed made it."""
+        for mag in mags:
+            is_resumable = resume and (self._default_path(mag) / JOURNALS_NAME).is_dir()
+            if mag in self._listed and not is_resumable:
+                raise ExistsError(
+                    f"layer {self.name!r} has a mag {mag} already"
+                    f"{', which no earlier run with resume=True has made' if resume else ''}: "
+                    "choose other mags."
+                )
 
     def _note_file_edge(self, mag: Mag, file_edge: int) -> None:
         """Let the JSON say of what edge the files of a mag are, if it says so at all."""

@@ -8,7 +8,8 @@ Python user would expect::
     │   ├── BoundsError      IndexError                   a box leaves the view
     │   ├── DtypeError       TypeError                    voxels of another dtype
     │   ├── AlignmentError                                two tasks would write one file or block
-    │   └── MemoryLimitError MemoryError                  chunks are too large for the workers
+    │   ├── MemoryLimitError MemoryError                  chunks are too large for the workers
+    │   └── NothingToDoError                              a layer has all mags, or no voxels
     ├── ReadOnlyError        AssertionError               a write through a read-only view
     ├── StateError           AssertionError               opened twice, closed while not open
     ├── MissingError         FileNotFoundError            a path that must exist does not
@@ -50,6 +51,7 @@ __all__ = [
     "MissingError",
     "MissingExtraError",
     "NameLookupError",
+    "NothingToDoError",
     "PropertiesError",
     "ReadOnlyError",
     "StateError",
@@ -83,6 +85,10 @@ class AlignmentError(ArgumentError):
 
 class MemoryLimitError(ArgumentError, MemoryError):
     """Chunks are too large for the workers; nothing was run."""
+
+
+class NothingToDoError(ArgumentError):
+    """A layer has the mags that it should get, or nothing to make them from."""
 
 
 class ReadOnlyError(WkdaskError, AssertionError):

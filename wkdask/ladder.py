@@ -142,6 +142,8 @@ def given_mags(start: Mag, mags: Iterable[MagLike], *, coarser: bool) -> list[Ma
     ArgumentError
         If one can't be made from the one before it, or is there twice.
     """
+    if isinstance(mags, str | Mag) or not isinstance(mags, Iterable):
+        raise ArgumentError(f"mags is {mags!r}, but must be a list of mags, such as [2, '4-4-2'].")
     ladder = sorted(map(Mag, mags), reverse=not coarser)
     if not ladder:
         raise ArgumentError("mags is empty: name at least one, or leave it out.")

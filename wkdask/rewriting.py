@@ -7,6 +7,7 @@ the same, or the whole directory by another one; whoever is interrupted leaves o
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import shutil
 import uuid
@@ -19,7 +20,6 @@ from numpy.typing import NDArray
 from wkdask import clib
 from wkdask.atomic import fsync_directory, naming, replacing
 from wkdask.chunkmap import Run
-from wkdask.errors import FormatError
 from wkdask.filewriter import is_zero
 from wkdask.filling import Step, fill_volumes
 from wkdask.geometry import BoundingBox, Vec3
@@ -30,6 +30,9 @@ from wkdask.reports import RunReport
 from wkdask.volume import HEADER_NAME, JOURNALS_NAME, Volume
 
 __all__ = ["Copying", "copy_voxels", "rechunk", "recompress"]
+
+# What a run that is killed leaves, beside the mag; the next one deletes it.
+_SUFFIX = ".rechunked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,14 +145,18 @@ def rechunk(volume: Volume, header: VolumeHeader, run: Run) -> RunReport:
     StorageError
         If the file system refuses; all stays as it was.
     """
-    temporary = f"{volume.path}.{uuid.uuid4().hex}.rechunked"
+    # A link stays one, and what it leads to is replaced.
+    path = os.path.realpath(volume.path)
+    for leftover in glob.glob(f"{glob.escape(path)}.*{_SUFFIX}"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary = f"{path}.{uuid.uuid4().hex}{_SUFFIX}"
     target = replace(Volume.create(temporary, header), options=volume.options)
     box = volume.box_on_disk()
     try:
         report = RunReport(0) if box.is_empty else copy_voxels(volume, target, box, run)
-        _keep_others(volume.path, temporary)
-        with naming(volume.path, "replacing"):
-            _exchange(temporary, volume.path)
+        _keep_others(path, temporary)
+        with naming(path, "replacing"):
+            _exchange(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -178,8 +185,6 @@ def _exchange(new: str, old: str) -> None:
     if clib.try_exchange(new, old):
         fsync_directory(os.path.dirname(old))
         return
-    if os.path.islink(old):
-        raise FormatError(f"{old} is a link, which can't be replaced here. Name the directory.")
     aside = f"{new}-old"
     os.rename(old, aside)
     try:

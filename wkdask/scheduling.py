@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from datetime import timedelta
 from functools import partial
 from pkgutil import resolve_name
 from typing import Any
@@ -221,12 +222,12 @@ class _ByScheduler(Executor):
 class Bar:
     """A bar in the terminal or in Jupyter, for work of which the amount is known."""
 
-    _WIDTH, _SECONDS = 40, 0.1
+    _WIDTH, _SECONDS = 20, 0.1
 
     def __init__(self, total: int, is_shown: bool) -> None:
         self._total, self._is_shown = total, is_shown
         self._start = self._next = time.perf_counter()
-        self._done = 0
+        self._done = self._skipped = self._failed = self._voxels = self._width = 0
 
     def __enter__(self) -> Bar:
         return self
@@ -236,24 +237,54 @@ class Bar:
             self._print()
             print(flush=True)  # noqa: T201
 
-    def show(self, done: int) -> None:
-        """Show that so much is done, unless it was shown a moment ago."""
-        self._done = done
+    def show(self, done: int, *, skipped: int = 0, failed: int = 0, voxels: int = 0) -> None:
+        """Show how far the work is, unless that was shown a moment ago.
+
+        Parameters
+        ----------
+        done
+            How much needs no more work, with what was skipped and what failed.
+        skipped
+            How much of it took no time, and says nothing of the time that is left.
+        failed
+            How much of it failed.
+        voxels
+            Voxels that were worked on so far.
+        """
+        self._done, self._skipped, self._failed, self._voxels = done, skipped, failed, voxels
         if self._is_shown and time.perf_counter() >= self._next:
             self._print()
             self._next = time.perf_counter() + self._SECONDS
 
     def _print(self) -> None:
-        share = self._done / max(1, self._total)
-        bar = "#" * int(share * self._WIDTH)
-        seconds = time.perf_counter() - self._start
-        rest = f", {seconds / share - seconds:.0f} s left" if 0 < share < 1 else ""
-        print(  # noqa: T201
-            f"\r[{bar:{self._WIDTH}}] | {share:4.0%} | {self._done:,} of {self._total:,} | "
-            f"{seconds:.1f} s{rest}    ",
-            end="",
-            flush=True,
-        )
+        line = self._line(max(time.perf_counter() - self._start, 1e-9))
+        # Blanks hide what is left of a longer line.
+        print(f"\r{line:{self._width}}", end="", flush=True)  # noqa: T201
+        self._width = len(line)
+
+    def _line(self, seconds: float) -> str:
+        share = self._done / self._total if self._total else 1.0
+        worked, left = self._done - self._skipped, self._total - self._done
+        parts = [
+            f"[{'#' * int(share * self._WIDTH):{self._WIDTH}}]",
+            f"{share:4.0%}",
+            f"{self._done:,} of {self._total:,}",
+        ]
+        if self._voxels:
+            rate = self._voxels / seconds / 1e6
+            parts.append(f"{rate:,.{0 if rate >= 10 else 1}f} MVx/s")
+        rest = f", {_duration(seconds * left / worked)} left" if worked and left > 0 else ""
+        parts.append(_duration(seconds) + rest)
+        if self._failed:
+            parts.append(f"{self._failed:,} failed")
+        return " | ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    """Return a time as `4.2 s` or `1:02:03`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return str(timedelta(seconds=round(seconds)))
 
 
 def refuse_query_planning() -> None:
