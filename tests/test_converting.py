@@ -65,6 +65,13 @@ class TestArrays:
         assert mag.layer.dataset.unit == "nanometer"
         assert (mag.layer.category, mag.bounding_box.topleft) == ("color", (0, 0, 0))
 
+    @pytest.mark.parametrize("wrap", [np.asarray, da.asarray])
+    def test_the_other_byte_order(self, tmp_path, wrap):
+        array = voxels_of((9, 8, 7), ">u2")
+        mag = into(wrap(array), tmp_path / "ds")
+        assert mag.dtype == "uint16"
+        np.testing.assert_array_equal(mag[0].compute(), array)
+
     @pytest.mark.parametrize(
         ("shape", "axes", "meant"),
         [
@@ -267,6 +274,7 @@ class TestErrors:
             ("a.npy", {"voxel_size": SIZE, "axes": "zy"}, ArgumentError, "has 3 axes"),
             ("a.npy", {"voxel_size": SIZE, "axes": "zzx"}, ArgumentError, "different letters"),
             ("a.npy", {"voxel_size": SIZE, "mags": [2]}, ArgumentError, "it has 1"),
+            ("a.npy", {"voxel_size": SIZE, "mags": "1"}, ArgumentError, "list of mags"),
             ("a.npy", {"voxel_size": SIZE, "category": "x"}, ArgumentError, "category is 'x'"),
             ("a.npy", {"voxel_size": SIZE, "layer_name": "a/b"}, ArgumentError, "layer name"),
             ("a.npy", {"voxel_size": SIZE, "offset": (-1, 0, 0)}, ArgumentError, "from 0 to"),

@@ -239,4 +239,14 @@ class TestCopy:
                 wkdask.copy(source, target)  # type: ignore[arg-type]
         with pytest.raises(errors.ExistsError, match="layer_name"):
             wkdask.copy(dataset["color"], dataset)
+        keys: dict[str, Any] = {"block_type": "zip"}
+        with pytest.raises(errors.ArgumentError, match="block_type"):
+            wkdask.copy(dataset, tmp_path / "c", **keys)
+        with pytest.raises(errors.ArgumentError, match="block_type"):
+            wkdask.copy(dataset["color"], dataset, layer_name="c", **keys)
+        header = dataset.path / "cells" / "1" / "header.wkw"
+        header.rename(header.with_name("gone"))
+        with pytest.raises(errors.MissingError, match=r"header\.wkw"):
+            wkdask.copy(dataset, tmp_path / "c")
+        header.with_name("gone").rename(header)
         assert snapshot(tmp_path) == before

@@ -170,10 +170,23 @@ class TestErrors:
             wkdask.convert(tmp_path / source, tmp_path / "ds", voxel_size=SIZE)
         assert not (tmp_path / "ds").exists()
 
-    def test_what_is_no_tiff(self, tmp_path):
-        (tmp_path / "a.tif").write_bytes(b"nonsense")
+    @pytest.mark.parametrize("data", [b"nonsense", b"II*", b"", b"II*\0\x08\0\0\0\xff"])
+    def test_what_is_no_tiff(self, tmp_path, data):
+        (tmp_path / "a.tif").write_bytes(data)
         with pytest.raises(FormatError, match="is no TIFF file"):
             tiffs.read(tmp_path / "a.tif")
+
+    def test_pages_that_break(self, tmp_path):
+        tifffile.imwrite(tmp_path / "a.tif", some(5, 9, 9), metadata=None)
+        data = bytearray((tmp_path / "a.tif").read_bytes())
+        first = int.from_bytes(data[4:8], "little")
+        # Where the next page should be told, after two bytes of a count and twelve per tag.
+        after = first + 2 + 12 * int.from_bytes(data[first : first + 2], "little")
+        data[after : after + 4] = len(data).to_bytes(4, "little")
+        data += b"\xff" * 64
+        (tmp_path / "a.tif").write_bytes(data)
+        with pytest.raises(FormatError, match=r"a\.tif"):
+            wkdask.convert(tmp_path / "a.tif", tmp_path / "ds", voxel_size=SIZE)
 
     def test_voxels_have_no_size(self, tmp_path):
         with pytest.raises(ArgumentError, match="how large a voxel is"):

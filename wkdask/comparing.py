@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from wkdask.chunking import ChunkGrid
 from wkdask.dataset import Dataset, Layer, MagView, open_mag
 from wkdask.errors import ArgumentError
-from wkdask.geometry import BoundingBox, Mag, MagLike, Vec3
+from wkdask.geometry import BoundingBox, Mag, MagLike, Vec3, mag_list
 from wkdask.grid import region_of
 from wkdask.properties import FILE_NAME
 from wkdask.scheduling import Bar, check_executor
@@ -155,7 +155,7 @@ def equal(
     """
     check_executor(executor)
     sides = _opened(a), _opened(b)
-    chosen = None if mags is None else [Mag(mag) for mag in mags]
+    chosen = None if mags is None else mag_list(mags)
     pairs: list[_Pair] = []
     for found in _walk(*sides, chosen):
         if isinstance(found, Difference):

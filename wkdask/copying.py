@@ -11,16 +11,15 @@ from collections.abc import Iterable
 from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from distributed import Client
 
 from wkdask import rewriting
 from wkdask.chunkmap import Run
-from wkdask.dataset import Dataset, Layer, create
+from wkdask.dataset import Dataset, Layer, MagView, create
 from wkdask.errors import ArgumentError, ExistsError
-from wkdask.geometry import Vec3
-from wkdask.header import BlockType
+from wkdask.geometry import Mag, Vec3
+from wkdask.header import BlockType, VolumeHeader
 from wkdask.properties import FILE_NAME
 from wkdask.reports import RunReport
 from wkdask.view import View
@@ -103,9 +102,9 @@ def _copy_dataset(
     source: Dataset, path: Path, block_type: BlockType | None, run: Run, resume: bool
 ) -> RunReport:
     for layer in source.layers.values():
-        layer._check_format()
+        _headers(layer, block_type)
     if (path / FILE_NAME).exists() and not resume:
-        raise ExistsError(f"{path} is a dataset already: choose another path.")
+        raise ExistsError(f"{path} is a dataset already: choose another path, or resume=True.")
     target = create(path, source.voxel_size, source.unit, exist_ok=resume)
     said = source._properties
     target._change(lambda found: replace(found, extra=said.extra, team=said.team))
@@ -118,7 +117,7 @@ def _copy_dataset(
 def _copy_layer(
     source: Layer, target: Dataset, name: str, block_type: BlockType | None, run: Run, resume: bool
 ) -> RunReport:
-    source._check_format()
+    headers = _headers(source, block_type)
     if target.voxel_size != source.dataset.voxel_size or target.unit != source.dataset.unit:
         raise ArgumentError(
             f"the voxels of {source!r} are {source.dataset.voxel_size} {source.dataset.unit}, but "
@@ -129,21 +128,31 @@ def _copy_layer(
         new = replace(source.properties, name=name, mags=())
         target._change(lambda found: found.with_layer(new))
     elif not resume:
-        raise ExistsError(f"{target.path} has a layer {name!r} already: pass layer_name.")
+        raise ExistsError(
+            f"{target.path} has a layer {name!r} already: pass layer_name, or resume=True."
+        )
     layer = target[name]
     return _total(
-        _copy_mag(source, layer, mag, block_type, run, resume)
-        for mag in source.mags
+        _copy_mag(source[mag], layer, header, run, resume)
+        for mag, header in headers.items()
         if mag not in layer._listed
     )
 
 
+def _headers(layer: Layer, block_type: BlockType | None) -> dict[Mag, VolumeHeader]:
+    """Return how the mags of a copy are stored; raise if one can't be opened."""
+    layer._check_format()
+    headers = {mag: view.volume.header for mag, view in layer.mags.items()}
+    if block_type is None:
+        return headers
+    return {mag: replace(header, block_type=block_type) for mag, header in headers.items()}
+
+
 def _copy_mag(
-    source: Layer, target: Layer, mag: Any, block_type: BlockType | None, run: Run, resume: bool
+    view: MagView, target: Layer, header: VolumeHeader, run: Run, resume: bool
 ) -> RunReport:
-    view = source[mag]
-    header = replace(view.volume.header, block_type=block_type or view.volume.header.block_type)
-    entry = target._new_entry(mag, header)
+    assert view.mag is not None
+    entry = target._new_entry(view.mag, header)
     target._prepare(entry, header, resume=resume)
     copied = target._open(entry)
     # All files, because voxels may lie outside of the layer's box.

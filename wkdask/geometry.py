@@ -21,6 +21,7 @@ __all__ = [
     "Vec3",
     "Vec3Like",
     "cubed",
+    "mag_list",
     "positive3",
     "vec3",
     "whole",
@@ -141,6 +142,19 @@ class Mag:
 
 
 MagLike = Mag | SupportsIndex | Vec3Like | str
+
+
+def mag_list(mags: Iterable[MagLike]) -> list[Mag]:
+    """Return several mags; a single one is refused, because the text `"16"` holds two more.
+
+    Raises
+    ------
+    ArgumentError
+        If it is no list, or something in it is no mag.
+    """
+    if isinstance(mags, str | Mag) or not isinstance(mags, Iterable):
+        raise ArgumentError(f"mags is {mags!r}, but must be a list of mags, such as [2, '4-4-2'].")
+    return [Mag(mag) for mag in mags]
 
 
 def _mag_factors(value: Any) -> Vec3:

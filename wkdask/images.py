@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from wkdask.chunking import Chunks
 from wkdask.dataset import Layer, MagView
 from wkdask.errors import ArgumentError, FormatError, WkdaskError, storage_error
-from wkdask.geometry import BoundingBox, Mag, MagLike, Vec3
+from wkdask.geometry import BoundingBox, Mag, MagLike, Vec3, mag_list
 from wkdask.grid import cut_axis, region_of
 from wkdask.view import View
 from wkdask.volume import absolute, as_voxels
@@ -211,7 +211,7 @@ class Image:
         """
         if mags is None:
             return self
-        wanted = {Mag(mag) for mag in mags}
+        wanted = set(mag_list(mags))
         has = [level.mag for level in self.levels]
         if lacking := sorted(wanted - set(has)):
             raise ArgumentError(
@@ -283,6 +283,7 @@ def of_array(array: Any, axes: str | None = None) -> Image:
     if "t" in axes:
         raise ArgumentError(f"axes are {axes!r}, but WKW has no time: give one time point.")
     arranged = _arranged(array, axes)
+    arranged = arranged.astype(arranged.dtype.newbyteorder("="), copy=False)
     if not isinstance(arranged, da.Array):
         arranged = da.from_array(arranged, chunks=-1)
     return Image((Level(Mag(1), (0, 0, 0), arranged),))

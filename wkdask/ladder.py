@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, get_args
 
 from wkdask.errors import ArgumentError
-from wkdask.geometry import BoundingBox, Mag, MagLike
+from wkdask.geometry import BoundingBox, Mag, MagLike, mag_list
 
 __all__ = [
     "SamplingMode",
@@ -142,9 +142,7 @@ def given_mags(start: Mag, mags: Iterable[MagLike], *, coarser: bool) -> list[Ma
     ArgumentError
         If one can't be made from the one before it, or is there twice.
     """
-    if isinstance(mags, str | Mag) or not isinstance(mags, Iterable):
-        raise ArgumentError(f"mags is {mags!r}, but must be a list of mags, such as [2, '4-4-2'].")
-    ladder = sorted(map(Mag, mags), reverse=not coarser)
+    ladder = sorted(mag_list(mags), reverse=not coarser)
     if not ladder:
         raise ArgumentError("mags is empty: name at least one, or leave it out.")
     for before, mag in zip([start, *ladder], ladder, strict=False):

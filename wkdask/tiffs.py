@@ -79,7 +79,7 @@ class TiffStack:
         c_step, z_step = self.page_steps
         in_page = range(cs[0], cs[-1] + 1) if not c_step else range(1)
         for at, c in enumerate(cs if c_step else (0,)):
-            page = file.series[0].pages[z * z_step + c * c_step]
+            page = _series(file, path).pages[z * z_step + c * c_step]
             frame = page.keyframe
             target = out[at : at + 1] if c_step else out
             channels = 1 if c_step else self.shape[0]
@@ -127,7 +127,7 @@ def read(path: str | os.PathLike[str]) -> Image:
     directory, names = _listed(absolute(path))
     first = os.path.join(directory, names[0])
     with _opened(first) as file:
-        series = file.series[0]
+        series = _series(file, first)
         axes, sizes, dtype = series.axes, series.shape, series.dtype
         if len(series.pages) == 1 and math.prod(series.pages[0].shape) != math.prod(sizes):
             raise FormatError(
@@ -228,6 +228,15 @@ def _segments(page: Any, xs: range, ys: range) -> Iterator[int]:
                 yield (plane * down + y) * across + x
 
 
+def _series(file: Any, path: str) -> Any:
+    """Return the pages that belong together, of which a file may have several sets."""
+    try:
+        return file.series[0]
+    except Exception as error:
+        # Whatever is made of broken bytes.
+        raise FormatError(f"{path} holds no images that can be read ({error!r}).") from None
+
+
 def _opened(path: str) -> Any:
     try:
         import tifffile
@@ -239,5 +248,6 @@ def _opened(path: str) -> Any:
         raise MissingError(f"{path} is gone.") from None
     except OSError as error:
         raise storage_error(error, path, "opening the slice") from None
-    except (tifffile.TiffFileError, ValueError) as error:
+    except Exception as error:
+        # Whatever is made of broken bytes.
         raise FormatError(f"{path} is no TIFF file ({error}).") from None
