@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import wkdask
 from wkdask import zarrs
 from wkdask.chunkmap import Run
-from wkdask.errors import ArgumentError, FormatError
+from wkdask.errors import ArgumentError, FormatError, WkdaskError
 from wkdask.geometry import BoundingBox, Mag
 from wkdask.header import DTYPES
 from wkdask.images import of_layer
@@ -390,6 +390,27 @@ class TestFromOthers:
         facts = {"scales": [(1, 1, 1), (2, 2, 2)]} | options
         path = write_ome(tmp_path / "x.zarr", [some(10, 10, 10), some(5, 5, 5)], **facts)
         with pytest.raises(error, match=words):
+            wkdask.convert(path, tmp_path / "ds")
+        assert not (tmp_path / "ds").exists()
+
+    @pytest.mark.parametrize(
+        ("attributes", "words"),
+        [
+            ({"ome": None}, "can't be understood"),
+            ({"ome": {"multiscales": [{"axes": [], "datasets": []}]}}, "must have x and y"),
+            ({"wkdask": 5}, "can't be understood"),
+            ({"wkdask": {"voxel_size": [8, 8]}}, "can't be understood"),
+            ({"wkdask": {"voxel_size": [0, 8, 8]}}, "can't be understood"),
+            ({"wkdask": {"bounding_box": {"size": [1, 1, 1]}}}, "can't be understood"),
+            ({"wkdask": {"largest_segment_id": "many"}}, "largest_segment_id"),
+        ],
+    )
+    def test_attributes_that_are_nonsense(self, tmp_path, attributes, words):
+        path = write_ome(tmp_path / "x.zarr", [some(5, 5, 5)], [(1, 1, 1)], version="0.5")
+        said = json.loads((path / "zarr.json").read_text())
+        said["attributes"] |= attributes
+        (path / "zarr.json").write_text(json.dumps(said))
+        with pytest.raises(WkdaskError, match=words):
             wkdask.convert(path, tmp_path / "ds")
         assert not (tmp_path / "ds").exists()
 

@@ -39,7 +39,10 @@ def check(image: Image, name: str, run: Run, blocks_per_file_edge: SupportsIndex
     header = VolumeHeader(
         dtype, finest.num_channels, blocks_per_file_edge=whole(blocks_per_file_edge, "blocks")
     )
-    LayerProperties(name, category, image.box, dtype, finest.num_channels)
+    LayerProperties(
+        name, category, image.box, dtype, finest.num_channels,
+        largest_segment_id=image.largest_segment_id,
+    )  # fmt: skip
     if category == "segmentation" and finest.dtype.kind not in "ui":
         raise ArgumentError(f"a segmentation holds whole numbers, but dtype is {dtype}.")
     if min(image.box.topleft) < 0 or max(image.box.bottomright) > 2**32:

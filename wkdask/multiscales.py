@@ -58,7 +58,7 @@ class Multiscales:
 
     def __init__(self, path: str, value: dict[str, Any]) -> None:
         self._path = path
-        self.name = value.get("name")
+        self.name = str(value.get("name") or "")
         axes = value.get("axes") or []
         self.axes = "".join(map(self._letter, axes))
         if "x" not in self.axes or "y" not in self.axes:

@@ -76,6 +76,16 @@ def read(
         If zarr is not installed.
     """
     path = absolute(path)
+    try:
+        return _read(path, axes, offset)
+    except WkdaskError:
+        raise
+    except (AttributeError, LookupError, TypeError, ValueError, ArithmeticError) as error:
+        # Attributes may hold anything.
+        raise FormatError(f"{path} has attributes that can't be understood ({error!r}).") from None
+
+
+def _read(path: str, axes: str | None, offset: Vec3Like | None) -> tuple[Image, ...]:
     found = _opened(path)
     if not hasattr(found, "members"):
         return (_array_image(path, found, axes, offset),)
@@ -127,12 +137,7 @@ def _array_image(path: str, array: Any, axes: str | None, offset: Vec3Like | Non
 def _ome_image(path: str, offset: Vec3Like | None) -> Image:
     group = _opened(path)
     described = _described(group.attrs)
-    try:
-        scales = Multiscales(path, described["multiscales"][0])
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, WkdaskError):
-            raise
-        raise FormatError(f"{path} has multiscales that can't be understood ({error!r}).") from None
+    scales = Multiscales(path, described["multiscales"][0])
     sources = [_file_array(os.path.join(path, p), _member(group, path, p), scales.axes)
                for p in scales.paths]  # fmt: skip
     known = dict(group.attrs).get(_OURS, {})
@@ -354,7 +359,7 @@ def _opened(path: str, mode: str = "r") -> Any:
         return zarr.open(path, mode=mode)
     except PermissionError as error:
         raise storage_error(error, path, "opening") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FormatError(f"{path} can't be opened as zarr ({error}).") from None
 
 
