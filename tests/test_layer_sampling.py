@@ -335,6 +335,15 @@ class TestFailures:
         assert report.done == 2
         np.testing.assert_array_equal(whole(layer, 2), steps(voxels, OFFSET, ["2"], "median")[0])
 
+    def test_a_run_that_is_over(self, tmp_path: Path) -> None:
+        layer = new_layer(tmp_path / "a", random_voxels(size=(9, 9, 9)))
+        assert layer.downsample(resume=True).done
+        again = layer.downsample(resume=True)
+        assert again.ok
+        assert again.chunks == 0
+        with pytest.raises(errors.NothingToDoError):
+            layer.downsample()
+
     def test_another_geometry_is_no_earlier_run(self, tmp_path: Path) -> None:
         layer = new_layer(tmp_path / "a", random_voxels(size=(9, 9, 9)))
         layer.downsample(mags=[2], resume=True)

@@ -421,7 +421,7 @@ class Layer:
         force: bool = False,
         dry_run: bool = False,
         progress: bool = False,
-    ) -> RunReport | PyramidPlan:
+    ) -> Any:
         """Make coarser mags, each from the one before it, as one run.
 
         A file is made as soon as the files under it are there. The mags are listed in the JSON when
@@ -504,6 +504,8 @@ class Layer:
             )
         else:
             chosen = ladder.given_mags(start, mags, coarser=True)
+        if resume and not chosen and from_mag is None:
+            return RunReport(0)  # a run that was resumed is over
         mode = pyramid.check_mode(mode, "down", self.category, force=force)
         self._check_new(chosen, resume=resume)
         plan = self._plan(start, chosen, mode, block_type)
@@ -525,7 +527,7 @@ class Layer:
         force: bool = False,
         dry_run: bool = False,
         progress: bool = False,
-    ) -> RunReport | PyramidPlan:
+    ) -> Any:
         """Make finer mags, each from the one before it, as one run.
 
         Parameters
@@ -569,6 +571,8 @@ class Layer:
             chosen = ladder.finer_mags(start, Mag(finest_mag), size, sampling_mode)
         else:
             chosen = ladder.given_mags(start, mags, coarser=False)
+        if resume and not chosen and from_mag is None:
+            return RunReport(0)
         mode = pyramid.check_mode(mode, "up", self.category, force=force)
         self._check_new(chosen, resume=resume)
         plan = self._plan(start, chosen, mode, block_type)
