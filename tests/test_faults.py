@@ -295,12 +295,15 @@ def test_a_chunk_that_kills_its_workers_is_named(job: Job, tmp_path: Path) -> No
 # --- clients that die ---------------------------------------------------------------------------
 
 CLIENT = """
+import signal
 import sys
 import time
 
 import wkdask
 from distributed import Client, LocalCluster
 
+# As in a terminal: what runs in the background inherits that Ctrl-C is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 path, address = sys.argv[1:]
 
 

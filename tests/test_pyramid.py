@@ -162,7 +162,12 @@ class TestNumPy:
         found = downsampled(layer, case.factors, case.mode, **case.header)
         expected = plainly(case.voxels, case.topleft, case.factors, case.mode)
         assert found.dtype == expected.dtype
-        np.testing.assert_array_equal(found, expected, err_msg=repr(case))
+        if case.mode == "mean" and expected.dtype.kind == "f":
+            # The order of the sum is nobody's business; its last bit depends on it.
+            error = np.finfo(expected.dtype).eps * np.abs(case.voxels).max()
+            np.testing.assert_allclose(found, expected, rtol=0, atol=error, err_msg=repr(case))
+        else:
+            np.testing.assert_array_equal(found, expected, err_msg=repr(case))
 
     @pytest.mark.parametrize("seed", range(50))
     def test_random_boxes(self, tmp_path, seed):
@@ -316,7 +321,12 @@ class TestWebknossos:
         found = downsampled(layer, case.factors, case.mode, **case.header)
         expected = theirs(path / f"theirs{seed}", case, [case.factors])
         assert found.dtype == expected.dtype
-        np.testing.assert_array_equal(found, expected, err_msg=repr(case))
+        if case.mode == "mean" and expected.dtype.kind == "f":
+            # The order of the sum is nobody's business; its last bit depends on it.
+            error = np.finfo(expected.dtype).eps * np.abs(case.voxels).max()
+            np.testing.assert_allclose(found, expected, rtol=0, atol=error, err_msg=repr(case))
+        else:
+            np.testing.assert_array_equal(found, expected, err_msg=repr(case))
 
     @pytest.mark.parametrize("seed", range(40))
     def test_random_boxes(self, tmp_path, theirs, seed):
