@@ -432,6 +432,8 @@ def _free_bytes(descriptor: int) -> int:
 
 
 def is_zero(voxels: Voxels) -> bool:
-    """Return whether every bit is zero."""
+    """Return whether every bit of an array `(c, x, y, z)` is zero."""
     # By bits: -0.0 is no zero, and NaN no reason for a warning.
-    return not voxels.view(f"u{voxels.itemsize}").any()
+    bits = voxels.view(f"u{voxels.itemsize}")
+    # Few first, because most arrays have another voxel soon.
+    return not (bits[:, ::17, ::19].any() or bits.any())

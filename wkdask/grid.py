@@ -13,7 +13,16 @@ from itertools import pairwise, product
 
 from wkdask.geometry import BoundingBox, Vec3
 
-__all__ = ["Overlap", "Region", "axis_overlaps", "box_of", "cut_axis", "overlaps", "region_of"]
+__all__ = [
+    "Overlap",
+    "Region",
+    "axis_overlaps",
+    "box_of",
+    "cut_axis",
+    "overlaps",
+    "region_of",
+    "slices_in",
+]
 
 Region = tuple[range, range, range]
 """Voxel positions wanted per axis `(x, y, z)`, each an ascending `range`."""
@@ -42,6 +51,19 @@ class Overlap:
 def region_of(box: BoundingBox) -> Region:
     """Return the region of every voxel of `box`."""
     x, y, z = (range(a, b) for a, b in zip(box.topleft, box.bottomright, strict=True))
+    return x, y, z
+
+
+def slices_in(part: BoundingBox, corner: Vec3) -> Slices:
+    """Return where a part lies in an array `(x, y, z)` whose first voxel is at a position.
+
+    Examples
+    --------
+    >>> slices_in(BoundingBox((5, 5, 5), (2, 1, 1)), (4, 5, 5))
+    (slice(1, 3, None), slice(0, 1, None), slice(0, 1, None))
+    """
+    starts = (at - first for at, first in zip(part.topleft, corner, strict=True))
+    x, y, z = (slice(at, at + size) for at, size in zip(starts, part.size, strict=True))
     return x, y, z
 
 

@@ -13,6 +13,7 @@ from wkdask.chunkmap import Run
 from wkdask.dataset import Dataset, Layer, MagView
 from wkdask.errors import ArgumentError, BoundsError, ExistsError
 from wkdask.geometry import BoundingBox, Mag, whole
+from wkdask.grid import slices_in
 from wkdask.header import VolumeHeader
 from wkdask.images import Image, Level
 from wkdask.properties import LayerProperties
@@ -153,9 +154,7 @@ def _fill_chunk(level: Level, chunk: tuple[View, int]) -> None:
             corner = [at // edge * edge for at in piece.topleft]
             unit = BoundingBox(corner, (edge,) * 3).intersected_with(box)
             voxels = level.read(unit)
-        starts = [a - b for a, b in zip(piece.topleft, unit.topleft, strict=True)]
-        slices = (slice(a, a + n) for a, n in zip(starts, piece.size, strict=True))
-        part: NDArray[Any] = voxels[(slice(None), *slices)]
+        part: NDArray[Any] = voxels[(slice(None), *slices_in(piece, unit.topleft))]
         return part
 
     volume.fill(box, produce, is_owner=True)

@@ -18,7 +18,7 @@ from wkdask import kernels
 from wkdask.chunking import ChunkGrid
 from wkdask.filewriter import is_zero
 from wkdask.geometry import BoundingBox, Vec3
-from wkdask.grid import region_of
+from wkdask.grid import region_of, slices_in
 from wkdask.volume import Volume
 
 __all__ = ["Downsampling", "Upsampling"]
@@ -27,7 +27,6 @@ Voxels = NDArray[Any]
 
 # Of the source, read at once: it shall stay in the processor's cache until the kernel has seen it.
 _SOURCE_BYTES = 2**24
-_PROBE = 4099  # every so many voxels are looked at before all of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +42,6 @@ class Downsampling:
     """Source voxels per target voxel, `(x, y, z)`."""
     mode: str
     """A name in `kernels.MODES`."""
-
-    @property
-    def peak_bytes(self) -> int:
-        """What one call takes in memory at most, beside what it returns."""
-        edge = self._edge()
-        return 2 * edge**3 * prod(self.factors) * self.source.header.voxel_bytes
 
     def __call__(self, box: BoundingBox) -> Voxels | None:
         """Return the voxels `(c, x, y, z)` of a box of the target; None if all are zero."""
@@ -87,11 +80,6 @@ class Upsampling:
     mode: str
     """A name in `kernels.UPSAMPLING_MODES`."""
 
-    @property
-    def peak_bytes(self) -> int:
-        """What one call takes in memory at most, beside what it returns."""
-        return 2 * _SOURCE_BYTES
-
     def __call__(self, box: BoundingBox) -> Voxels | None:
         """Return the voxels `(c, x, y, z)` of a box of the target; None if all are zero."""
         edge = 1
@@ -115,7 +103,7 @@ class Upsampling:
             return None
         fine = kernels.upsample(voxels, self.factors, self.mode)
         start = coarse.scaled_by(self.factors).topleft
-        return fine[(slice(None), *_slices(box, start))]
+        return fine[(slice(None), *slices_in(box, start))]
 
 
 def _assembled(source: Volume, box: BoundingBox, edge: int, piece_of: Any) -> Voxels | None:
@@ -130,7 +118,7 @@ def _assembled(source: Volume, box: BoundingBox, edge: int, piece_of: Any) -> Vo
         if out is None:
             shape = (source.header.num_channels, *box.size)
             out = np.zeros(shape, source.header.dtype, order="F")
-        out[(slice(None), *_slices(piece, box.topleft))] = voxels
+        out[(slice(None), *slices_in(piece, box.topleft))] = voxels
     return out
 
 
@@ -141,7 +129,7 @@ def _read(source: Volume, box: BoundingBox, inside: BoundingBox) -> Voxels | Non
         source.check_header()
         return None
     voxels = source.read(region_of(needed))
-    if _is_zero(voxels):
+    if is_zero(voxels):
         return None
     if needed == box:
         return voxels
@@ -173,14 +161,3 @@ def _mirrored(positions: NDArray[np.int64], low: int, high: int) -> NDArray[np.i
 def _grown(box: BoundingBox, halo: Vec3) -> BoundingBox:
     sizes = (size + 2 * around for size, around in zip(box.size, halo, strict=True))
     return BoundingBox((at - around for at, around in zip(box.topleft, halo, strict=True)), sizes)
-
-
-def _slices(part: BoundingBox, start: Vec3) -> tuple[slice, ...]:
-    """Return where a part lies in an array that begins at a position."""
-    places = (a - b for a, b in zip(part.topleft, start, strict=True))
-    return tuple(slice(a, a + n) for a, n in zip(places, part.size, strict=True))
-
-
-def _is_zero(voxels: Voxels) -> bool:
-    flat = voxels.ravel(order="K")
-    return is_zero(flat[::_PROBE]) and is_zero(flat)

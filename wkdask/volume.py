@@ -34,7 +34,7 @@ from wkdask.errors import (
 )
 from wkdask.filewriter import WriteOptions
 from wkdask.geometry import BoundingBox, Vec3
-from wkdask.grid import Overlap, Region, overlaps, region_of
+from wkdask.grid import Overlap, Region, overlaps, region_of, slices_in
 from wkdask.header import HEADER_BYTES, VolumeHeader
 from wkdask.wkwfile import WkwFile
 
@@ -202,7 +202,7 @@ class Volume:
             raise ArgumentError(f"voxels of shape {voxels.shape} do not fill the box {box}.")
         self._fill(
             box,
-            lambda part: voxels[(slice(None), *_slices(part, box))],
+            lambda part: voxels[(slice(None), *slices_in(part, box.topleft))],
             is_owner=False,
             is_made=True,
         )
@@ -469,14 +469,8 @@ def _merged(
     if old is not None:
         old.read_into(out, region_of(piece))
     if not common.is_empty:
-        out[(slice(None), *_slices(common, piece))] = 0 if voxels is None else voxels
+        out[(slice(None), *slices_in(common, piece.topleft))] = 0 if voxels is None else voxels
     return out
-
-
-def _slices(part: BoundingBox, whole: BoundingBox) -> tuple[slice, ...]:
-    """Return where a part lies in an array of the whole."""
-    starts = (a - b for a, b in zip(part.topleft, whole.topleft, strict=True))
-    return tuple(slice(a, a + n) for a, n in zip(starts, part.size, strict=True))
 
 
 def absolute(path: str | os.PathLike[str]) -> str:
