@@ -240,6 +240,8 @@ class TestShards:
             raise RuntimeError("lost")
 
         monkeypatch.setattr(zarrs, "_write_shard", fail)
+        # As when the process dies, and nobody is left to delete what it made.
+        monkeypatch.setattr(zarrs.shutil, "rmtree", lambda *_, **__: None)
         with pytest.raises(RuntimeError, match="lost"):
             wkdask.convert(furnished["em"], tmp_path / "x.zarr")
         with pytest.raises(FormatError, match="without an OME-Zarr image"):
@@ -470,3 +472,15 @@ def test_a_volume_that_is_larger_than_a_shard(tissue, tmp_path):
     path = wkdask.convert(layer, tmp_path / "x.zarr")
     assert math.prod(zarr.open_array(path / "0").shards) == 2 * 64**3
     assert wkdask.equal(layer, wkdask.convert(path, tmp_path / "back", **SMALL)["x"])
+
+
+@pytest.mark.parametrize("to", ["ome-zarr", "zarr"])
+@pytest.mark.parametrize("mag", ["1", "4-4-2"])
+def test_after_an_error_nothing_is_left(tissue, tmp_path, snapshot, to, mag):
+    layer = add_layer(tissue, "em")
+    next(Path(layer[mag].path).rglob("x*.wkw")).write_bytes(b"WKW")
+    before = snapshot(tmp_path)
+    options = {"mags": [mag]} if to == "zarr" else {}
+    with pytest.raises(FormatError, match=r"x\d+\.wkw"):
+        wkdask.convert(tissue, tmp_path / "out.zarr", to=to, **options)
+    assert snapshot(tmp_path) == before

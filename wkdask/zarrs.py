@@ -7,8 +7,10 @@ box, is in an attribute of our own, which is used as far as it agrees with the r
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -219,14 +221,10 @@ def write(images: Sequence[Image], path: str | os.PathLike[str], *, run: Run) ->
                 "mags that both have (--mag), or one layer by layer_name (--layer-name)."
             )
     root = _created(path)
-    _write_image(root, path, image, run)
-    if labels:
-        group = root.create_group("labels")
-        for each in labels:
-            name = str(each.name)
-            inside = os.path.join(path, "labels", name)
-            _write_image(group.create_group(name), inside, each, run, is_label=True)
-        group.attrs["ome"] = {"version": VERSION, "labels": [str(each.name) for each in labels]}
+    with _gone_on_failure(path):
+        _write_image(root, path, image, run)
+        if labels:
+            _write_labels(root.create_group("labels"), path, labels, run)
 
 
 def write_array(image: Image, path: str | os.PathLike[str], *, run: Run) -> None:
@@ -246,6 +244,14 @@ def write_array(image: Image, path: str | os.PathLike[str], *, run: Run) -> None
     path = _new(path)
     known = extras(image) | {"mag": str(level.mag), "corner": list(level.corner)}
     _write_level(path, level, run, {_OURS: known | {"name": image.name, "unit": image.unit}})
+
+
+def _write_labels(group: Any, path: str, labels: Sequence[Image], run: Run) -> None:
+    for each in labels:
+        name = str(each.name)
+        inside = os.path.join(path, "labels", name)
+        _write_image(group.create_group(name), inside, each, run, is_label=True)
+    group.attrs["ome"] = {"version": VERSION, "labels": [str(each.name) for each in labels]}
 
 
 def _write_image(group: Any, path: str, image: Image, run: Run, *, is_label: bool = False) -> None:
@@ -274,7 +280,18 @@ def _write_level(path: str, level: Level, run: Run, attributes: dict[str, Any]) 
     )
     grid = ChunkGrid(BoundingBox((0, 0, 0), level.box.size), shard)
     array = level.chunked(((channels,), *grid.chunks))
-    run_graph(_shard_graph(array, path, grid, run.tag), grid, run)
+    with _gone_on_failure(path):
+        run_graph(_shard_graph(array, path, grid, run.tag), grid, run)
+
+
+@contextlib.contextmanager
+def _gone_on_failure(path: str) -> Iterator[None]:
+    """Delete a directory that we have made, unless it gets all that belongs there."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
 
 
 def _shard(level: Level) -> Vec3:
