@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import wkdask
-from wkdask.volume import Volume
+from wkdask.storage.volume import Volume
 
 REAL_VOLUME = "WKDASK_TEST_VOLUME"
 

@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 
 import wkdask
-from wkdask.synthetic import Tissue
+from wkdask.testing import Tissue
 
 PAGE = Path(__file__).parents[1] / "docs" / "analysis.md"
 BOX = wkdask.BoundingBox((77, 41, 13), (140, 100, 60))

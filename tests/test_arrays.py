@@ -24,12 +24,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import wkdask
-from wkdask.arrays import VolumeArray, to_dask
+from wkdask.arrays.labelled import Labels, to_dataarray
+from wkdask.arrays.lazy import VolumeArray, to_dask
 from wkdask.errors import ArgumentError, MissingError, WkdaskError
 from wkdask.geometry import BoundingBox
-from wkdask.header import VolumeHeader
-from wkdask.labelled import Labels, to_dataarray
-from wkdask.volume import Volume
+from wkdask.storage.header import VolumeHeader
+from wkdask.storage.volume import Volume
 
 EDGE = 16  # of a file: 4 blocks of 4 voxels
 SIZE = (30, 25, 20)

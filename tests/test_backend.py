@@ -23,9 +23,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import wkdask
-from wkdask.backend import WkwBackendEntrypoint
 from wkdask.errors import ArgumentError, FormatError, MissingError, NameLookupError, PropertiesError
 from wkdask.geometry import BoundingBox
+from wkdask.xr.engine import WkwBackendEntrypoint
 
 BOX = BoundingBox((20, 40, 5), (60, 40, 30))
 MAGS = ("1", "2-2-1", "4-4-2")

@@ -1,4 +1,4 @@
-"""`wkdask.buffers`: memory is taken over by the next array, and never while one lives."""
+"""`wkdask.storage.buffers`: memory is taken over by the next array, and never while one lives."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wkdask import buffers
-from wkdask.buffers import SMALLEST_BYTES, new_array
 from wkdask.geometry import BoundingBox
-from wkdask.header import VolumeHeader
-from wkdask.volume import Volume
+from wkdask.storage import buffers
+from wkdask.storage.buffers import SMALLEST_BYTES, new_array
+from wkdask.storage.header import VolumeHeader
+from wkdask.storage.volume import Volume
 
 pytestmark = pytest.mark.skipif(buffers.KEPT_BYTES < 2**24, reason="keeps next to nothing here")
 

@@ -19,15 +19,15 @@ import pytest
 from click.testing import CliRunner
 
 import wkdask
-from wkdask import checking
-from wkdask.atomic import TEMPORARY_SUFFIX
-from wkdask.checking import CheckReport, Finding, as_json
-from wkdask.cli import main
+from wkdask.cli.main import main
+from wkdask.dataset import check as checking
+from wkdask.dataset.check import CheckReport, Finding, as_json
 from wkdask.errors import ArgumentError, MissingError, PropertiesError, StorageError
-from wkdask.filewriter import writing
 from wkdask.geometry import BoundingBox
-from wkdask.header import VolumeHeader
-from wkdask.volume import Volume
+from wkdask.storage.atomic import TEMPORARY_SUFFIX
+from wkdask.storage.header import VolumeHeader
+from wkdask.storage.volume import Volume
+from wkdask.storage.writer import writing
 
 JSON = "datasource-properties.json"
 BOX = BoundingBox((0, 0, 0), (16, 8, 8))
@@ -376,8 +376,8 @@ class TestOddities:
 
 WRITER = """
 import sys
-from wkdask import filewriter
-from wkdask.header import VolumeHeader
+from wkdask.storage import writer as filewriter
+from wkdask.storage.header import VolumeHeader
 
 with filewriter.writing(sys.argv[1], VolumeHeader("uint8", 1, 4, 2, "lz4")):
     print("writing", flush=True)

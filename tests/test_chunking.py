@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from wkdask.chunking import ChunkGrid, check_apart, chunk_grid, paired_grids
 from wkdask.errors import AlignmentError, ArgumentError
 from wkdask.geometry import BoundingBox, Vec3
-from wkdask.grid import overlaps, region_of
-from wkdask.header import BLOCK_TYPES, VolumeHeader
+from wkdask.grids import overlaps, region_of
+from wkdask.storage.header import BLOCK_TYPES, VolumeHeader
 
 starts = st.integers(-15, 15)
 lengths = st.integers(1, 12)
@@ -124,10 +124,10 @@ class TestCheckApart:
         header = VolumeHeader("uint8", block_edge=4, blocks_per_file_edge=2, block_type=block_type)
         grid = chunk_grid(box, (edge, 8, 8))
         if fine:
-            check_apart(grid, header)
+            check_apart(grid, header.write_edge, header.write_unit)
         else:
             with pytest.raises(AlignmentError):
-                check_apart(grid, header)
+                check_apart(grid, header.write_edge, header.write_unit)
 
     @pytest.mark.parametrize(
         ("edge", "block_type", "unit", "advice"),
@@ -139,8 +139,9 @@ class TestCheckApart:
     )
     def test_the_error_names_sizes_that_work(self, edge, block_type, unit, advice):
         header = VolumeHeader("uint8", blocks_per_file_edge=2, block_type=block_type)
+        grid = chunk_grid(line(0, 1000), (edge, 64, 64))
         with pytest.raises(AlignmentError) as caught:
-            check_apart(chunk_grid(line(0, 1000), (edge, 64, 64)), header)
+            check_apart(grid, header.write_edge, header.write_unit)
         text = str(caught.value)
         assert f"share a {unit}" in text
         assert f"({edge}, 64, 64)" in text
@@ -154,7 +155,7 @@ class TestCheckApart:
         touched = [cells_of(chunk, header.write_edge) for chunk in grid]
         shared = sum(map(len, touched)) != len(set().union(*touched))
         try:
-            check_apart(grid, header)
+            check_apart(grid, header.write_edge, header.write_unit)
         except AlignmentError:
             assert shared
         else:

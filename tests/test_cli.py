@@ -14,10 +14,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 import wkdask
-from wkdask.cli import main
+from wkdask.cli.main import main
 from wkdask.geometry import BoundingBox
-from wkdask.header import VolumeHeader
-from wkdask.volume import Volume
+from wkdask.storage.header import VolumeHeader
+from wkdask.storage.volume import Volume
 
 JSON = "datasource-properties.json"
 HEAVY = {"numpy", "dask", "distributed", "numba", "wkw", "xarray", "pandas", "lz4"}
@@ -66,7 +66,7 @@ class TestStart:
         [
             "import wkdask; wkdask.__version__; dir(wkdask)",
             "import wkdask; wkdask.errors.WkdaskError",
-            "import wkdask.cli",
+            "import wkdask.cli.main",
         ],
     )
     def test_import_is_light(self, code):
@@ -77,10 +77,12 @@ class TestStart:
 
     @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["demo", "--help"]])
     def test_help_is_light(self, arguments):
-        done = python("-X", "importtime", "-c", "from wkdask.cli import main; main()", *arguments)
+        done = python(
+            "-X", "importtime", "-c", "from wkdask.cli.main import main; main()", *arguments
+        )
         assert done.returncode == 0
         imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
-        assert "wkdask.cli" in imported
+        assert "wkdask.cli.main" in imported
         assert HEAVY & imported == set()
 
     def test_help_names_the_commands(self):
@@ -238,7 +240,7 @@ class TestInfo:
         ],
     )
     def test_bytes(self, count, text):
-        from wkdask.display import _bytes
+        from wkdask.dataset.describe import _bytes
 
         assert _bytes(count) == text
 
@@ -351,7 +353,7 @@ def test_errors_are_one_line(
 
 
 def test_errors_in_a_process_of_its_own(tmp_path):
-    done = python("-c", "from wkdask.cli import main; main()", "info", "nowhere", cwd=tmp_path)
+    done = python("-c", "from wkdask.cli.main import main; main()", "info", "nowhere", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("Error: ")
     assert "Traceback" not in done.stderr

@@ -11,10 +11,10 @@ import pytest
 from click.testing import CliRunner, Result
 from distributed import Client
 
-from wkdask import cli_options
-from wkdask.cli_options import Scheduler, errors_as_text, scheduler_options, shows_bar
+from wkdask.cli import options as cli_options
+from wkdask.cli.options import Scheduler, errors_as_text, scheduler_options, shows_bar
 from wkdask.errors import ClusterError, FormatError
-from wkdask.scheduling import active_client
+from wkdask.runtime.executors import active_client
 
 
 @click.command()

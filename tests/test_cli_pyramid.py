@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import wkdask
-from wkdask.cli import main
+from wkdask.cli.main import main
 from wkdask.geometry import BoundingBox
 
 BOX = BoundingBox((3, 5, 7), (20, 30, 40))

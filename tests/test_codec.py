@@ -1,4 +1,4 @@
-"""`wkdask.codec`: blocks of real files, with libwkw and lz4 as oracles."""
+"""`wkdask.storage.codec`: blocks of real files, with libwkw and lz4 as oracles."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import wkw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wkdask import codec
-from wkdask.codec import BlockPacker, block_at, morton_index
 from wkdask.errors import FormatError
-from wkdask.filewriter import WriteOptions, writing
-from wkdask.grid import Region
-from wkdask.header import BLOCK_TYPES, DTYPES, BlockType, VolumeHeader
-from wkdask.wkwfile import WkwFile
+from wkdask.grids import Region
+from wkdask.storage import codec
+from wkdask.storage.codec import BlockPacker, block_at, morton_index
+from wkdask.storage.header import BLOCK_TYPES, DTYPES, BlockType, VolumeHeader
+from wkdask.storage.reader import WkwFile
+from wkdask.storage.writer import WriteOptions, writing
 
 COMPRESSED = ("lz4", "lz4hc")
 

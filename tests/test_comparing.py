@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import wkdask
-from wkdask.cli import main
-from wkdask.cli_options import Scheduler
-from wkdask.comparing import Comparison, Difference, as_json
+from wkdask.cli.main import main
+from wkdask.cli.options import Scheduler
+from wkdask.dataset.compare import Comparison, Difference, as_json
 from wkdask.errors import ArgumentError, FormatError, MissingError, NameLookupError
 from wkdask.geometry import BoundingBox, Mag
-from wkdask.volume import Volume
+from wkdask.storage.volume import Volume
 
 BOX = BoundingBox((5, 3, 1), (60, 40, 20))
 SMALL = {"block_edge": 8, "blocks_per_file_edge": 2}
@@ -222,7 +222,7 @@ class TestLaziness:
         assert len(reads) == 2
 
     def test_files_are_read_in_pieces(self, tissue, reads, monkeypatch):
-        monkeypatch.setattr("wkdask.comparing._PIECE_BYTES", 4**3 * 8)
+        monkeypatch.setattr("wkdask.dataset.compare._PIECE_BYTES", 4**3 * 8)
         a, b = filled(tissue, "a", "float64"), filled(tissue, "b", "float64")
         assert wkdask.equal(a, b).voxels == math.prod(BOX.size)
         assert max(reads) == 4**3

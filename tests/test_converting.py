@@ -17,10 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import wkdask
-from wkdask import importing
-from wkdask.chunkmap import Run
-from wkdask.cli import main
-from wkdask.cli_options import Scheduler
+from wkdask.cli.main import main
+from wkdask.cli.options import Scheduler
 from wkdask.errors import (
     ArgumentError,
     ExistsError,
@@ -30,9 +28,11 @@ from wkdask.errors import (
     MissingExtraError,
     NameLookupError,
 )
+from wkdask.formats import wkw as importing
+from wkdask.formats.image import FileArray, Image, Level, of_array, of_layer
 from wkdask.geometry import BoundingBox, Mag
-from wkdask.header import DTYPES
-from wkdask.images import FileArray, Image, Level, of_array, of_layer
+from wkdask.runtime.run import Run
+from wkdask.storage.header import DTYPES
 
 SIZE = (8.0, 8.0, 30.0)
 
@@ -194,7 +194,7 @@ class TestStreaming:
 
     def test_large_files_are_read_in_parts(self, tissue, monkeypatch):
         monkeypatch.setattr(importing, "_READ_BYTES", 32**3)
-        monkeypatch.setattr("wkdask.filewriter._PIECE_BYTES", 16**3, raising=True)
+        monkeypatch.setattr("wkdask.storage.writer._PIECE_BYTES", 16**3, raising=True)
         image, counted = counted_image((100, 60, 40))
         layer = importing.add_image(tissue, image, "em", run=Run(), blocks_per_file_edge=4)
         assert len(list(layer[1].volume.files())) == 1
@@ -346,7 +346,7 @@ class TestErrors:
             wkdask.convert(voxels_of((5, 5, 5)), tmp_path / "ds", voxel_size=SIZE)
 
     def test_files_that_do_not_fit_into_memory(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("wkdask.memory.MEMORY_LIMIT", 2**25)
+        monkeypatch.setattr("wkdask.runtime.memory.MEMORY_LIMIT", 2**25)
         with pytest.raises(MemoryLimitError):
             into(voxels_of((9, 9, 9)), tmp_path / "ds")
         assert not (tmp_path / "ds").exists()

@@ -1,4 +1,4 @@
-"""`wkdask.dataset`: datasets, layers and mags; what is refused, and that nothing changes then."""
+"""`wkdask.dataset.dataset`: layers and mags; what is refused, and that nothing changes then."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 import wkdask
 from wkdask import errors
 from wkdask.geometry import BoundingBox, Mag
-from wkdask.header import BLOCK_TYPES, DTYPES, VolumeHeader
-from wkdask.volume import Volume
+from wkdask.storage.header import BLOCK_TYPES, DTYPES, VolumeHeader
+from wkdask.storage.volume import Volume
 
 JSON = "datasource-properties.json"
 BOX = BoundingBox((3, 5, 7), (20, 30, 40))
@@ -410,14 +410,14 @@ class TestWhatCanNotBeOpened:
             raise PermissionError(errno.EACCES, "Permission denied")
 
         path = color.add_mag(1, **SMALL).path
-        monkeypatch.setattr("wkdask.properties.open", refuse, raising=False)
+        monkeypatch.setattr("wkdask.dataset.properties.open", refuse, raising=False)
         with pytest.raises(errors.AccessError, match=JSON):
             wkdask.open(color.dataset.path)
-        monkeypatch.setattr("wkdask.volume.open", refuse, raising=False)
+        monkeypatch.setattr("wkdask.storage.volume.open", refuse, raising=False)
         with pytest.raises(errors.AccessError, match=r"header\.wkw"):
             wkdask.open_mag(path)
         monkeypatch.undo()
-        monkeypatch.setattr("wkdask.volume.os.scandir", refuse)
+        monkeypatch.setattr("wkdask.storage.volume.os.scandir", refuse)
         with pytest.raises(errors.AccessError, match="1"):
             wkdask.open_mag(path)
 
@@ -816,7 +816,7 @@ class TestCrash:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr("wkdask.properties.save", fail)
+            patch.setattr("wkdask.dataset.properties.save", fail)
             with pytest.raises(KeyboardInterrupt):
                 color.add_mag(2, **SMALL)
         return reopened(color)
@@ -847,7 +847,7 @@ class TestCrash:
         def fail(*_: object) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr("wkdask.properties.os.fsync", fail)
+        monkeypatch.setattr("wkdask.dataset.properties.os.fsync", fail)
         with pytest.raises(errors.StorageError, match="No space left"):
             tissue.add_layer("a", "color", "uint8")
         assert tissue.layers == {}

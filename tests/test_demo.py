@@ -16,8 +16,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 import wkdask
-from wkdask import demo
-from wkdask.cli import main
+from wkdask.cli import demo
+from wkdask.cli.main import main
 from wkdask.geometry import BoundingBox
 
 JSON = "datasource-properties.json"
@@ -30,7 +30,13 @@ def in_a_process(*arguments: Any, cwd: Path) -> subprocess.CompletedProcess[str]
     """Run the command as a user does, with worker processes of its own."""
     path = os.pathsep.join([ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.run(
-        [sys.executable, "-c", "from wkdask.cli import main; main()", "demo", *map(str, arguments)],
+        [
+            sys.executable,
+            "-c",
+            "from wkdask.cli.main import main; main()",
+            "demo",
+            *map(str, arguments),
+        ],
         capture_output=True,
         text=True,
         timeout=240,

@@ -402,7 +402,7 @@ def test_a_fresh_worker_takes_its_kernels_from_disk(layer: wkdask.Layer, client:
     """Whatever this machine has compiled before, a restarted worker compiles nothing."""
 
     def cache_use() -> tuple[int, int]:
-        from wkdask import blockwise
+        from wkdask.kernels import blockwise
 
         kept = [loop.stats for loop in vars(blockwise).values() if hasattr(loop, "stats")]
         hits, misses = (stats.cache_hits for stats in kept), (stats.cache_misses for stats in kept)

@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from pkgutil import iter_modules
+from pkgutil import walk_packages
 from types import ModuleType
 from typing import Any
 
@@ -20,11 +20,13 @@ import numpy as np
 import pytest
 
 import wkdask
-from wkdask.synthetic import Tissue
+from wkdask.testing import Tissue
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
-MODULES = sorted(f"wkdask.{module.name}" for module in iter_modules(wkdask.__path__))
+ALL_MODULES = sorted(module.name for module in walk_packages(wkdask.__path__, "wkdask."))
+# The front of a room is one docstring and has no `__all__`.
+MODULES = [name for name in ALL_MODULES if hasattr(import_module(name), "__all__")]
 
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 SHELL = re.compile(r"^```sh\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -131,7 +133,7 @@ def resolved(dotted: str) -> Any:
     """Return what `wkdask.a.b` names, or None."""
     value: Any = wkdask
     for part in dotted.split(".")[1:]:
-        if isinstance(value, ModuleType) and f"{value.__name__}.{part}" in MODULES:
+        if isinstance(value, ModuleType) and f"{value.__name__}.{part}" in ALL_MODULES:
             value = import_module(f"{value.__name__}.{part}")
         elif (value := getattr(value, part, None)) is None:
             return None
@@ -209,7 +211,7 @@ def test_dependencies_are_explained() -> None:
 
 @pytest.mark.slow
 def test_the_stand_in_has_the_layout_of_the_demo(demo_dataset: wkdask.Dataset) -> None:
-    from wkdask.demo import run_demo
+    from wkdask.cli.demo import run_demo
 
     assert run_demo(None, "made-by-demo", lambda line: None)
     made = wkdask.open("made-by-demo")

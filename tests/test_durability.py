@@ -26,12 +26,15 @@ import numpy as np
 import pytest
 import wkw
 
-from wkdask import atomic, filewriter, wkwfile
+import wkdask
 from wkdask.errors import FormatError, StorageError
 from wkdask.geometry import BoundingBox
-from wkdask.grid import region_of
-from wkdask.header import BLOCK_TYPES, VolumeHeader
-from wkdask.volume import Volume
+from wkdask.grids import region_of
+from wkdask.storage import atomic
+from wkdask.storage import reader as wkwfile
+from wkdask.storage import writer as filewriter
+from wkdask.storage.header import BLOCK_TYPES, VolumeHeader
+from wkdask.storage.volume import Volume
 
 Report = dict[str, Any]
 
@@ -54,7 +57,7 @@ MEMORY_BYTES = 2**27
 def run_alone(task: str, *arguments: Any, seconds: float = 340) -> Report:
     """Run a task of this file in a process of its own; return what it reports."""
     command = [sys.executable, __file__, task, *map(str, arguments)]
-    path = [str(Path(wkwfile.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    path = [str(Path(wkdask.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     done = subprocess.run(
         command,
         capture_output=True,

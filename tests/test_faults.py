@@ -29,8 +29,6 @@ import pytest
 from distributed import Client, LocalCluster
 
 import wkdask
-from wkdask.atomic import TEMPORARY_SUFFIX
-from wkdask.clusters import WINDOW
 from wkdask.errors import (
     BoundsError,
     ChunkErrors,
@@ -38,6 +36,8 @@ from wkdask.errors import (
     FormatError,
     WorkerLostError,
 )
+from wkdask.runtime.cluster import WINDOW
+from wkdask.storage.atomic import TEMPORARY_SUFFIX
 
 # Functions for workers are closures: what a module of tests defines they could not import.
 

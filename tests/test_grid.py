@@ -1,4 +1,4 @@
-"""`wkdask.grid`: regions cut at cells, compared with NumPy's indexing of one big array."""
+"""`wkdask.grids`: regions cut at cells, compared with NumPy's indexing of one big array."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wkdask.geometry import BoundingBox, Vec3
-from wkdask.grid import Overlap, Region, box_of, cut_axis, overlaps, region_of
+from wkdask.grids import Overlap, Region, box_of, cut_axis, overlaps, region_of
 
 EXTENT = (23, 19, 17)
 """Voxels of the big array; no multiple of any cell."""

@@ -1,4 +1,4 @@
-"""`wkdask.header`: round trips, every wrong byte, and the header that libwkw writes."""
+"""`wkdask.storage.header`: round trips, every wrong byte, and the header that libwkw writes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wkdask.errors import ArgumentError, FormatError
-from wkdask.header import BLOCK_TYPES, DTYPES, HEADER_BYTES, VolumeHeader
+from wkdask.storage.header import BLOCK_TYPES, DTYPES, HEADER_BYTES, VolumeHeader
 
 NUMBERS = {
     "uint8": 1,

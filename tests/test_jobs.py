@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import wkdask
 from wkdask.errors import ArgumentError
-from wkdask.jobs import job_name
+from wkdask.runtime.fingerprint import job_name
 
 MODULE = "user_code"
 
@@ -239,7 +239,7 @@ def test_same_in_every_process() -> None:
     """Nothing depends on the seed of hashes, nor on where things lie in memory."""
     source = """
 import functools, numpy, numba, threading
-from wkdask.jobs import job_name
+from wkdask.runtime.fingerprint import job_name
 TABLE = {"a": 1, "b": {"x", "y", "z"}}
 @functools.cache
 def cached(c): return c

@@ -17,12 +17,12 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 
 import wkdask
-from wkdask.cli import main
+from wkdask.cli.main import main
 from wkdask.errors import ArgumentError, ChunkErrors, MissingError, ReadOnlyError
 from wkdask.geometry import BoundingBox
-from wkdask.header import VolumeHeader
-from wkdask.journal import Journal
-from wkdask.volume import JOURNALS_NAME, Volume
+from wkdask.runtime.journal import Journal
+from wkdask.storage.header import VolumeHeader
+from wkdask.storage.volume import JOURNALS_NAME, Volume
 
 Vec3 = tuple[int, int, int]
 
@@ -273,7 +273,7 @@ class Runs:
             raise ValueError(f"no {index}")
         view.write(np.full(view.size, index + 1, np.uint8))
 
-    def run(self, **options: Any) -> tuple[list[int], wkdask.reports.RunReport]:
+    def run(self, **options: Any) -> tuple[list[int], wkdask.runtime.report.RunReport]:
         """Run over all chunks; return which were called, and the report."""
         self.calls.clear()
         options = {"resume": "named", "chunk_size": EDGE, **options}
@@ -441,7 +441,7 @@ class TestComputedNames:
             source, target, _ = chunk
             target.write(source.read()[:, ::2, ::2, ::2])
 
-        def run() -> wkdask.reports.RunReport:
+        def run() -> wkdask.runtime.report.RunReport:
             source = wkdask.open(runs.dataset.path)["color"][1]
             return source.for_zipped_chunks(copy, target, resume=True)
 
@@ -463,7 +463,7 @@ class TestStore:
         return Runs(tissue)
 
     @staticmethod
-    def counts(report: wkdask.reports.RunReport) -> tuple[int, int]:
+    def counts(report: wkdask.runtime.report.RunReport) -> tuple[int, int]:
         return report.done, report.skipped
 
     def test_lazy_arrays(self, runs: Runs) -> None:

@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from wkdask import blockwise, kernels
+from wkdask import kernels
 from wkdask.errors import ArgumentError, DtypeError
-from wkdask.kernels import DTYPES, MODES, UPSAMPLING_MODES, downsample, halo, upsample
+from wkdask.kernels import DTYPES, MODES, UPSAMPLING_MODES, blockwise, downsample, halo, upsample
 
 NAN = math.nan
 INF = math.inf
@@ -556,7 +556,7 @@ def test_one_compilation_per_dtype_whatever_the_layout() -> None:
 
 def test_nothing_is_compiled_before_it_is_used() -> None:
     code = (
-        "from wkdask import blockwise, kernels, weighted\n"
+        "from wkdask import kernels\nfrom wkdask.kernels import blockwise, weighted\n"
         "names = {**vars(blockwise), **vars(weighted)}\n"
         "loops = [loop for loop in names.values() if hasattr(loop, 'signatures')]\n"
         "assert len(loops) > 20\n"

@@ -1,4 +1,4 @@
-"""`wkdask.ladder`: which mags a pyramid has, with `webknossos` as the oracle."""
+"""`wkdask.pyramid.mags`: which mags a pyramid has, with `webknossos` as the oracle."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from wkdask.errors import ArgumentError
 from wkdask.geometry import BoundingBox, Mag
-from wkdask.ladder import (
+from wkdask.pyramid.mags import (
     check_sampling_mode,
     coarser_mags,
     default_coarsest,

@@ -16,11 +16,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import wkdask
-from wkdask import errors, filewriter, filling, kernels, sampling
-from wkdask.filling import Step, fill_volumes
+from wkdask import errors, kernels
 from wkdask.geometry import BoundingBox, Mag
-from wkdask.header import VolumeHeader
-from wkdask.volume import Volume
+from wkdask.pyramid import fill as filling
+from wkdask.pyramid import sampling
+from wkdask.pyramid.fill import Step, fill_volumes
+from wkdask.storage import writer as filewriter
+from wkdask.storage.header import VolumeHeader
+from wkdask.storage.volume import Volume
 
 Voxels = np.ndarray[Any, np.dtype[Any]]
 SMALL: dict[str, Any] = {"block_edge": 4, "blocks_per_file_edge": 2}

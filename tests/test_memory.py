@@ -22,11 +22,11 @@ import numpy as np
 import pytest
 
 import wkdask
-from wkdask import filewriter
 from wkdask.errors import ArgumentError, FormatError
 from wkdask.geometry import BoundingBox
-from wkdask.header import BLOCK_TYPES, VolumeHeader
-from wkdask.volume import Volume
+from wkdask.storage import writer as filewriter
+from wkdask.storage.header import BLOCK_TYPES, VolumeHeader
+from wkdask.storage.volume import Volume
 
 MIB = 2**20
 WRITE_BYTES = 384 * MIB

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import wkdask
-from wkdask import memory
 from wkdask.errors import MemoryLimitError
 from wkdask.geometry import BoundingBox
-from wkdask.scheduling import workers_of
+from wkdask.runtime import memory
+from wkdask.runtime.executors import workers_of
 
 MIB = 2**20
 GIB = 2**30

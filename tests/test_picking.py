@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wkdask import picking
+from wkdask.arrays import picking
+from wkdask.arrays.picking import pick
 from wkdask.geometry import BoundingBox
-from wkdask.header import VolumeHeader
-from wkdask.picking import pick
-from wkdask.volume import Volume
+from wkdask.storage.header import VolumeHeader
+from wkdask.storage.volume import Volume
 
 SHAPE = (2, 40, 30, 25)
 

@@ -12,9 +12,9 @@ import pytest
 import xarray as xr
 
 import wkdask
-from wkdask import plotting
 from wkdask.errors import ArgumentError, MissingExtraError
-from wkdask.plotting import colors_of
+from wkdask.xr import plot as plotting
+from wkdask.xr.plot import colors_of
 
 mpl.use("Agg")
 

@@ -1,4 +1,4 @@
-"""`wkdask.properties`: tables of good and bad files, round trips, and webknossos as the oracle."""
+"""`wkdask.dataset.properties`: good and bad files, round trips, webknossos as the oracle."""
 
 from __future__ import annotations
 
@@ -17,19 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wkdask import atomic
-from wkdask import properties as props
-from wkdask.errors import (
-    AccessError,
-    ArgumentError,
-    DirectoryError,
-    MissingError,
-    NameLookupError,
-    PropertiesError,
-    StorageError,
-)
-from wkdask.geometry import BoundingBox, Mag
-from wkdask.properties import (
+from wkdask.dataset import properties as props
+from wkdask.dataset.properties import (
     FILE_NAME,
     UNITS,
     DatasetProperties,
@@ -43,6 +32,17 @@ from wkdask.properties import (
     render,
     save,
 )
+from wkdask.errors import (
+    AccessError,
+    ArgumentError,
+    DirectoryError,
+    MissingError,
+    NameLookupError,
+    PropertiesError,
+    StorageError,
+)
+from wkdask.geometry import BoundingBox, Mag
+from wkdask.storage import atomic
 
 BOX = BoundingBox((0, 0, 0), (64, 64, 64))
 INTEGERS = tuple(f"{kind}{bits}" for kind in ("uint", "int") for bits in (8, 16, 32, 64))

@@ -1,4 +1,4 @@
-"""`wkdask.pyramid`: plain NumPy and webknossos as oracles, borders, refusals, what is written."""
+"""`wkdask.pyramid.resample`: NumPy and webknossos as oracles, borders, what is written."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import wkdask
-from wkdask import errors, kernels, sampling
+from wkdask import errors, kernels
+from wkdask.arrays.view import View
 from wkdask.geometry import BoundingBox, Mag
-from wkdask.header import BLOCK_TYPES, DTYPES, VolumeHeader
-from wkdask.view import View
-from wkdask.volume import Volume
+from wkdask.pyramid import sampling
+from wkdask.storage.header import BLOCK_TYPES, DTYPES, VolumeHeader
+from wkdask.storage.volume import Volume
 
 Vec3 = tuple[int, int, int]
 Voxels = np.ndarray[Any, np.dtype[Any]]

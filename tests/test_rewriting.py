@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 import wkdask
-from wkdask import clib, errors, rewriting
+from wkdask import errors
 from wkdask.geometry import BoundingBox
-from wkdask.wkwfile import WkwFile
+from wkdask.pyramid import rewrite as rewriting
+from wkdask.storage import intrinsics as clib
+from wkdask.storage.reader import WkwFile
 
 BOX = BoundingBox((3, 5, 2), (40, 20, 30))
 SMALL: dict[str, Any] = {"block_edge": 4, "blocks_per_file_edge": 2}

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from wkdask import scheduling
-from wkdask.scheduling import Bar
+from wkdask.runtime import executors as scheduling
+from wkdask.runtime.executors import Bar
 
 
 class Clock:

@@ -33,8 +33,8 @@ from wkdask.errors import (
     WkdaskError,
 )
 from wkdask.geometry import BoundingBox
-from wkdask.header import BLOCK_TYPES, VolumeHeader
-from wkdask.volume import Volume
+from wkdask.storage.header import BLOCK_TYPES, VolumeHeader
+from wkdask.storage.volume import Volume
 
 # Writing parts of files, without `store`, is how the tests set the scene.
 pytestmark = pytest.mark.filterwarnings("ignore:writing parts of compressed files:RuntimeWarning")

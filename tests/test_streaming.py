@@ -37,15 +37,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import wkdask
-from wkdask import streaming
-from wkdask.clusters import WINDOW, launch_calls, on_cluster
 from wkdask.errors import ArgumentError, ChunkErrors, ClusterError, WkdaskError, WorkerLostError
 from wkdask.geometry import BoundingBox
-from wkdask.header import VolumeHeader
-from wkdask.outcomes import WAITING, Items, Outcome
-from wkdask.pools import on_pool
-from wkdask.streaming import stream_blocks, stream_calls
-from wkdask.travelling import ByValue, Portable
+from wkdask.runtime import stream as streaming
+from wkdask.runtime.cluster import WINDOW, launch_calls, on_cluster
+from wkdask.runtime.items import WAITING, Items, Outcome
+from wkdask.runtime.pickling import ByValue, Portable
+from wkdask.runtime.pool import on_pool
+from wkdask.runtime.stream import stream_blocks, stream_calls
+from wkdask.storage.header import VolumeHeader
 
 THREADS = 3
 
@@ -288,7 +288,7 @@ class TestMissingModules:
         monkeypatch.delitem(sys.modules, "only_here")
         monkeypatch.setattr(sys, "path", sys.path[1:])
         streaming_again = cloudpickle.loads(travelling)  # does not fail
-        wkdask.travelling._loaded.cache_clear()
+        wkdask.runtime.pickling._loaded.cache_clear()
         with pytest.raises(ModuleNotFoundError, match="only_here"):
             streaming_again(3)
 

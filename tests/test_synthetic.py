@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wkdask import synthetic
-from wkdask.synthetic import Tissue
+from wkdask import testing as synthetic
+from wkdask.testing import Tissue
 
 ORIGIN = (0, 0, 0)
 FUNCTIONS = ["labels", "grey"]

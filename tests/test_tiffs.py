@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import wkdask
-from wkdask import tiffs
 from wkdask.errors import ArgumentError, FormatError, MissingError
+from wkdask.formats import tiff as tiffs
 from wkdask.geometry import BoundingBox
 
 tifffile = pytest.importorskip("tifffile")

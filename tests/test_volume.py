@@ -1,4 +1,4 @@
-"""`wkdask.volume`: many files, with libwkw as the oracle in both directions."""
+"""`wkdask.storage.volume`: many files, with libwkw as the oracle in both directions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ import wkw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wkdask import volume as volume_module
 from wkdask.errors import (
     AccessError,
     ArgumentError,
@@ -35,11 +34,12 @@ from wkdask.errors import (
     StorageError,
     WkdaskError,
 )
-from wkdask.filewriter import WriteOptions
 from wkdask.geometry import BoundingBox
-from wkdask.grid import Region, region_of
-from wkdask.header import BLOCK_TYPES, DTYPES, BlockType, VolumeHeader
-from wkdask.volume import HEADER_NAME, Volume
+from wkdask.grids import Region, region_of
+from wkdask.storage import volume as volume_module
+from wkdask.storage.header import BLOCK_TYPES, DTYPES, BlockType, VolumeHeader
+from wkdask.storage.volume import HEADER_NAME, Volume
+from wkdask.storage.writer import WriteOptions
 
 COMPRESSED = ("lz4", "lz4hc")
 EDGE = 8
@@ -862,7 +862,7 @@ WRITER = """
 import sys
 import numpy as np
 from wkdask.geometry import BoundingBox
-from wkdask.volume import Volume
+from wkdask.storage.volume import Volume
 
 volume, number = Volume.open(sys.argv[1]), int(sys.argv[2])
 for line in sys.stdin:
@@ -973,7 +973,10 @@ def test_other_processes_see_the_same_version(tmp_path: Path) -> None:
         volume.note_change()
         versions.append(volume.version())
     assert len(set(versions)) == 51
-    code = "import sys; from wkdask.volume import Volume; print(Volume.open(sys.argv[1]).version())"
+    code = (
+        "import sys; from wkdask.storage.volume import Volume\n"
+        "print(Volume.open(sys.argv[1]).version())"
+    )
     command = [sys.executable, "-c", code, volume.path]
     seen = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert seen.strip() == str(versions[-1])

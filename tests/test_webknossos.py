@@ -10,7 +10,7 @@ import pytest
 
 import wkdask
 from wkdask.geometry import BoundingBox, Mag
-from wkdask.header import BLOCK_TYPES, DTYPES
+from wkdask.storage.header import BLOCK_TYPES, DTYPES
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 unaligned = pytest.mark.filterwarnings("ignore:writing parts of compressed files:RuntimeWarning")

@@ -1,4 +1,4 @@
-"""`wkdask.wkwfile`: one file; damaged ones are errors, never zeros, and failures leave no trace."""
+"""`wkdask.storage.reader`: one file; damaged ones are errors, failures leave no trace."""
 
 from __future__ import annotations
 
@@ -23,8 +23,6 @@ import pytest
 import wkw
 
 import wkdask
-from wkdask import atomic, clib, codec, filewriter, wkwfile
-from wkdask.codec import morton_index
 from wkdask.errors import (
     AccessError,
     ArgumentError,
@@ -33,11 +31,16 @@ from wkdask.errors import (
     StorageError,
     WkdaskError,
 )
-from wkdask.filewriter import WriteOptions
 from wkdask.geometry import BoundingBox
-from wkdask.grid import Region, region_of
-from wkdask.header import BLOCK_TYPES, DTYPES, VolumeHeader
-from wkdask.wkwfile import WkwFile
+from wkdask.grids import Region, region_of
+from wkdask.storage import atomic, codec
+from wkdask.storage import intrinsics as clib
+from wkdask.storage import reader as wkwfile
+from wkdask.storage import writer as filewriter
+from wkdask.storage.codec import morton_index
+from wkdask.storage.header import BLOCK_TYPES, DTYPES, VolumeHeader
+from wkdask.storage.reader import WkwFile
+from wkdask.storage.writer import WriteOptions
 
 COMPRESSED = ("lz4", "lz4hc")
 EDGE = 8
@@ -1246,8 +1249,8 @@ WRITER = """
 import sys
 import time
 import numpy as np
-from wkdask import filewriter
-from wkdask.header import VolumeHeader
+from wkdask.storage import writer as filewriter
+from wkdask.storage.header import VolumeHeader
 
 header = VolumeHeader("uint8", 1, 4, 2, "lz4")
 with filewriter.writing(sys.argv[1], header) as file:

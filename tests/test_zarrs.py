@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import wkdask
-from wkdask import zarrs
-from wkdask.chunkmap import Run
+from wkdask.arrays.view import View
 from wkdask.errors import ArgumentError, FormatError, WkdaskError
+from wkdask.formats import ome_zarr as zarrs
+from wkdask.formats.image import of_layer
 from wkdask.geometry import BoundingBox, Mag
-from wkdask.header import DTYPES
-from wkdask.images import of_layer
-from wkdask.view import View
+from wkdask.runtime.run import Run
+from wkdask.storage.header import DTYPES
 
 zarr = pytest.importorskip("zarr")
 

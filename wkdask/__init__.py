@@ -33,35 +33,35 @@ __all__ = [
 
 _HOMES = {
     "BoundingBox": "geometry",
-    "Dataset": "dataset",
-    "Layer": "dataset",
+    "Dataset": "dataset.dataset",
+    "Layer": "dataset.dataset",
     "Mag": "geometry",
-    "MagView": "dataset",
-    "View": "view",
-    "check": "checking",
-    "clear_journals": "journal",
-    "convert": "converting",
-    "copy": "copying",
-    "create": "dataset",
-    "downsample": "pyramid",
-    "equal": "comparing",
-    "journals": "journal",
-    "open": "dataset",
-    "open_mag": "dataset",
-    "upsample": "pyramid",
+    "MagView": "dataset.dataset",
+    "View": "arrays.view",
+    "check": "dataset.check",
+    "clear_journals": "runtime.journal",
+    "convert": "formats.convert",
+    "copy": "dataset.copy",
+    "create": "dataset.dataset",
+    "downsample": "pyramid.resample",
+    "equal": "dataset.compare",
+    "journals": "runtime.journal",
+    "open": "dataset.dataset",
+    "open_mag": "dataset.dataset",
+    "upsample": "pyramid.resample",
 }
 
 if TYPE_CHECKING:
     from wkdask import errors
-    from wkdask.checking import check
-    from wkdask.comparing import equal
-    from wkdask.converting import convert
-    from wkdask.copying import copy
-    from wkdask.dataset import Dataset, Layer, MagView, create, open, open_mag  # noqa: A004
+    from wkdask.arrays.view import View
+    from wkdask.dataset.check import check
+    from wkdask.dataset.compare import equal
+    from wkdask.dataset.copy import copy
+    from wkdask.dataset.dataset import Dataset, Layer, MagView, create, open, open_mag  # noqa: A004
+    from wkdask.formats.convert import convert
     from wkdask.geometry import BoundingBox, Mag
-    from wkdask.journal import clear_journals, journals
-    from wkdask.pyramid import downsample, upsample
-    from wkdask.view import View
+    from wkdask.pyramid.resample import downsample, upsample
+    from wkdask.runtime.journal import clear_journals, journals
 
 
 def __getattr__(name: str) -> Any:

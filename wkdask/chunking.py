@@ -14,8 +14,7 @@ from itertools import product
 
 from wkdask.errors import AlignmentError, ArgumentError
 from wkdask.geometry import BoundingBox, Vec3, positive3
-from wkdask.grid import cut_axis
-from wkdask.header import VolumeHeader
+from wkdask.grids import cut_axis
 
 __all__ = ["ChunkGrid", "Chunks", "check_apart", "chunk_grid", "paired_grids"]
 
@@ -91,18 +90,16 @@ def chunk_grid(box: BoundingBox, chunk_size: Vec3) -> ChunkGrid:
     return ChunkGrid(box, positive3(chunk_size, "chunk_size"))
 
 
-def check_apart(grid: ChunkGrid, header: VolumeHeader) -> None:
-    """Raise if two chunks would write one file (compressed) or one block (raw).
+def check_apart(grid: ChunkGrid, edge: int, unit: str) -> None:
+    """Raise if two chunks would write one `unit`, a cube of `edge` voxels.
 
     Raises
     ------
     AlignmentError
         With the nearest chunk sizes that are safe.
     """
-    edge = header.write_edge
     if all(border % edge == 0 for axis in grid.borders for border in axis):
         return
-    unit = "file" if header.is_compressed else "block"
     raise AlignmentError(
         f"chunk_size is {grid.chunk_size}, but chunks of a writable view must not share a {unit} "
         f"(edge {edge}), because two tasks would overwrite each other. Use "

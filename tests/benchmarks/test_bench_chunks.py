@@ -18,7 +18,7 @@ import dask
 import pytest
 
 import wkdask
-from wkdask.header import VolumeHeader
+from wkdask.storage.header import VolumeHeader
 
 pytest.importorskip("pytest_benchmark")
 

@@ -25,10 +25,10 @@ import wkw
 
 import wkdask
 from wkdask.geometry import BoundingBox
-from wkdask.grid import region_of
-from wkdask.header import BlockType, VolumeHeader
-from wkdask.synthetic import Tissue
-from wkdask.volume import Volume
+from wkdask.grids import region_of
+from wkdask.storage.header import BlockType, VolumeHeader
+from wkdask.storage.volume import Volume
+from wkdask.testing import Tissue
 
 pytest.importorskip("pytest_benchmark")
 
@@ -243,7 +243,7 @@ def test_sizes(scene: Scene) -> None:
 FIRST_READ = {
     "wkdask": """
 import sys, time
-from wkdask.volume import Volume
+from wkdask.storage.volume import Volume
 start = time.perf_counter()
 Volume.open(sys.argv[1]).read((range(40), range(40), range(40)))
 print(time.perf_counter() - start)

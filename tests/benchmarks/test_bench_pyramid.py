@@ -26,10 +26,10 @@ import numpy as np
 import pytest
 
 import wkdask
-from wkdask import codec
 from wkdask.geometry import BoundingBox, Mag
-from wkdask.sampling import Downsampling
-from wkdask.synthetic import Tissue
+from wkdask.pyramid.sampling import Downsampling
+from wkdask.storage import codec
+from wkdask.testing import Tissue
 
 Voxels = np.ndarray[Any, Any]
 

@@ -1,0 +1,1 @@
+"""Volumes as lazy arrays: dask, xarray variables, stores, and the class `View`."""

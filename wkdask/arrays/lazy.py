@@ -1,0 +1,307 @@
+"""Volumes as lazy dask arrays; it knows no views.
+
+A lazy array is one graph layer over a handle: path, header and region, a few hundred bytes and
+never an open file. Which voxels a slice needs is decided by `VolumeArray`, which reads just those.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakValueDictionary
+
+import dask
+import dask.array as da
+import numpy as np
+from dask.blockwise import Blockwise
+from numpy.typing import NDArray
+
+from wkdask.chunking import Chunks
+from wkdask.errors import ArgumentError
+from wkdask.geometry import BoundingBox
+from wkdask.grids import axis_overlaps, cut_axis, region_of
+from wkdask.runtime.executors import refuse_query_planning
+from wkdask.storage.volume import Volume
+
+__all__ = [
+    "VolumeArray",
+    "chunked",
+    "file_lengths",
+    "handle_of",
+    "narrowed",
+    "part_of",
+    "to_dask",
+]
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
+class VolumeArray:
+    """A region of a volume that is indexed like an array and reads what the index asks for.
+
+    Indices are those of basic NumPy indexing: integers, slices with any step, `...` and None.
+
+    Examples
+    --------
+    >>> volume = Volume.create("tissue/1", VolumeHeader("uint8", block_edge=8))
+    >>> array = VolumeArray.of_box(volume, BoundingBox((5, 5, 5), (100, 100, 100)))
+    >>> array.narrowed(np.s_[0, ..., ::-25]).shape
+    (100, 100, 4)
+    >>> array[0, 10:20, ::-25, -1].shape
+    (10, 4)
+    """
+
+    volume: Volume
+    positions: tuple[range, range, range, range]
+    """The channels and the voxels, in absolute positions, `(c, x, y, z)`; any step."""
+    axes: tuple[int, ...] = (0, 1, 2, 3)
+    """Which of the four are axes, in this order; the others have one position and are dropped."""
+
+    @classmethod
+    def of_box(cls, volume: Volume, box: BoundingBox) -> VolumeArray:
+        """Return the array `(c, x, y, z)` of a box in absolute positions."""
+        return cls(volume, (range(volume.header.num_channels), *region_of(box)))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Positions per axis."""
+        return tuple(len(self.positions[axis]) for axis in self.axes)
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes, at most 4."""
+        return len(self.axes)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of one channel."""
+        return np.dtype(self.volume.header.dtype)
+
+    def narrowed(self, index: Any) -> VolumeArray:
+        """Return the array of what a basic index asks for, Nones aside; nothing is read."""
+        positions, axes = list(self.positions), []
+        parts = (part for part in _full_index(index, self.ndim) if part is not None)
+        for axis, part in zip(self.axes, parts, strict=True):
+            positions[axis] = _chosen(part, positions[axis])
+            if isinstance(part, slice):
+                axes.append(axis)
+        c, x, y, z = positions
+        return VolumeArray(self.volume, (c, x, y, z), tuple(axes))
+
+    def transposed(self, order: Sequence[int]) -> VolumeArray:
+        """Return the array with its axes in another order; nothing is read."""
+        return VolumeArray(self.volume, self.positions, tuple(self.axes[at] for at in order))
+
+    def read(self) -> NDArray[Any]:
+        """Read it all."""
+        c, x, y, z = self.positions
+        voxels = self.volume.read((_ascending(x), _ascending(y), _ascending(z)))
+        turned = (slice(None, None, 1 if axis.step > 0 else -1) for axis in (x, y, z))
+        part: NDArray[Any] = voxels[(_as_slice(c), *turned)]
+        dropped = tuple(axis for axis in range(4) if axis not in self.axes)
+        return part.squeeze(dropped).transpose(np.argsort(np.argsort(self.axes)))
+
+    def __getitem__(self, index: Any) -> NDArray[Any]:
+        part: NDArray[Any] = self.narrowed(index).read()[_new_axes(index, self.ndim)]
+        return part
+
+
+# The handles of arrays by their names, for as long as their graphs hold them.
+_HANDLES: WeakValueDictionary[str, VolumeArray] = WeakValueDictionary()
+
+
+def to_dask(volume: Volume, box: BoundingBox, chunks: Any = "file") -> da.Array:
+    """Return a lazy array `(c, x, y, z)` of a box; nothing is read yet.
+
+    Parameters
+    ----------
+    volume
+        Where the voxels lie.
+    box
+        Which voxels, in absolute positions.
+    chunks
+        `"file"`, `"auto"`, an edge length, three of them `(x, y, z)` or four `(c, x, y, z)`, where
+        -1 spans the axis and a tuple gives the chunks of an axis one by one. Edge lengths cut on
+        absolute multiples, so that chunks lie within files wherever the view begins.
+
+    Raises
+    ------
+    ArgumentError
+        If `chunks` is none of these.
+    MissingError
+        If the directory is gone.
+    """
+    handle = VolumeArray.of_box(volume, box)
+    return chunked(handle, _chunk_lengths(handle, chunks))
+
+
+def part_of(volume: Volume, box: BoundingBox, index: Any) -> da.Array:
+    """Return a lazy part of a box, by an index into the array `(c, x, y, z)` of its voxels.
+
+    Integers, slices, `...` and None choose voxels before dask sees them, so that whatever follows,
+    no others are read. Left to itself, dask reads whole chunks for negative steps and most chains
+    of slices. Other indices are left to it.
+    """
+    if not _is_basic(index):
+        return to_dask(volume, box)[index]
+    handle = VolumeArray.of_box(volume, box).narrowed(index)
+    return chunked(handle, file_lengths(handle))[_new_axes(index, 4)]
+
+
+def chunked(handle: VolumeArray, lengths: Chunks) -> da.Array:
+    """Return a handle as a lazy array with chunks of the given lengths per axis."""
+    refuse_query_planning()
+    volume = handle.volume
+    lengths = tuple(map(tuple, lengths))
+    # The version makes the name new after every change, so that dask never returns older data.
+    token = dask.base.tokenize(
+        volume.path, volume.header, handle.positions, handle.axes, lengths, volume.version()
+    )
+    name = f"wkdask-{volume.key}-{token}"
+    _HANDLES[name] = handle
+    return da.from_array(
+        handle,
+        chunks=lengths,
+        name=name,
+        lock=False,
+        asarray=False,
+        inline_array=True,
+        meta=np.empty((0,) * handle.ndim, dtype=handle.dtype),
+    )
+
+
+def handle_of(array: da.Array) -> VolumeArray | None:
+    """Return what an array reads, if nothing has been done to it since `chunked` made it here."""
+    # One that is held in memory has the same name, but results instead of a layer of reads.
+    is_read = isinstance(array.dask.layers.get(array.name), Blockwise)
+    return _HANDLES.get(array.name) if is_read else None
+
+
+def narrowed(array: da.Array, handle: VolumeArray, index: Any) -> da.Array:
+    """Return a part of an array of a handle, by a basic index; no voxels but its own are read.
+
+    Chunks end where those of the array do.
+    """
+    parts = zip(_full_index(index, handle.ndim), array.chunks, strict=True)
+    lengths = (_kept_lengths(part, axis) for part, axis in parts if isinstance(part, slice))
+    return chunked(handle.narrowed(index), tuple(lengths))
+
+
+def _kept_lengths(part: slice, lengths: tuple[int, ...]) -> tuple[int, ...]:
+    """Return how many positions of a slice lie in each chunk, in their order."""
+    owners = np.searchsorted(np.cumsum(lengths), np.arange(sum(lengths))[part], side="right")
+    _, firsts, counts = np.unique(owners, return_index=True, return_counts=True)
+    return tuple(counts[np.argsort(firsts)].tolist()) or (0,)
+
+
+def _is_basic(index: Any) -> bool:
+    if isinstance(index, tuple):
+        return not any(isinstance(part, tuple) for part in index) and all(map(_is_basic, index))
+    if isinstance(index, bool):
+        return False
+    return index is None or index is Ellipsis or isinstance(index, slice | int | np.integer)
+
+
+def _full_index(index: Any, ndim: int) -> list[Any]:
+    """Return a basic index as one part for each of the axes, and the Nones between them."""
+    parts = index if isinstance(index, tuple) else (index,)
+    given = sum(part is not None and part is not Ellipsis for part in parts)
+    ellipses = parts.count(Ellipsis)
+    if given > ndim or ellipses > 1:
+        raise IndexError(f"the index {parts} has too many parts for an array of {ndim} axes")
+    at = parts.index(Ellipsis) if ellipses else len(parts)
+    return [*parts[:at], *[slice(None)] * (ndim - given), *parts[at + 1 :]]
+
+
+def _new_axes(index: Any, ndim: int) -> tuple[slice | None, ...]:
+    """Return the index that adds the Nones of `index` when all else is done."""
+    full = _full_index(index, ndim)
+    kept = (part for part in full if part is None or isinstance(part, slice))
+    return tuple(None if part is None else slice(None) for part in kept)
+
+
+def _chosen(part: Any, axis: range) -> range:
+    """Return the positions that an integer or slice asks for, in its order."""
+    if isinstance(part, slice):
+        return axis[part]
+    at = operator.index(part)
+    if not -len(axis) <= at < len(axis):
+        raise IndexError(f"index {at} is out of bounds for an axis of {len(axis)} voxels")
+    return range(axis[at], axis[at] + 1)
+
+
+def _as_slice(axis: range) -> slice:
+    if not axis:
+        return slice(0)
+    return slice(axis.start, axis.stop if axis.stop >= 0 else None, axis.step)
+
+
+def _ascending(axis: range) -> range:
+    return axis if axis.step > 0 else axis[::-1]
+
+
+def file_lengths(handle: VolumeArray) -> Chunks:
+    """Return how many positions of each axis lie in each file, in their order."""
+    header = handle.volume.header
+    edges = (header.num_channels, *(header.file_edge,) * 3)
+    return tuple(_lengths_per_cell(handle.positions[axis], edges[axis]) for axis in handle.axes)
+
+
+def _lengths_per_cell(axis: range, edge: int) -> tuple[int, ...]:
+    lengths = [len(voxels) for _, voxels, _ in axis_overlaps(_ascending(axis), edge)] or [0]
+    return tuple(lengths if axis.step > 0 else reversed(lengths))
+
+
+def _chunk_lengths(handle: VolumeArray, chunks: Any) -> Chunks:
+    try:
+        given = _chunks_per_axis(handle, chunks)
+        starts = (axis.start for axis in handle.positions)
+        axes = zip(given, starts, handle.shape, strict=True)
+        return tuple(_axis_lengths(part, start, size) for part, start, size in axes)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(
+            f'chunks is {chunks!r}, but must be "file", "auto", a positive edge length, or one for '
+            f"each of (x, y, z) or (c, x, y, z), where -1 spans the axis ({error})."
+        ) from None
+
+
+def _chunks_per_axis(handle: VolumeArray, chunks: Any) -> tuple[Any, ...]:
+    """Return what `chunks` says of each of the axes `(c, x, y, z)`."""
+    if isinstance(chunks, str):
+        if chunks not in ("file", "auto"):
+            raise ValueError("an unknown word")
+        edge = handle.volume.header.file_edge
+        return (-1, *((edge,) * 3 if chunks == "file" else _auto_edges(handle)))
+    given = tuple(chunks) if isinstance(chunks, tuple | list | np.ndarray) else (chunks,) * 3
+    if len(given) not in (3, 4):
+        raise ValueError(f"these are {len(given)}")
+    return given if len(given) == 4 else (-1, *given)
+
+
+def _axis_lengths(part: Any, start: int, size: int) -> tuple[int, ...]:
+    if isinstance(part, tuple | list | np.ndarray):
+        lengths = tuple(operator.index(length) for length in part)
+        if sum(lengths) != size or min(lengths, default=0) < 1:
+            raise ValueError(f"{lengths} do not fill an axis of {size} voxels")
+        return lengths
+    edge = operator.index(part)
+    if edge < 1 and edge != -1:
+        raise ValueError(f"{edge} is no length")
+    return cut_axis(start, start + size, edge) if edge != -1 else (size,)
+
+
+def _auto_edges(handle: VolumeArray) -> list[int]:
+    """Double a block's edges in turn while it stays within dask's `array.chunk-size`."""
+    header = handle.volume.header
+    limit = dask.utils.parse_bytes(dask.config.get("array.chunk-size"))
+    edges = [header.block_edge] * 3
+    axis = 0
+    while math.prod(edges) * header.voxel_bytes * 2 <= limit:
+        room = [edge < size for edge, size in zip(edges, handle.shape[1:], strict=True)]
+        if not any(room):
+            break
+        edges[axis] *= 2 if room[axis] else 1
+        axis = (axis + 1) % 3
+    return edges

@@ -1,0 +1,266 @@
+"""Dask arrays stored into volumes, so that no two tasks write one file; it knows no views.
+
+Where chunks must not meet is decided before anything runs; the tasks then need no locks.
+"""
+
+from __future__ import annotations
+
+import math
+import uuid
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any, Literal
+
+import dask
+import dask.array as da
+import numpy as np
+from dask.layers import ArrayBlockIdDep, ArraySliceDep
+from numpy.typing import NDArray
+
+from wkdask.chunking import Chunks
+from wkdask.errors import AlignmentError, ArgumentError
+from wkdask.geometry import BoundingBox, Vec3
+from wkdask.grids import cut_axis
+from wkdask.runtime.executors import refuse_query_planning
+from wkdask.runtime.journal import Journal
+from wkdask.runtime.report import RunReport
+from wkdask.runtime.run import Run, run_chunk, run_graph
+from wkdask.storage.volume import Volume, as_voxels
+
+__all__ = ["Align", "aligned_array", "reads_from", "run_store", "store_graph"]
+
+Align = Literal["raise", "rechunk"]
+
+_AXES = "cxyz"
+
+
+def aligned_array(
+    source: Any, volume: Volume, corner: Vec3, *, align: Align, is_new: bool = False
+) -> da.Array:
+    """Return `source` as a dask array of which no two chunks write one file or block.
+
+    Parameters
+    ----------
+    source
+        A dask or NumPy array, `(c, x, y, z)`, or `(x, y, z)` for one channel.
+    volume
+        Where it will be stored.
+    corner
+        Where its first voxel will be, in absolute positions.
+    align
+        `"raise"` refuses chunks that do not fit; `"rechunk"` moves their borders to where they do.
+    is_new
+        Whether the volume is still to be made, so that there is nothing on disk to compare with.
+
+    Raises
+    ------
+    ArgumentError
+        If dtype, shape or chunks can't be stored at all.
+    AlignmentError
+        If two chunks would write one file (compressed) or block (raw).
+    """
+    refuse_query_planning()
+    if align not in ("raise", "rechunk"):
+        raise ArgumentError(f'align is {align!r}, but must be "raise" or "rechunk".')
+    if not isinstance(source, da.Array):
+        if dask.is_dask_collection(source):
+            raise ArgumentError(
+                f"the data are a {type(source).__name__}; pass its array (often x.data) with the "
+                "axes (c, x, y, z)."
+            )
+        source = _wrapped(as_voxels(source), volume, corner)
+    as_voxels(source._meta)
+    if not is_new:
+        volume.check_header()
+    if any(math.isnan(length) for length in source.shape):
+        raise ArgumentError(
+            f"the array has unknown chunks (shape {source.shape}), so nobody can say where they "
+            "belong. Call compute_chunk_sizes() on it before."
+        )
+    array = source[np.newaxis] if source.ndim == 3 else source
+    volume.check_voxels(array.dtype, array.shape)
+    chunks = _without_empty(array.chunks)
+    aligned = _aligned_chunks(chunks, volume, corner)
+    if aligned != chunks:
+        if align == "raise":
+            raise _misaligned(chunks, volume, corner, aligned[-source.ndim :])
+        array = array.rechunk(aligned)
+    return array
+
+
+def store_graph(array: da.Array, volume: Volume, corner: Vec3) -> da.Array:
+    """Return the lazy writes of an array from `aligned_array`: voxels written, per chunk."""
+    # A fresh name each time: dask would not run a second store of the same name.
+    return da.blockwise(
+        partial(_store_chunk, volume, corner),
+        _AXES,
+        array,
+        _AXES,
+        ArraySliceDep(array.chunks),
+        _AXES,
+        name=f"wkdask-store-{uuid.uuid4().hex}",
+        adjust_chunks={axis: lambda _: 1 for axis in _AXES},
+        align_arrays=False,
+        dtype=np.int64,
+        meta=np.empty((0,) * 4, dtype=np.int64),
+    )
+
+
+def run_store(
+    array: da.Array, volume: Volume, corner: Vec3, run: Run, journal: Journal | None = None
+) -> RunReport:
+    """Write an array from `aligned_array`, with a bounded number of chunks in flight.
+
+    Arrays of many chunks are written as one graph after the other, unless their chunks have so much
+    in common (such as a mean of all) that it would be computed again for each.
+
+    Raises
+    ------
+    Exception, ChunkErrors
+        As `chunkmap.run_chunks`.
+    """
+    grid = _ArrayGrid(array.chunks[1:], corner)
+    work = partial(_store_one, volume, grid, journal, run.tag)
+    receipts = da.blockwise(
+        work, _AXES, array, _AXES, ArrayBlockIdDep(array.chunks), _AXES,
+        name=f"wkdask-store-{uuid.uuid4().hex}",
+        adjust_chunks={axis: lambda _: 1 for axis in _AXES},
+        align_arrays=False, dtype=object, meta=np.empty((0,) * 4, dtype=object),
+    )  # fmt: skip
+    return run_graph(receipts, grid, run, journal)
+
+
+@dataclass(frozen=True, slots=True)
+class _ArrayGrid:
+    """The chunks of an array, at their place in a volume."""
+
+    chunks: Chunks
+    corner: Vec3
+
+    @property
+    def shape(self) -> Vec3:
+        x, y, z = map(len, self.chunks)
+        return x, y, z
+
+    def __len__(self) -> int:
+        return math.prod(self.shape)
+
+    def index(self, position: Vec3) -> int:
+        x, y, z = position
+        return (x * self.shape[1] + y) * self.shape[2] + z
+
+    def chunk_box(self, position: Vec3) -> BoundingBox:
+        axes = list(zip(self.chunks, position, self.corner, strict=True))
+        starts = (sum(lengths[:at]) + first for lengths, at, first in axes)
+        return BoundingBox(starts, (lengths[at] for lengths, at, _ in axes))
+
+
+def _store_one(
+    volume: Volume,
+    grid: _ArrayGrid,
+    journal: Journal | None,
+    tag: str,
+    voxels: Any,
+    place: tuple[int, ...],
+) -> NDArray[np.object_]:
+    def write(position: Vec3) -> None:
+        box = grid.chunk_box(position)
+        if not box.is_empty:
+            volume.write(box, as_voxels(voxels))
+
+    block: NDArray[Any] = np.empty((1,) * 4, dtype=object)
+    block[0, 0, 0, 0] = run_chunk(write, grid, journal, tag, (place[1], place[2], place[3]))
+    return block
+
+
+def reads_from(array: da.Array, volume: Volume) -> bool:
+    """Return whether an array is computed from voxels of a volume."""
+    return any(str(layer).startswith(f"wkdask-{volume.key}-") for layer in array.dask.layers)
+
+
+def _store_chunk(
+    volume: Volume, corner: Vec3, voxels: Any, place: tuple[slice, ...]
+) -> NDArray[np.int64]:
+    array = as_voxels(voxels)
+    box = BoundingBox.from_corners(
+        (axis.start for axis in place[1:]), (axis.stop for axis in place[1:])
+    )
+    if not box.is_empty:
+        volume.write(box.moved_by(corner), array)
+    return np.full((1,) * 4, box.volume, dtype=np.int64)
+
+
+def _wrapped(source: NDArray[Any], volume: Volume, corner: Vec3) -> da.Array:
+    """Return a NumPy array as a dask array with one chunk per file."""
+    if source.ndim not in (3, 4):
+        raise ArgumentError(f"the data have shape {source.shape}, but must be (c, x, y, z).")
+    edge = volume.header.file_edge
+    cuts = [
+        cut_axis(start, start + size, edge)
+        for start, size in zip(corner, source.shape[-3:], strict=True)
+    ]
+    return da.from_array(source, chunks=(*source.shape[:-3], *cuts), name=False)
+
+
+def _aligned_chunks(chunks: Chunks, volume: Volume, corner: Vec3) -> Chunks:
+    """Move each border between two chunks down to the grid on which tasks may meet."""
+    unit = volume.header.write_edge
+    axes = zip(chunks[1:], corner, strict=True)
+    return ((sum(chunks[0]),), *(_snapped(lengths, start, unit) for lengths, start in axes))
+
+
+def _snapped(lengths: tuple[int, ...], start: int, unit: int) -> tuple[int, ...]:
+    ends = np.cumsum(lengths, dtype=np.int64) + start
+    inner = {int(end) // unit * unit for end in ends[:-1]}
+    borders = sorted({start, *(at for at in inner if at > start), int(ends[-1])})
+    return tuple(b - a for a, b in pairwise(borders)) or (0,)
+
+
+def _without_empty(chunks: Chunks) -> Chunks:
+    return tuple(tuple(length for length in axis if length) or (0,) for axis in chunks)
+
+
+def _misaligned(chunks: Chunks, volume: Volume, corner: Vec3, aligned: Chunks) -> AlignmentError:
+    header = volume.header
+    unit = "file" if header.is_compressed else "block"
+    if len(chunks[0]) > 1:
+        problem = f"the channels lie in {len(chunks[0])} chunks {chunks[0]}, but a {unit} holds all"
+    else:
+        problem = _first_collision(chunks, volume, corner, unit)
+    return AlignmentError(
+        f"{problem}: two tasks would write it. Use x.rechunk({_short(aligned)}), or pass "
+        'align="rechunk".'
+    )
+
+
+def _first_collision(chunks: Chunks, volume: Volume, corner: Vec3, unit: str) -> str:
+    """Describe the first chunk that ends within a file or block."""
+    header = volume.header
+    edge = header.write_edge
+    for axis, (lengths, first) in enumerate(zip(chunks[1:], corner, strict=True)):
+        stop = first
+        for number, length in enumerate(lengths[:-1]):
+            start, stop = stop, stop + length
+            if stop % edge:
+                at = list(corner)
+                at[axis] = stop
+                cell = tuple(position // header.file_edge for position in at)
+                path = volume.file_path((cell[0], cell[1], cell[2]))
+                return (
+                    f"chunk {number} of axis {'xyz'[axis]}, voxels [{start}, {stop}), ends inside "
+                    f"a {unit} of edge {edge} in {path}"
+                )
+    raise AssertionError("aligned chunks have no collision")
+
+
+def _short(chunks: Chunks) -> str:
+    """Return chunks as text that dask takes, with long axes written as they repeat."""
+    return "(" + ", ".join(_short_axis(axis) for axis in chunks) + ")"
+
+
+def _short_axis(axis: tuple[int, ...]) -> str:
+    middle = set(axis[1:-1])
+    if len(axis) <= 6 or len(middle) > 1:
+        return repr(axis)
+    return f"({axis[0]}, *[{middle.pop()}] * {len(axis) - 2}, {axis[-1]})"

@@ -1,0 +1,824 @@
+"""`View`: a volume restricted to a box, and the user's way to everything that can be done with it.
+
+The behaviour is that of `webknossos.dataset.view.View` of September 2021, with deviations that
+docs/view.md lists. It checks arguments and delegates; it knows neither files nor graphs.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from concurrent.futures import Executor
+from copy import copy
+from dataclasses import replace
+from functools import partial
+from math import prod
+from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex
+
+import numpy as np
+import wkw
+from distributed import Client
+from numpy.typing import NDArray
+
+from wkdask.arrays import labelled
+from wkdask.arrays import lazy as arrays
+from wkdask.arrays import store as storing
+from wkdask.arrays.labelled import Coords, Labels
+from wkdask.arrays.lazy import VolumeArray
+from wkdask.chunking import ChunkGrid, check_apart, chunk_grid, paired_grids
+from wkdask.errors import ArgumentError, BoundsError, ReadOnlyError, StateError
+from wkdask.geometry import BoundingBox, Mag, Vec3, Vec3Like, cubed, vec3
+from wkdask.grids import region_of
+from wkdask.runtime import memory
+from wkdask.runtime import run as chunkmap
+from wkdask.runtime.executors import active_client
+from wkdask.runtime.fingerprint import job_name
+from wkdask.runtime.journal import Journal
+from wkdask.runtime.report import RunReport
+from wkdask.storage.header import VolumeHeader
+from wkdask.storage.volume import Volume, as_voxels
+
+if TYPE_CHECKING:
+    import dask.array as da
+    import xarray as xr
+
+__all__ = ["View"]
+
+_POSITIONS = 2**32
+"""Positions and sizes are unsigned 32-bit numbers in libwkw, the reference for WKW."""
+
+Auto = Literal["auto"]
+ChunkFunction = Callable[[tuple["View", int]], object]
+ZippedFunction = Callable[[tuple["View", "View", int]], object]
+
+
+class View:
+    """A volume restricted to a box; making one touches no disk.
+
+    Parameters
+    ----------
+    path_to_mag_view
+        A mag directory, such as `color/1`.
+    header
+        What its `header.wkw` says.
+    size
+        Voxels per axis `(x, y, z)`, in voxels of the volume's own mag, as everything here.
+    global_offset
+        The first voxel, `(x, y, z)`.
+    is_bounded
+        Whether reading and writing outside of the box is refused.
+    read_only
+        Whether writing is refused.
+    mag_view_bbox_at_creation
+        The layer's box in this mag, if known: where data end there, an unaligned write is normal.
+    labels
+        What xarray shall show; see `to_xarray`.
+
+    Examples
+    --------
+    >>> ds = wkdask.create("tissue", voxel_size=(8, 8, 8))
+    >>> layer = ds.add_layer("color", category="color", dtype="uint8",
+    ...                      bounding_box=wkdask.BoundingBox((10, 0, 0), (100, 64, 64)))
+    >>> view = layer.add_mag(1, block_edge=8, blocks_per_file_edge=8).get_view()
+    >>> view.shape
+    (1, 100, 64, 64)
+    >>> view.to_dask().chunks
+    ((1,), (54, 46), (64,), (64,))
+    >>> view.write(np.full((100, 64, 64), 7, np.uint8))
+    >>> int(view[0, ::2, 5, 5].sum().compute())
+    350
+    """
+
+    def __init__(
+        self,
+        path_to_mag_view: str | os.PathLike[str],
+        header: wkw.Header,
+        size: Vec3Like,
+        global_offset: Vec3Like = (0, 0, 0),
+        is_bounded: bool = True,
+        read_only: bool = False,
+        mag_view_bbox_at_creation: BoundingBox | None = None,
+        *,
+        labels: Labels | None = None,
+    ) -> None:
+        self._volume = Volume(os.fspath(path_to_mag_view), VolumeHeader.from_wkw(header))
+        self._box = _addressable(BoundingBox(global_offset, size))
+        self._is_bounded = bool(is_bounded)
+        self._read_only = bool(read_only)
+        self._mag_box = mag_view_bbox_at_creation
+        self._labels = labels or Labels()
+        self._is_open = False
+
+    @property
+    def path(self) -> str:
+        """The mag directory, absolute."""
+        return self._volume.path
+
+    @property
+    def volume(self) -> Volume:
+        """The mag directory and its header, frozen; what tasks carry."""
+        return self._volume
+
+    @property
+    def header(self) -> wkw.Header:
+        """How voxels are stored, as `wkw` says it."""
+        return self._volume.header.to_wkw()
+
+    @property
+    def size(self) -> Vec3:
+        """Voxels per axis, `(x, y, z)`."""
+        return self._box.size
+
+    @property
+    def global_offset(self) -> Vec3:
+        """The first voxel, `(x, y, z)`."""
+        return self._box.topleft
+
+    @property
+    def bounding_box(self) -> BoundingBox:
+        """The voxels of the view, in absolute positions."""
+        return self._box
+
+    @property
+    def layer_box(self) -> BoundingBox | None:
+        """The layer's box in this mag, if known; as it was when the view was made."""
+        return self._mag_box
+
+    @property
+    def read_only(self) -> bool:
+        """Whether writing is refused."""
+        return self._read_only
+
+    @property
+    def mag(self) -> Mag | None:
+        """The resolution level, if known."""
+        return self._labels.mag
+
+    @property
+    def category(self) -> str | None:
+        """`"color"` or `"segmentation"`, where the layer is known."""
+        return self._labels.category
+
+    @property
+    def labels(self) -> Labels:
+        """What is known beyond the voxels: mag, layer, category, voxel size."""
+        return self._labels
+
+    @property
+    def num_channels(self) -> int:
+        """Values per voxel."""
+        return self._volume.header.num_channels
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of one channel."""
+        return np.dtype(self._volume.header.dtype)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """The shape of the view as an array, `(c, x, y, z)`."""
+        return (self.num_channels, *self.bounding_box.size)
+
+    @property
+    def ndim(self) -> int:
+        """Axes of the view as an array: always 4."""
+        return 4
+
+    def get_dtype(self) -> type[np.generic]:
+        """Return the NumPy type of one channel."""
+        return self.dtype.type
+
+    # --- open and close ---------------------------------------------------------------------
+
+    def open(self) -> View:
+        """Check once that the volume is there, so that each access need not; return the view.
+
+        Raises
+        ------
+        StateError
+            If the view is open.
+        MissingError, FormatError
+            If the directory or its header is not what the view expects.
+        """
+        if self._is_open:
+            raise StateError(f"{self!r} is open already; close it before you open it again.")
+        self._volume.check_header()
+        self._is_open = True
+        return self
+
+    def close(self) -> None:
+        """Undo `open`.
+
+        Raises
+        ------
+        StateError
+            If the view is not open.
+        """
+        if not self._is_open:
+            raise StateError(f"{self!r} is not open, so it can't be closed.")
+        self._is_open = False
+
+    def __enter__(self) -> View:
+        return self if self._is_open else self.open()
+
+    def __exit__(self, *exception: object) -> None:
+        if self._is_open:
+            self.close()
+
+    # --- voxels, eagerly --------------------------------------------------------------------
+
+    def read(
+        self, offset: Vec3Like = (0, 0, 0), size: Vec3Like | None = None
+    ) -> NDArray[np.generic]:
+        """Read voxels; where there is no file they are zeros.
+
+        Parameters
+        ----------
+        offset
+            The first voxel, relative to `global_offset`.
+        size
+            Voxels per axis; None means the view's size, not what remains behind `offset`.
+
+        Returns
+        -------
+        ndarray
+            `(c, x, y, z)` in Fortran order.
+
+        Raises
+        ------
+        BoundsError
+            If the box leaves the view, or is empty.
+        FormatError
+            If a file is there but unreadable.
+        """
+        box = self._checked_box(offset, self.size if size is None else size)
+        if not self._is_open:
+            self._volume.check_header()
+        return self._volume.read(region_of(box))
+
+    def read_bbox(self, bbox: BoundingBox | None = None) -> NDArray[np.generic]:
+        """Read a box given relative to the view, or all of it; see `read`."""
+        return self.read() if bbox is None else self.read(bbox.topleft, bbox.size)
+
+    def write(self, data: NDArray[Any], offset: Vec3Like = (0, 0, 0)) -> None:
+        """Write voxels.
+
+        Compressed files are written whole: what the data do not cover of them is read, kept and
+        written again, file by file. A warning says so unless the data end where the layer ends.
+
+        Parameters
+        ----------
+        data
+            `(c, x, y, z)`, or `(x, y, z)` for one channel, in exactly the dtype of the volume.
+        offset
+            The first voxel, relative to `global_offset`.
+
+        Raises
+        ------
+        ReadOnlyError
+            If the view is read-only.
+        ArgumentError
+            If dtype, channels or bounds do not fit; nothing is written.
+        """
+        self._write(data, offset)
+
+    def get_view(
+        self,
+        offset: Vec3Like | None = None,
+        size: Vec3Like | None = None,
+        read_only: bool | None = None,
+    ) -> View:
+        """Return a view of a part.
+
+        Parameters
+        ----------
+        offset
+            Its first voxel, relative to this view's; None is (0, 0, 0).
+        size
+            Its voxels per axis; None is this view's size.
+        read_only
+            None inherits. Only a read-only part may leave this view.
+
+        Raises
+        ------
+        ReadOnlyError
+            If this view is read-only and the part shall not be.
+        BoundsError
+            If the part has no voxel, or leaves this view without being read-only.
+        """
+        read_only = self._inherited(read_only)
+        box = self._checked_box(
+            (0, 0, 0) if offset is None else offset,
+            self.size if size is None else size,
+            bounded=not read_only,
+        )
+        return self._part(box, read_only)
+
+    def with_options(
+        self,
+        *,
+        fsync: bool | None = None,
+        keep_zeros: bool | None = None,
+        hc_level: int | None = None,
+    ) -> Self:
+        """Return the same view, which writes with other options; None leaves one as it is.
+
+        Parameters
+        ----------
+        fsync
+            Whether each file is on the disk when it counts as written, so that a power cut loses
+            nothing. By default only killed processes lose nothing.
+        keep_zeros
+            Whether files of nothing but zeros are written. By default they are left out, and
+            removed, since missing means zero.
+        hc_level
+            How hard LZ4HC tries, from 3 (fast) to 12 (small); by default as each block deserves.
+
+        Raises
+        ------
+        ArgumentError
+            If a level does not exist.
+
+        Examples
+        --------
+        >>> ds = wkdask.create("tissue", voxel_size=(8, 8, 8))
+        >>> mag = ds.add_layer("color", "color", "uint8").add_mag(1)
+        >>> careful = mag.with_options(fsync=True)
+        """
+        given = {"fsync": fsync, "keep_zeros": keep_zeros, "hc_level": hc_level}
+        changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+        other = copy(self)
+        other._volume = replace(self._volume, options=replace(self._volume.options, **changes))
+        return other
+
+    # --- voxels, lazily ---------------------------------------------------------------------
+
+    def to_dask(self, chunks: Any = "file") -> da.Array:
+        """Return the view as a lazy dask array `(c, x, y, z)`; nothing is read yet.
+
+        Parameters
+        ----------
+        chunks
+            `"file"`: borders on those of files. `"auto"`: about dask's `array.chunk-size`, in whole
+            files or fractions of one. Or an edge length, three of them `(x, y, z)`, or four
+            `(c, x, y, z)`, where -1 spans the axis. Edge lengths cut on absolute multiples.
+
+        Raises
+        ------
+        ArgumentError
+            If `chunks` is none of these.
+        MissingError
+            If the directory is gone.
+        """
+        return arrays.to_dask(self._volume, self.bounding_box, chunks)
+
+    def __getitem__(self, index: Any) -> da.Array:
+        """Return a lazy part, indexed like the array `(c, x, y, z)` of the view's voxels.
+
+        Integers, slices with any step, `...` and None read exactly the voxels they name.
+        """
+        return arrays.part_of(self._volume, self.bounding_box, index)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """Read everything, as `np.asarray(view)` asks for."""
+        return np.asarray(self._volume.read(region_of(self.bounding_box)), dtype=dtype)
+
+    def to_xarray(self, chunks: Any = "file", coords: Coords = "voxel") -> xr.DataArray:
+        """Return the view as a lazy `xarray.DataArray`, dims c, x, y, z; nothing is read yet.
+
+        Attributes tell mag, category, voxel size and unit; `wkw` has [more](xarray.md).
+
+        Parameters
+        ----------
+        chunks
+            As in `to_dask`. None: without dask, what is indexed is read when its values are asked
+            for.
+        coords
+            `"voxel"`: positions of each voxel's corner in voxels of mag 1 (of the volume's own mag
+            where that is not known). `"physical"`: its centre in the unit of the voxel size.
+
+        Raises
+        ------
+        ArgumentError
+            If `chunks` or `coords` is none of these, or physical coordinates lack a voxel size.
+        """
+        box = self.bounding_box
+        array = VolumeArray.of_box(self._volume, box) if chunks is None else self.to_dask(chunks)
+        return labelled.to_dataarray(array, box, self._labels, coords, self._volume)
+
+    def store(
+        self,
+        x: Any,
+        offset: Vec3Like = (0, 0, 0),
+        align: storing.Align = "raise",
+        compute: bool = True,
+        *,
+        executor: Client | Executor | None = None,
+        retries: int = 0,
+        resume: bool | str = False,
+        check_memory: bool = True,
+        progress: bool = False,
+    ) -> Any:
+        """Write a dask array, one task a chunk, without locks.
+
+        A chunk may cover a compressed file partly: the one task that owns the file merges it.
+
+        What is computed from the same volume should be stored into another one. A cluster may run
+        a task twice, which would change the voxels twice: there it is refused. Elsewhere it works
+        voxel by voxel, but not for what needs *other* voxels (a shifted copy, a filter with a
+        halo), which may be overwritten before they are read.
+
+        Parameters
+        ----------
+        x
+            A dask or NumPy array, `(c, x, y, z)`, or `(x, y, z)` for one channel.
+        offset
+            Where its first voxel goes, relative to the first voxel of `to_dask()`.
+        align
+            `"raise"` refuses chunks of which two would write one file (compressed) or one block
+            (raw); `"rechunk"` moves their borders.
+        compute
+            False returns the lazy writes: a dask array with the voxels written per chunk.
+        executor
+            A `distributed.Client`, a `concurrent.futures.Executor`, or None for the active client
+            or dask's threads.
+        retries, resume, check_memory, progress
+            See `for_each_chunk`. What makes a job the same is the name of the array, which dask
+            computes from what it consists of; of a NumPy array, its values.
+
+        Returns
+        -------
+        RunReport
+            What was done, skipped and written; or a dask array if `compute` is False.
+
+        Raises
+        ------
+        ReadOnlyError, AlignmentError, DtypeError, BoundsError, ArgumentError
+            Before anything runs, so that nothing is written.
+        """
+        run = chunkmap.Run(executor, "raise", retries, progress)
+        view = self._whole()
+        view._check_writable()
+        start = vec3(offset, "offset")
+        if min(start) < 0:
+            raise BoundsError(f"offset is {start}, but must not be negative.")
+        corner = view.bounding_box.moved_by(start).topleft
+        array = storing.aligned_array(x, view._volume, corner, align=align)
+        view._checked_box(start, array.shape[1:])
+        if storing.reads_from(array, view._volume) and active_client(executor) is not None:
+            raise ArgumentError(
+                f"the data are computed from {self.path} itself, and a cluster may run a task "
+                "twice. Store them into another mag, or pass a thread pool as executor."
+            )
+        if not compute:
+            return storing.store_graph(array, view._volume, corner)
+        if check_memory:
+            needed = 2 * prod(map(max, array.chunks)) * array.itemsize + memory.TASK_BYTES
+            size = tuple(map(max, array.chunks[1:]))
+            memory.check_memory(needed, (size[0], size[1], size[2]), array.npartitions, executor)
+        # A NumPy array has another name in dask each time.
+        data = x if isinstance(x, np.ndarray) else array.name
+        journal = view._journal(resume, None, data, array.chunks, corner)
+        run = run.of(journal)
+        try:
+            return storing.run_store(array, view._volume, corner, run, journal)
+        finally:
+            view._finish(run)
+
+    # --- functions of chunks ----------------------------------------------------------------
+
+    def for_each_chunk(
+        self,
+        work_on_chunk: ChunkFunction,
+        chunk_size: SupportsIndex | Vec3Like | Auto | None = None,
+        executor: Client | Executor | None = None,
+        *,
+        on_error: chunkmap.OnError = "raise",
+        retries: int = 0,
+        resume: bool | str = False,
+        check_memory: bool = True,
+        progress: bool = False,
+        compute: bool = True,
+    ) -> Any:
+        """Run a function over the chunks of the view.
+
+        However many chunks there are, only some hundred are in flight at a time. A worker that dies
+        has its chunks run again by others, so a chunk may run twice: what the function writes
+        should depend on nothing that it writes.
+
+        Parameters
+        ----------
+        work_on_chunk
+            Called with one tuple `(chunk_view, i)`; `i` counts from 0, x outermost, z fastest. What
+            it returns is dropped. `chunk_view` can't be written outside of the chunk.
+        chunk_size
+            Voxels per axis, one number or three; chunks lie on absolute multiples of it, clipped at
+            the view. None is one file, `"auto"` the largest cube of files that fits into memory and
+            leaves a chunk for every thread.
+        executor
+            A `distributed.Client`, a `concurrent.futures.Executor`, or None for the active client
+            or dask's threads.
+        on_error
+            `"raise"`: the first exception ends the run. `"collect"`: every chunk runs, and
+            `ChunkErrors` raises all failures at the end.
+        retries
+            How often a chunk is tried again after an exception.
+        resume
+            Whether to note in a journal beside the files which chunks are done, and to skip those
+            of an earlier run of the same job: the same function, view and chunk size. A chunk
+            whose files were changed since runs again. A text names the job, for functions that
+            can't be recognised; the name stands for all of it.
+        check_memory
+            Whether to refuse chunks of which two copies per thread exceed a worker's memory.
+        progress
+            Whether to show a bar.
+        compute
+            False returns the lazy run, a dask array of one receipt per chunk, to be combined with
+            others; it takes `on_error` along, but neither retries nor a journal.
+
+        Returns
+        -------
+        RunReport
+            What was done, skipped and written; or a dask array if `compute` is False.
+
+        Raises
+        ------
+        AlignmentError
+            If the view is writable and two chunks would share a file (compressed) or a block (raw).
+        MemoryLimitError
+            If the chunks are too large for the workers; nothing was run.
+        WorkerLostError
+            If a chunk killed its workers, with a note that names the chunk.
+        Exception
+            What `work_on_chunk` raised, with a note that names the chunk.
+        """
+        _check_callable(work_on_chunk)
+        run = chunkmap.Run(executor, on_error, retries, progress)
+        view = self._whole()
+        grid = view._grid(chunk_size, executor)
+        if not view.read_only:
+            header = view._volume.header
+            check_apart(grid, header.write_edge, header.write_unit)
+        work = partial(_work_on_chunk, view, grid, work_on_chunk)
+        if not compute:
+            return chunkmap.chunk_graph(work, grid, on_error=on_error)
+        if check_memory:
+            memory.check_memory(2 * view._bytes_of(grid), grid.chunk_size, len(grid), executor)
+        journal = view._journal(resume, work_on_chunk, grid.chunk_size)
+        return view._run(work, grid, run.of(journal), journal)
+
+    def for_zipped_chunks(
+        self,
+        work_on_chunk: ZippedFunction,
+        target_view: View,
+        source_chunk_size: SupportsIndex | Vec3Like | None = None,
+        target_chunk_size: SupportsIndex | Vec3Like | None = None,
+        executor: Client | Executor | None = None,
+        *,
+        on_error: chunkmap.OnError = "raise",
+        retries: int = 0,
+        resume: bool | str = False,
+        check_memory: bool = True,
+        progress: bool = False,
+        compute: bool = True,
+    ) -> Any:
+        """Run a function over corresponding chunks of this view, the source, and a target.
+
+        Parameters
+        ----------
+        work_on_chunk
+            Called with one tuple `(source_chunk_view, target_chunk_view, i)`. The source's views
+            are read-only.
+        target_view
+            May differ in size by a constant ratio per axis.
+        source_chunk_size
+            None is the target's times that ratio.
+        target_chunk_size
+            A multiple of the target's file edge; None is one file.
+        executor, on_error, retries, resume, check_memory, progress, compute
+            See `for_each_chunk`; the journal lies in the target.
+
+        Returns
+        -------
+        RunReport
+            What was done, skipped and written; or a dask array if `compute` is False.
+
+        Raises
+        ------
+        ArgumentError
+            If a view is empty, or chunks have another ratio than the views.
+        AlignmentError
+            If chunks of the target share files, or chunks do not correspond.
+        MemoryLimitError, WorkerLostError, Exception
+            As `for_each_chunk`.
+        """
+        _check_callable(work_on_chunk)
+        if not isinstance(target_view, View):
+            raise ArgumentError(f"target_view is {target_view!r}, but must be a View.")
+        run = chunkmap.Run(executor, on_error, retries, progress)
+        source, target = self._whole(), target_view._whole()
+        grids = paired_grids(
+            source.bounding_box,
+            target.bounding_box,
+            None if source_chunk_size is None else cubed(source_chunk_size, "source_chunk_size"),
+            None if target_chunk_size is None else cubed(target_chunk_size, "target_chunk_size"),
+            target._volume.header.file_edge,
+        )
+        work = partial(_work_on_pair, source, grids[0], target, grids[1], work_on_chunk)
+        if not compute:
+            return chunkmap.chunk_graph(work, grids[1], on_error=on_error)
+        if check_memory:
+            needed = source._bytes_of(grids[0]) + target._bytes_of(grids[1])
+            memory.check_memory(needed, grids[1].chunk_size, len(grids[1]), executor)
+        journal = target._journal(resume, work_on_chunk, source, grids[1].chunk_size)
+        return target._run(work, grids[1], run.of(journal), journal)
+
+    # --- identity ---------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.path!r}, global_offset={self.global_offset}, "
+            f"size={self.size})"
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, View):
+            return NotImplemented
+        return self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        # The box of a mag can grow while the view is a key somewhere.
+        return hash(self.path)
+
+    def __dask_tokenize__(self) -> tuple[object, ...]:
+        from dask.base import normalize_token
+
+        return tuple(normalize_token(part) for part in self._identity())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_is_open": False}
+
+    def _identity(self) -> tuple[object, ...]:
+        flags = (self._is_bounded, self._read_only)
+        return (type(self).__qualname__, self._volume, self.bounding_box, flags, self.layer_box)
+
+    # --- helpers ----------------------------------------------------------------------------
+
+    def _whole(self) -> View:
+        """Return the view that chunk functions and arrays cover."""
+        return self
+
+    def _part(self, box: BoundingBox, read_only: bool) -> View:
+        """Return a view of a box that was checked."""
+        header = self.header
+        part = View(
+            self.path, header, box.size, box.topleft, True, read_only, self.layer_box,
+            labels=self._labels,
+        )  # fmt: skip
+        part._volume = self._volume
+        return part
+
+    def _inherited(self, read_only: bool | None) -> bool:
+        if read_only is None:
+            return self._read_only
+        if self._read_only and not read_only:
+            raise ReadOnlyError(f"{self!r} is read-only, so a part of it can't be written either.")
+        return bool(read_only)
+
+    def _check_writable(self) -> None:
+        if self._read_only:
+            raise ReadOnlyError(f"{self!r} is read-only. Get a view with read_only=False to write.")
+
+    def _checked_box(
+        self, offset: Vec3Like, size: Vec3Like, *, bounded: bool | None = None
+    ) -> BoundingBox:
+        """Return the absolute box of a part, or raise with the first thing that is wrong."""
+        start, extent = vec3(offset, "offset"), vec3(size, "size")
+        if min(start) < 0:
+            raise BoundsError(f"offset is {start}, but must not be negative.")
+        if min(extent) < 1:
+            raise BoundsError(f"size is {extent}, but must be at least 1 on every axis.")
+        part = BoundingBox(start, extent)
+        if (self._is_bounded if bounded is None else bounded) and not BoundingBox(
+            (0, 0, 0), self.size
+        ).contains_bbox(part):
+            raise BoundsError(
+                f"the box {part} (relative to the view) leaves the view, which has size "
+                f"{self.size}. Give offset and size that fit, or take a larger view."
+            )
+        return _addressable(part.moved_by(self.global_offset))
+
+    def _write(self, data: NDArray[Any], offset: Vec3Like) -> BoundingBox:
+        """Write as `write` says, which calls this, and return the absolute box."""
+        self._check_writable()
+        voxels = as_voxels(data)
+        if voxels.ndim == 3 and self.num_channels == 1:
+            voxels = voxels[np.newaxis]
+        self._volume.check_voxels(voxels.dtype, voxels.shape)
+        box = self._checked_box(offset, voxels.shape[1:])
+        self._warn_if_unaligned(box)
+        self._volume.write(box, voxels)
+        return box
+
+    def _warn_if_unaligned(self, box: BoundingBox) -> None:
+        header = self._volume.header
+        if not header.is_compressed:
+            return
+        sides = (*box.topleft, *box.bottomright)
+        # Where the layer ends, there are no voxels beyond that would be read and written again.
+        layer = self.layer_box
+        ends = (*layer.topleft, *layer.bottomright) if layer else [None] * 6
+        if any(at % header.file_edge and at != end for at, end in zip(sides, ends, strict=True)):
+            # The text is the same for every box, so that Python shows it once and not per chunk.
+            warnings.warn(
+                f"writing parts of compressed files is slow: the whole files (edge "
+                f"{header.file_edge} in {self.path}) are read and written again. Write boxes that "
+                "lie on multiples of the file edge.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+
+    def _chunk(self, grid: ChunkGrid, position: Vec3, *, read_only: bool) -> View:
+        return self._part(grid.chunk_box(position), read_only)
+
+    def _grid(
+        self, chunk_size: SupportsIndex | Vec3Like | Auto | None, executor: Client | Executor | None
+    ) -> ChunkGrid:
+        """Return the chunks that `for_each_chunk` runs over."""
+        box, header = self.bounding_box, self._volume.header
+        if not isinstance(chunk_size, str):
+            size = header.file_edge if chunk_size is None else chunk_size
+            return chunk_grid(box, cubed(size, "chunk_size"))
+        if chunk_size != "auto":
+            raise ArgumentError(f'chunk_size is {chunk_size!r}, but must be "auto" or numbers.')
+        edge = memory.auto_edge(
+            lambda edge: 2 * self._bytes_of(chunk_grid(box, cubed(edge, "chunk_size"))),
+            lambda edge: len(chunk_grid(box, cubed(edge, "chunk_size"))),
+            header.write_edge,
+            executor,
+        )
+        return chunk_grid(box, cubed(edge, "chunk_size"))
+
+    def _bytes_of(self, grid: ChunkGrid) -> int:
+        """Return what the voxels of the largest chunk take in memory, and the engine for them."""
+        size = map(min, grid.chunk_size, grid.box.size)
+        return prod(size) * self._volume.header.voxel_bytes + memory.TASK_BYTES // 2
+
+    def _journal(self, resume: bool | str, function: Any, *facts: Any) -> Journal | None:
+        """Return where a job that writes this view notes what is done, if it shall."""
+        if not isinstance(resume, bool | str):
+            raise ArgumentError(f"resume is {resume!r}, but must be True, False or a job's name.")
+        if resume is False:
+            return None
+        self._check_writable()
+        read = [(fact, fact.volume.version()[0]) for fact in facts if isinstance(fact, View)]
+        name = job_name(resume, function, self._volume.path, self.bounding_box, *facts, *read)
+        return Journal(self._volume, name)
+
+    def _run(
+        self, work: chunkmap.Work, grid: ChunkGrid, run: chunkmap.Run, journal: Journal | None
+    ) -> RunReport:
+        try:
+            return chunkmap.run_chunks(work, grid, run, journal)
+        finally:
+            self._finish(run)
+
+    def _finish(self, run: chunkmap.Run) -> None:
+        """Note that voxels may have changed, and sweep up after workers that died."""
+        if self._read_only:
+            return
+        if run.is_resumed or run.executor is not None or active_client(None) is not None:
+            self._volume.sweep(run.tag, self.bounding_box)
+        self._volume.note_change()
+
+
+def _check_callable(function: Any) -> None:
+    if not callable(function):
+        raise ArgumentError(f"work_on_chunk is {function!r}, but must be a function.")
+
+
+def _addressable(box: BoundingBox) -> BoundingBox:
+    """Return an absolute box, or raise if WKW has no numbers for its voxels."""
+    if min(box.topleft) < 0:
+        raise BoundsError(f"the box {box} begins at a negative position; WKW begins at 0.")
+    if max(box.bottomright) > _POSITIONS or max(box.size) == _POSITIONS:
+        raise BoundsError(f"the box {box} goes beyond 2**32 voxels, which WKW can't hold.")
+    return box
+
+
+def _work_on_chunk(view: View, grid: ChunkGrid, function: ChunkFunction, position: Vec3) -> None:
+    function((view._chunk(grid, position, read_only=view.read_only), grid.index(position)))
+
+
+def _work_on_pair(
+    source: View,
+    source_grid: ChunkGrid,
+    target: View,
+    target_grid: ChunkGrid,
+    function: ZippedFunction,
+    position: Vec3,
+) -> None:
+    source_chunk = source._chunk(source_grid, position, read_only=True)
+    target_chunk = target._chunk(target_grid, position, read_only=target.read_only)
+    function((source_chunk, target_chunk, target_grid.index(position)))

@@ -1,0 +1,119 @@
+"""The command `wkdask`: parses, calls, prints. Heavy imports wait until a command runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Literal
+
+import click
+
+import wkdask
+from wkdask.cli import convert as cli_convert
+from wkdask.cli import pyramid as cli_pyramid
+from wkdask.cli.options import errors_as_text, json_option, progress_option, shows_bar
+
+__all__ = ["main"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(wkdask.__version__)
+def main() -> None:
+    """Lazy dask arrays on WKW volumes, the file format of WEBKNOSSOS."""
+
+
+for command in (
+    cli_convert.convert,
+    cli_convert.equal,
+    cli_pyramid.downsample,
+    cli_pyramid.upsample,
+    cli_pyramid.compress,
+    cli_pyramid.plan,
+):
+    main.add_command(command)
+
+
+@main.command()
+@click.argument("path", type=click.Path())
+@json_option
+def info(path: str, as_json: bool) -> None:
+    """Show what the dataset or mag directory PATH holds.
+
+    Layers, mags, dtypes, boxes, voxel size, files and bytes on disk.
+    """
+    from wkdask.dataset import describe as display
+
+    with errors_as_text():
+        facts = display.describe(path)
+    click.echo(json.dumps(facts, indent=2) if as_json else display.as_text(facts))
+    sys.exit(1 if display.has_errors(facts) else 0)
+
+
+@main.command()
+@click.argument("path", type=click.Path())
+@click.option(
+    "--level",
+    type=click.Choice(["1", "2"]),
+    default="1",
+    show_default=True,
+    help="1: headers, sizes, jump tables, JSON. 2: every block, too.",
+)
+@click.option("--sweep", is_flag=True, help="Delete what writers that died left over.")
+@json_option
+@progress_option
+def check(path: str, level: str, sweep: bool, as_json: bool, progress: bool | None) -> None:
+    """Look at every file of the dataset or mag directory PATH.
+
+    Ends with exit code 1 if there are voxels that can't be read.
+    """
+    from wkdask.dataset import check as checking
+
+    show = shows_bar(progress, as_json)
+    with errors_as_text():
+        number: Literal[1, 2] = 2 if level == "2" else 1
+        report = checking.check(path, level=number, sweep=sweep, progress=show)
+    click.echo(json.dumps(checking.as_json(report), indent=2) if as_json else str(report))
+    sys.exit(0 if report.ok else 1)
+
+
+@main.command()
+@click.argument("path", type=click.Path())
+@click.option("--clear", is_flag=True, help="Delete them; runs then begin from the start.")
+@json_option
+def journals(path: str, clear: bool, as_json: bool) -> None:
+    """List what resumable runs below PATH, a dataset, layer or mag, noted as done."""
+    from dataclasses import asdict
+
+    from wkdask.runtime import journal
+
+    with errors_as_text():
+        found = journal.journals(path)
+        if clear:
+            journal.clear_journals(path)
+    if as_json:
+        click.echo(json.dumps([asdict(each) for each in found], indent=2))
+        return
+    for each in found:
+        click.echo(f"{each.path}: {each.records} chunks done, {each.size_bytes} bytes")
+    click.echo(f"{len(found)} journals{' deleted' if clear else ''}")
+
+
+@main.command()
+@click.argument("dataset", type=click.Path(), required=False)
+@click.option(
+    "--output",
+    type=click.Path(),
+    help="A new directory for the results.  [default: wkdask-demo, here]",
+)
+def demo(dataset: str | None, output: str | None) -> None:
+    """Run the whole route on a synthetic dataset, or on DATASET, and verify every voxel.
+
+    Slices lazily, runs a function per chunk on a cluster of processes, and downsamples color and
+    segmentation. DATASET is only read: results go to a new directory. Ends in PASS or FAIL.
+    """
+    from wkdask.cli.demo import run_demo
+
+    with errors_as_text():
+        passed = run_demo(dataset, output, click.echo)
+    click.secho("PASS" if passed else "FAIL", fg="green" if passed else "red", bold=True)
+    sys.exit(0 if passed else 1)

@@ -1,0 +1,161 @@
+"""What several commands share: where they run, what they print, how they fail.
+
+It knows click and executors, and none of the commands. Heavy imports wait until a command runs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from wkdask.errors import ClusterError, WkdaskError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+__all__ = [
+    "Scheduler",
+    "errors_as_text",
+    "json_option",
+    "progress_option",
+    "scheduler_options",
+    "shows_bar",
+]
+
+_Command = Callable[..., Any]
+
+_CONNECT_SECONDS = 30
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+"""Gives a command the argument `as_json`."""
+
+progress_option = click.option(
+    "--progress/--no-progress", default=None, help="Show a bar.  [default: in a terminal]"
+)
+"""Gives a command the argument `progress`, for `shows_bar`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduler:
+    """Where a command runs, as its options say."""
+
+    name: str | None = None
+    """`"threads"`, `"processes"`, the address of a cluster, or None for what dask is set to."""
+    jobs: int | None = None
+    """How many threads or processes; None is one per core."""
+
+    @contextmanager
+    def executor(self) -> Iterator[Client | Executor | None]:
+        """Provide what takes the tasks, for the `executor` of a function; end it afterwards.
+
+        Raises
+        ------
+        ClusterError
+            If no scheduler answers at the address.
+        """
+        if self.name is None and self.jobs is None:
+            yield None
+        elif self.name == "processes":
+            import multiprocessing
+
+            # A fork of a process with threads may hang.
+            spawn = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(self._workers(), mp_context=spawn) as processes:
+                yield processes
+        elif self.name in (None, "threads"):
+            with ThreadPoolExecutor(self._workers(), thread_name_prefix="wkdask") as threads:
+                yield threads
+        else:
+            with _connected(str(self.name)) as client:
+                yield client
+
+    def _workers(self) -> int:
+        from wkdask.runtime.executors import workers_of
+
+        return self.jobs or workers_of(None)
+
+
+def scheduler_options(command: _Command) -> _Command:
+    """Give a command the options `--scheduler` and `--jobs`, as one argument `scheduler`.
+
+    Examples
+    --------
+    >>> import click
+    >>> @click.command()
+    ... @scheduler_options
+    ... def count(scheduler):
+    ...     with scheduler.executor() as executor:
+    ...         print(executor.submit(len, "abc").result())
+    >>> count.main(["--scheduler", "threads", "--jobs", "2"], standalone_mode=False)
+    3
+    """
+
+    @click.option(
+        "--scheduler",
+        metavar="ADDRESS|threads|processes",
+        callback=_checked_scheduler,
+        help="Where tasks run: a dask scheduler such as tcp://host:8786, or here.  "
+        "[default: threads]",
+    )
+    @click.option(
+        "--jobs",
+        type=click.IntRange(min=1),
+        help="How many threads or processes run here.  [default: one per core]",
+    )
+    @wraps(command)
+    def with_scheduler(*args: Any, scheduler: str | None, jobs: int | None, **kwargs: Any) -> Any:
+        if jobs is not None and scheduler not in (None, "threads", "processes"):
+            raise click.UsageError(
+                f"--jobs counts threads or processes here, but --scheduler is {scheduler}, which "
+                "has its own workers. Leave --jobs out."
+            )
+        return command(*args, scheduler=Scheduler(scheduler, jobs), **kwargs)
+
+    return with_scheduler
+
+
+def shows_bar(progress: bool | None, as_json: bool) -> bool:
+    """Return whether a command shows a bar; never with JSON, which is printed to the same place."""
+    return not as_json and (sys.stderr.isatty() if progress is None else progress)
+
+
+@contextmanager
+def errors_as_text(exit_code: int = 1) -> Iterator[None]:
+    """Show our errors as one line instead of a traceback, and end with an exit code."""
+    try:
+        yield
+    except (WkdaskError, OSError) as error:
+        shown = click.ClickException(str(error))
+        shown.exit_code = exit_code
+        raise shown from None
+
+
+def _checked_scheduler(_context: Any, _option: Any, value: str | None) -> str | None:
+    if value is None or value in ("threads", "processes") or ":" in value:
+        return value
+    raise click.BadParameter(
+        f"{value!r} is neither threads nor processes, nor an address such as tcp://host:8786."
+    )
+
+
+@contextmanager
+def _connected(address: str) -> Iterator[Client]:
+    from distributed import Client
+
+    try:
+        # One that does not get through would stay dask's default.
+        client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise ClusterError(
+            f"no dask scheduler answers at {address} within {_CONNECT_SECONDS} s ({error}). Start "
+            "one with `dask scheduler`, or use --scheduler threads."
+        ) from None
+    with client:
+        yield client

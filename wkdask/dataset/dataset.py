@@ -1,0 +1,1061 @@
+"""Datasets, layers and mags: what WEBKNOSSOS shows of a directory.
+
+It brings `datasource-properties.json` and mag directories together and checks one against the
+other. Voxels are the business of views; `MagView` is the view of a whole mag.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
+from dataclasses import replace
+from functools import reduce
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, SupportsIndex
+
+import numpy as np
+from distributed import Client
+from numpy.typing import DTypeLike, NDArray
+
+from wkdask.arrays import labelled
+from wkdask.arrays.labelled import Coords, Labels
+from wkdask.arrays.view import View
+from wkdask.dataset import properties
+from wkdask.dataset.properties import DatasetProperties, LayerProperties, MagProperties
+from wkdask.errors import (
+    ArgumentError,
+    ExistsError,
+    FormatError,
+    NameLookupError,
+    NothingToDoError,
+    PropertiesError,
+    storage_error,
+)
+from wkdask.geometry import BoundingBox, Mag, MagLike, Vec3, Vec3Like, vec3, whole
+from wkdask.pyramid import mags as ladder
+from wkdask.pyramid import plan as planning
+from wkdask.pyramid import resample as pyramid
+from wkdask.pyramid import rewrite as rewriting
+from wkdask.pyramid.plan import PyramidPlan
+from wkdask.runtime.report import RunReport
+from wkdask.runtime.run import Run
+from wkdask.storage.header import DTYPES, BlockType, VolumeHeader
+from wkdask.storage.volume import HEADER_NAME, JOURNALS_NAME, Volume, absolute
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["Dataset", "Layer", "MagView", "create", "mag_named", "open", "open_mag"]
+
+Path_ = str | os.PathLike[str]
+_EMPTY = BoundingBox((0, 0, 0), (0, 0, 0))
+
+
+def open(path: Path_) -> Dataset:  # noqa: A001
+    """Open a dataset, a directory with `datasource-properties.json`.
+
+    Parameters
+    ----------
+    path
+        The directory.
+
+    Raises
+    ------
+    MissingError
+        If the directory or the file is missing.
+    PropertiesError
+        If the file can't be understood.
+
+    Examples
+    --------
+    >>> _ = wkdask.create("tissue", voxel_size=(11.24, 11.24, 28))
+    >>> wkdask.open("tissue").voxel_size
+    (11.24, 11.24, 28.0)
+    """
+    return Dataset(path)
+
+
+def create(
+    path: Path_,
+    voxel_size: tuple[float, float, float],
+    unit: str = "nanometer",
+    exist_ok: bool = False,
+) -> Dataset:
+    """Make a dataset without layers.
+
+    Parameters
+    ----------
+    path
+        The directory; its last part is the dataset's name.
+    voxel_size
+        Edges of a voxel of mag 1, `(x, y, z)`, in `unit`.
+    unit
+        A unit of length that WEBKNOSSOS knows.
+    exist_ok
+        Whether an existing dataset is opened; its voxel size and unit must be the same.
+
+    Raises
+    ------
+    ExistsError
+        If something else is there.
+    ArgumentError
+        If the voxel size or the unit can't be used.
+    """
+    directory = Path(absolute(path))
+    properties.check_unit(unit)
+    new = DatasetProperties(
+        name=directory.name,
+        voxel_size=_voxel_size(voxel_size),
+        unit=unit,
+        extra={"version": 1},
+    )
+    if os.path.lexists(directory / properties.FILE_NAME):
+        return _existing(directory, new, exist_ok)
+    if os.path.lexists(directory) and (not directory.is_dir() or any(directory.iterdir())):
+        raise ExistsError(f"{directory} exists and is no empty directory: choose another path.")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(error, directory, "creating the dataset") from None
+    properties.save(directory, new)
+    return Dataset(directory)
+
+
+def open_mag(path: Path_) -> MagView:
+    """Open a bare mag directory; its box is that of the files on disk.
+
+    Parameters
+    ----------
+    path
+        A directory with `header.wkw`. Where its name is a mag, such as `2-2-1`, that is its mag.
+
+    Raises
+    ------
+    MissingError
+        If there is no such directory, or no `header.wkw` in it.
+    FormatError
+        If `header.wkw` is not a WKW header.
+    """
+    volume = Volume.open(path)
+    mag = mag_named(os.path.basename(volume.path))
+    return MagView(volume, volume.box_on_disk(), Labels(mag=mag))
+
+
+def mag_named(name: str) -> Mag | None:
+    """Return the mag whose directory has a name, if it is one, such as `2-2-1`."""
+    return Mag(name) if re.fullmatch(r"[1-9]\d*(-[1-9]\d*-[1-9]\d*)?", name) else None
+
+
+class Dataset:
+    """A directory of layers; get one from `wkdask.open` or `wkdask.create`.
+
+    Each change reads `datasource-properties.json` again and replaces it atomically.
+    """
+
+    def __init__(self, path: Path_) -> None:
+        self._path = Path(absolute(path))
+        self._properties = properties.load(self._path)
+
+    @property
+    def path(self) -> Path:
+        """The directory, absolute."""
+        return self._path
+
+    @property
+    def name(self) -> str:
+        """The name in the JSON."""
+        return self._properties.name
+
+    @property
+    def voxel_size(self) -> tuple[float, float, float]:
+        """Edges of a voxel of mag 1, `(x, y, z)`, in `unit`."""
+        return self._properties.voxel_size
+
+    @property
+    def unit(self) -> str:
+        """The unit of `voxel_size`."""
+        return self._properties.unit
+
+    @property
+    def layers(self) -> dict[str, Layer]:
+        """The layers by name, also those in formats that wkdask does not read."""
+        return {layer.name: Layer(self, layer.name) for layer in self._properties.layers}
+
+    def __getitem__(self, name: str) -> Layer:
+        self._properties.layer(name)
+        return Layer(self, name)
+
+    def add_layer(
+        self,
+        name: str,
+        category: str,
+        dtype: DTypeLike,
+        num_channels: SupportsIndex = 1,
+        bounding_box: BoundingBox | None = None,
+        *,
+        largest_segment_id: int | None = None,
+    ) -> Layer:
+        """Add a layer without mags.
+
+        Parameters
+        ----------
+        name
+            Also the name of its directory.
+        category
+            `"color"` or `"segmentation"`.
+        dtype
+            One of the ten dtypes of WKW; whole numbers for a segmentation.
+        num_channels
+            Values per voxel.
+        bounding_box
+            Where data will be, in voxels of mag 1; `MagView.write` extends it.
+        largest_segment_id
+            Of a segmentation, if known.
+
+        Raises
+        ------
+        ExistsError
+            If there is a layer of this name.
+        ArgumentError
+            If an argument can't be used, such as a name that leaves the dataset.
+        """
+        channels = VolumeHeader(_dtype_name(dtype), whole(num_channels, "num_channels"))
+        layer = LayerProperties(
+            name=name,
+            category=category,
+            bounding_box=_checked_box(bounding_box or _EMPTY),
+            dtype=channels.dtype,
+            num_channels=channels.num_channels,
+            largest_segment_id=largest_segment_id,
+        )
+        if category == "segmentation" and np.dtype(layer.dtype).kind not in "ui":
+            raise ArgumentError(f"a segmentation holds whole numbers, but dtype is {layer.dtype}.")
+
+        def added(found: DatasetProperties) -> DatasetProperties:
+            if any(other.name == name for other in found.layers):
+                raise ExistsError(f"{self.path} has a layer {name!r} already.")
+            return found.with_layer(layer)
+
+        self._change(added)
+        return Layer(self, name)
+
+    def to_datatree(self, chunks: Any = "file", coords: Coords = "voxel") -> xr.DataTree:
+        """Return all layers as an `xarray.DataTree`, with nodes such as `/color/2-2-1`.
+
+        Parameters
+        ----------
+        chunks, coords
+            See `View.to_xarray`.
+
+        Raises
+        ------
+        WkdaskError
+            If a mag can't be opened. Layers in other formats than WKW are left out.
+        """
+        layers = [layer for layer in self.layers.values() if layer.data_format == "wkw"]
+        views = {f"/{a.name}/{mag}": view for a in layers for mag, view in a.mags.items()}
+        groups = labelled.to_groups(views, self.attrs, chunks, coords)
+        return labelled.to_datatree(groups, self.name)
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """What xarray shows of the dataset: name, voxel size and unit, as plain values."""
+        return {"name": self.name, "voxel_size": list(self.voxel_size), "unit": self.unit}
+
+    def __repr__(self) -> str:
+        layers = ", ".join(self.layers)
+        return f"Dataset({str(self.path)!r}, voxel_size={self.voxel_size}, layers=[{layers}])"
+
+    def _refresh(self) -> None:
+        self._properties = properties.load(self._path)
+
+    def _change(self, change: Callable[[DatasetProperties], DatasetProperties]) -> None:
+        with properties.locked(self._path):
+            found = properties.load(self._path)
+            changed = change(found)
+            if changed != found:
+                properties.save(self._path, changed)
+        self._properties = changed
+
+    def _change_layer(
+        self, name: str, change: Callable[[LayerProperties], LayerProperties]
+    ) -> None:
+        self._change(lambda found: found.with_layer(change(found.layer(name))))
+
+
+class Layer:
+    """A layer of a dataset: the same tissue in one or more mags; get one by `dataset[name]`."""
+
+    def __init__(self, dataset: Dataset, name: str) -> None:
+        self._dataset = dataset
+        self._name = name
+
+    @property
+    def dataset(self) -> Dataset:
+        """The dataset of the layer."""
+        return self._dataset
+
+    @property
+    def properties(self) -> LayerProperties:
+        """What the JSON says of the layer."""
+        return self._dataset._properties.layer(self._name)
+
+    @property
+    def name(self) -> str:
+        """The name, unique in the dataset."""
+        return self._name
+
+    @property
+    def category(self) -> str:
+        """`"color"` or `"segmentation"`."""
+        return self.properties.category
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of one channel."""
+        return np.dtype(self.properties.dtype)
+
+    @property
+    def num_channels(self) -> int:
+        """Values per voxel."""
+        return self.properties.num_channels
+
+    @property
+    def data_format(self) -> str:
+        """How voxels are stored; wkdask reads and writes `"wkw"`."""
+        return self.properties.data_format
+
+    @property
+    def largest_segment_id(self) -> int | None:
+        """The largest id of a segmentation, if known."""
+        return self.properties.largest_segment_id
+
+    @largest_segment_id.setter
+    def largest_segment_id(self, value: int | None) -> None:
+        self._change(lambda found: replace(found, largest_segment_id=value))
+
+    @property
+    def bounding_box(self) -> BoundingBox:
+        """Where there are data, in voxels of mag 1."""
+        return self.properties.bounding_box
+
+    @bounding_box.setter
+    def bounding_box(self, value: BoundingBox) -> None:
+        self._change(lambda found: replace(found, bounding_box=_checked_box(value)))
+
+    @property
+    def mags(self) -> dict[Mag, MagView]:
+        """The mags, from fine to coarse."""
+        return {entry.mag: self._open(entry) for entry in self._entries}
+
+    def __getitem__(self, mag: MagLike) -> MagView:
+        wanted = Mag(mag)
+        for entry in self._entries:
+            if entry.mag == wanted:
+                return self._open(entry)
+        names = ", ".join(str(entry.mag) for entry in self._entries)
+        raise NameLookupError(
+            f"layer {self.name!r} has no mag {wanted}; it has {names or 'none: add_mag makes one'}."
+        )
+
+    def add_mag(
+        self,
+        mag: MagLike,
+        block_edge: SupportsIndex = 32,
+        blocks_per_file_edge: SupportsIndex = 32,
+        block_type: BlockType = "lz4hc",
+    ) -> MagView:
+        """Add a mag without voxels, that is, full of zeros.
+
+        Parameters
+        ----------
+        mag
+            Its factors, such as `2` or `"2-2-1"`.
+        block_edge
+            Voxels per edge of a block, a power of two.
+        blocks_per_file_edge
+            Blocks per edge of a file, a power of two.
+        block_type
+            `"raw"`, `"lz4"`, or `"lz4hc"`, which is smaller and slower to write.
+
+        Raises
+        ------
+        ExistsError
+            If the layer has this mag, or its directory holds voxels.
+        ArgumentError
+            If an argument can't be used.
+        """
+        self._dataset._refresh()
+        found = self.properties
+        header = VolumeHeader(
+            found.dtype,
+            found.num_channels,
+            whole(block_edge, "block_edge"),
+            whole(blocks_per_file_edge, "blocks_per_file_edge"),
+            block_type,
+        )
+        entry = self._new_entry(Mag(mag), header)
+
+        def added(layer: LayerProperties) -> LayerProperties:
+            if any(other.mag == entry.mag for other in layer.mags):
+                raise ExistsError(f"layer {self.name!r} has a mag {entry.mag} already.")
+            # While nobody else may change the dataset: another process may add the same mag.
+            self._create_volume(self._default_path(entry.mag), header)
+            return layer.with_mag(entry)
+
+        self._check_format()
+        self._change(added)
+        return self._open(entry)
+
+    def downsample(
+        self,
+        from_mag: MagLike | None = None,
+        coarsest_mag: MagLike | None = None,
+        mags: Iterable[MagLike] | None = None,
+        *,
+        sampling_mode: ladder.SamplingMode = "anisotropic",
+        mode: str = "default",
+        block_type: BlockType = "lz4hc",
+        executor: Client | Executor | None = None,
+        retries: int = 0,
+        resume: bool = False,
+        force: bool = False,
+        dry_run: bool = False,
+        progress: bool = False,
+    ) -> Any:
+        """Make coarser mags, each from the one before it, as one run.
+
+        A file is made as soon as the files under it are there. The mags are listed in the JSON when
+        all are finished; until then the dataset opens as it was.
+
+        Parameters
+        ----------
+        from_mag
+            Where to begin; None is the coarsest mag that there is.
+        coarsest_mag
+            Where to end, by its largest factor; None is where the layer is about 100 voxels wide,
+            and at least mag 4.
+        mags
+            The mags to make, instead of the two rules that `sampling_mode` and `coarsest_mag` are.
+        sampling_mode
+            `"anisotropic"`: halve the axes that bring voxels nearest to cubes. `"isotropic"`: all.
+            `"constant_z"`: x and y; also for a layer of depth 1.
+        mode
+            See `wkdask.downsample`; `"default"` is `"mode"` for a segmentation, else `"median"`.
+        block_type
+            `"raw"`, `"lz4"` or `"lz4hc"`.
+        executor
+            A `distributed.Client`, a `concurrent.futures.Executor`, or None for the active client
+            or dask's threads.
+        retries
+            How often a task is tried again after an exception.
+        resume
+            Whether to go on with what an earlier run with `resume=True` has left.
+        force
+            Whether a segmentation may be sampled by a mode that invents ids.
+        dry_run
+            Whether only to tell what would be made.
+        progress
+            Whether to show a bar.
+
+        Returns
+        -------
+        RunReport or PyramidPlan
+            What was done; its chunks are files. With `dry_run` what would be done.
+
+        Raises
+        ------
+        ExistsError
+            If a mag is there already.
+        ArgumentError
+            If an argument can't be used.
+        NothingToDoError
+            If there is nothing to make, or no voxels to make it from.
+
+        Examples
+        --------
+        >>> ds = wkdask.create("tissue", voxel_size=(11.24, 11.24, 25))
+        >>> box = wkdask.BoundingBox((0, 0, 0), (64, 64, 64))
+        >>> layer = ds.add_layer("color", "color", "uint8", bounding_box=box)
+        >>> layer.add_mag(1).write(np.full((64, 64, 64), 7, np.uint8))
+        >>> print(layer.downsample(dry_run=True))
+        color: from mag 1 by median, files of edge 1024, lz4hc
+          mag       voxel size nm        voxels  files  bytes at most
+        2-2-1  22.48 x 22.48 x 25  32 x 32 x 64      1         65,536
+        4-4-2  44.96 x 44.96 x 50  16 x 16 x 32      1          8,192
+        2 files, 0.00 GiB before compression, 128 MiB of memory per task
+        >>> layer.downsample().done
+        2
+        >>> list(layer.mags)
+        [Mag('1'), Mag('2-2-1'), Mag('4-4-2')]
+        """
+        ladder.check_sampling_mode(sampling_mode)
+        start = self._start(from_mag, max)
+        if self.bounding_box.size[2] == 1:
+            sampling_mode = "constant_z"
+        if mags is None:
+            coarsest = (
+                ladder.default_coarsest(self.bounding_box, sampling_mode, start)
+                if coarsest_mag is None
+                else Mag(coarsest_mag)
+            )
+            others = [mag for layer in self._dataset.layers.values() for mag in layer._listed]
+            chosen = ladder.coarser_mags(
+                start, coarsest, self._dataset.voxel_size, sampling_mode, others
+            )
+        else:
+            chosen = ladder.given_mags(start, mags, coarser=True)
+        if resume and not chosen and from_mag is None:
+            return RunReport(0)  # a run that was resumed is over
+        mode = pyramid.check_mode(mode, "down", self.category, force=force)
+        self._check_new(chosen, resume=resume)
+        plan = self._plan(start, chosen, mode, block_type)
+        run = Run(executor, retries=retries, progress=progress)
+        return plan if dry_run else self._sample(plan, "down", run, resume=resume)
+
+    def upsample(
+        self,
+        from_mag: MagLike | None = None,
+        finest_mag: MagLike = 1,
+        mags: Iterable[MagLike] | None = None,
+        *,
+        sampling_mode: ladder.SamplingMode = "anisotropic",
+        mode: str = "default",
+        block_type: BlockType = "lz4hc",
+        executor: Client | Executor | None = None,
+        retries: int = 0,
+        resume: bool = False,
+        force: bool = False,
+        dry_run: bool = False,
+        progress: bool = False,
+    ) -> Any:
+        """Make finer mags, each from the one before it, as one run.
+
+        Parameters
+        ----------
+        from_mag
+            Where to begin; None is the finest mag that there is.
+        finest_mag
+            Where to end.
+        mags
+            The mags to make, instead of what downsampling from `finest_mag` would have made.
+        mode
+            `"nearest"`, which is the default, or `"bilinear"`.
+        sampling_mode, block_type, executor, retries, resume, force, dry_run, progress
+            See `downsample`.
+
+        Returns
+        -------
+        RunReport or PyramidPlan
+            What was done; its chunks are files. With `dry_run` what would be done.
+
+        Raises
+        ------
+        ExistsError, ArgumentError, NothingToDoError
+            As `downsample`.
+
+        Examples
+        --------
+        >>> ds = wkdask.create("tissue", voxel_size=(8, 8, 8))
+        >>> box = wkdask.BoundingBox((0, 0, 0), (64, 64, 64))
+        >>> layer = ds.add_layer("cells", "segmentation", "uint32", bounding_box=box)
+        >>> layer.add_mag(4).write(np.full((16, 16, 16), 7, np.uint32))
+        >>> layer.upsample().done
+        2
+        >>> list(layer.mags)
+        [Mag('1'), Mag('2'), Mag('4')]
+        """
+        ladder.check_sampling_mode(sampling_mode)
+        start = self._start(from_mag, min)
+        size = self._dataset.voxel_size
+        if mags is None:
+            chosen = ladder.finer_mags(start, Mag(finest_mag), size, sampling_mode)
+        else:
+            chosen = ladder.given_mags(start, mags, coarser=False)
+        if resume and not chosen and from_mag is None:
+            return RunReport(0)
+        mode = pyramid.check_mode(mode, "up", self.category, force=force)
+        self._check_new(chosen, resume=resume)
+        plan = self._plan(start, chosen, mode, block_type)
+        run = Run(executor, retries=retries, progress=progress)
+        return plan if dry_run else self._sample(plan, "up", run, resume=resume)
+
+    def to_xarray(
+        self, mag: MagLike | None = None, chunks: Any = "file", coords: Coords = "voxel"
+    ) -> xr.DataArray:
+        """Return a mag as a lazy `xarray.DataArray`; see `View.to_xarray`.
+
+        Parameters
+        ----------
+        mag
+            None is the finest one.
+        chunks, coords
+            See `View.to_xarray`.
+
+        Raises
+        ------
+        NameLookupError
+            If there is no such mag.
+        """
+        if mag is None and self._entries:
+            mag = self._entries[0].mag
+        return self[Mag(1) if mag is None else mag].to_xarray(chunks, coords)
+
+    def to_datatree(self, chunks: Any = "file", coords: Coords = "voxel") -> xr.DataTree:
+        """Return all mags as an `xarray.DataTree`, with nodes such as `/2-2-1`.
+
+        Parameters
+        ----------
+        chunks, coords
+            See `View.to_xarray`.
+        """
+        views = {f"/{mag}": view for mag, view in self.mags.items()}
+        groups = labelled.to_groups(views, self._dataset.attrs, chunks, coords)
+        return labelled.to_datatree(groups, self.name)
+
+    def __repr__(self) -> str:
+        mags = ", ".join(str(entry.mag) for entry in self._entries)
+        return (
+            f"Layer({self.name!r}, {self.category}, {self.dtype}, "
+            f"num_channels={self.num_channels}, bounding_box={self.bounding_box}, mags=[{mags}])"
+        )
+
+    @property
+    def _entries(self) -> tuple[MagProperties, ...]:
+        return self.properties.mags
+
+    @property
+    def _listed(self) -> list[Mag]:
+        return [entry.mag for entry in self._entries]
+
+    def _change(self, change: Callable[[LayerProperties], LayerProperties]) -> None:
+        self._dataset._change_layer(self._name, change)
+
+    def _start(self, mag: MagLike | None, choose: Callable[[list[Mag]], Mag]) -> Mag:
+        """Return the mag that others are made from."""
+        if mag is not None:
+            return self[mag].mag or Mag(mag)
+        if not self._listed:
+            raise NothingToDoError(
+                f"layer {self.name!r} has no mag to begin with: add one, and write."
+            )
+        return choose(self._listed)
+
+    def _plan(self, start: Mag, mags: list[Mag], mode: str, block_type: BlockType) -> PyramidPlan:
+        if not mags:
+            raise NothingToDoError(
+                f"there is nothing to make from mag {start} of layer {self.name!r}. Name the mags, "
+                "or another one to end with."
+            )
+        if self.bounding_box.is_empty:
+            raise NothingToDoError(
+                f"layer {self.name!r} has an empty bounding_box: write to it, or set it."
+            )
+        return planning.plan_pyramid(
+            layer=self.name,
+            source=start,
+            mags=mags,
+            mode=mode,
+            header=replace(self[start].volume.header, block_type=block_type),
+            box=self.bounding_box,
+            voxel_size=self._dataset.voxel_size,
+            unit=self._dataset.unit,
+            task_bytes=pyramid.TASK_BYTES,
+        )
+
+    def _sample(
+        self, plan: PyramidPlan, direction: pyramid.Direction, run: Run, *, resume: bool
+    ) -> RunReport:
+        """Make the mags of a plan, and list them when all are there."""
+        self._dataset._refresh()
+        new = [self._new_entry(planned.mag, plan.header) for planned in plan.mags]
+        self._check_new((entry.mag for entry in new), resume=resume)
+        made: list[MagProperties] = []
+        try:
+            for entry in new:
+                if self._prepare(entry, plan.header, resume=resume):
+                    made.append(entry)
+            views = [self[plan.source], *map(self._open, new)]
+            report = pyramid.sample_mags(
+                [view._whole() for view in views],
+                plan.mode,
+                direction,
+                run,
+                resume=resume,
+                force=True,
+            )
+        except BaseException:
+            if not resume:
+                for entry in made:
+                    shutil.rmtree(self._mag_path(entry), ignore_errors=True)
+            raise
+        self._change(lambda layer: reduce(LayerProperties.with_mag, new, layer))
+        return report
+
+    def _check_new(self, mags: Iterable[Mag], *, resume: bool) -> None:
+        """Raise if a mag that is to be made is there, unless a run that can be resumed made it."""
+        for mag in mags:
+            is_resumable = resume and (self._default_path(mag) / JOURNALS_NAME).is_dir()
+            if mag in self._listed and not is_resumable:
+                raise ExistsError(
+                    f"layer {self.name!r} has a mag {mag} already"
+                    f"{', which no earlier run with resume=True has made' if resume else ''}: "
+                    "choose other mags."
+                )
+
+    def _note_file_edge(self, mag: Mag, file_edge: int) -> None:
+        """Let the JSON say of what edge the files of a mag are, if it says so at all."""
+
+        def noted(layer: LayerProperties) -> LayerProperties:
+            for entry in layer.mags:
+                if entry.mag == mag and "cubeLength" in entry.extra:
+                    extra = {**entry.extra, "cubeLength": file_edge}
+                    return layer.with_mag(replace(entry, extra=extra))
+            return layer
+
+        self._change(noted)
+
+    def _new_entry(self, mag: Mag, header: VolumeHeader) -> MagProperties:
+        axes = {"axisOrder": {"c": 0, "x": 1, "y": 2, "z": 3}, "cubeLength": header.file_edge}
+        return MagProperties(mag, f"./{self.name}/{mag}", axes)
+
+    def _prepare(self, entry: MagProperties, header: VolumeHeader, *, resume: bool) -> bool:
+        """Make the directory of a mag that is not listed yet; False if an earlier run did."""
+        path = self._mag_path(entry)
+        if resume and (path / HEADER_NAME).is_file():
+            found = Volume.open(path).header
+            if found != header:
+                raise ExistsError(
+                    f"{path} was begun with {found.difference_to(header) or found.block_type}: "
+                    "delete the directory, or use the same options."
+                )
+            return False
+        self._create_volume(path, header)
+        return True
+
+    def _extend(self, written: BoundingBox, mag: Mag) -> None:
+        """Make the layer's box contain what was written to a mag."""
+
+        def extended(found: LayerProperties) -> LayerProperties:
+            box, new = found.bounding_box, written.scaled_by(mag)
+            # A coarse voxel at the border reaches beyond the box, but is no new one.
+            if box.align_with_mag(mag, ceil=True).contains_bbox(new):
+                return found
+            return replace(found, bounding_box=box.extended_by(new))
+
+        self._change(extended)
+
+    def _create_volume(self, path: Path, header: VolumeHeader) -> None:
+        """Make the directory of a mag; a header that a crash left behind is replaced."""
+        self._check_inside(path)
+        volume = Volume(str(path), header)
+        if path.is_dir() and next(volume.files(), None) is not None:
+            raise ExistsError(
+                f"{path} holds voxels, though {properties.FILE_NAME} does not list it: delete the "
+                "directory, or open it with wkdask.open_mag."
+            )
+        try:
+            (path / HEADER_NAME).unlink(missing_ok=True)
+        except OSError as error:
+            raise storage_error(error, path, "replacing an unused header") from None
+        Volume.create(path, header)
+
+    def _open(self, entry: MagProperties) -> MagView:
+        self._check_format()
+        path = self._mag_path(entry)
+        volume = Volume.open(path)
+        self._check_against(volume)
+        labels = Labels(
+            entry.mag, self.name, self.category, self._dataset.voxel_size, self._dataset.unit,
+            self.largest_segment_id, str(self._dataset.path),
+        )  # fmt: skip
+        factors = entry.mag.factors
+        box = self.bounding_box.align_with_mag(factors, ceil=True).in_mag(factors)
+        return MagView(volume, box, labels, layer=self, read_only=not self._is_inside(path))
+
+    def _mag_path(self, entry: MagProperties) -> Path:
+        if entry.path is not None:
+            return self._dataset.path / entry.path
+        path = self._default_path(entry.mag)
+        # Older writers name isotropic mags by three numbers.
+        long_name = path.with_name("-".join(map(str, entry.mag)))
+        return long_name if not path.exists() and long_name.exists() else path
+
+    def _default_path(self, mag: Mag) -> Path:
+        return self._dataset.path / self.name / str(mag)
+
+    def _is_inside(self, path: Path) -> bool:
+        """Return whether a path stays in the dataset, symbolic links followed."""
+        return path.resolve().is_relative_to(self._dataset.path.resolve())
+
+    def _check_inside(self, path: Path) -> None:
+        if not self._is_inside(path):
+            raise ArgumentError(
+                f"{path} leads out of the dataset {self._dataset.path}, so it is not written to."
+            )
+
+    def _check_format(self) -> None:
+        if self.properties.data_format != "wkw":
+            raise FormatError(
+                f"layer {self.name!r} is stored as {self.properties.data_format}, but wkdask reads "
+                "and writes voxels of WKW layers only."
+            )
+
+    def _check_against(self, volume: Volume) -> None:
+        header, said = volume.header, self.properties
+        if (header.dtype, header.num_channels) != (said.dtype, said.num_channels):
+            raise PropertiesError(
+                f"{self._dataset.path / properties.FILE_NAME} says that layer {self.name!r} has "
+                f"{said.num_channels} channel(s) of {said.dtype}, but "
+                f"{os.path.join(volume.path, HEADER_NAME)} says {header.num_channels} of "
+                f"{header.dtype}. Correct the one that is wrong."
+            )
+
+
+class MagView(View):
+    """The view of a whole mag.
+
+    Positions in `read`, `write` and `get_view` are absolute, and writing is not bounded. Arrays
+    (`to_dask`, `[...]`, `to_xarray`, `store`) and chunk functions cover `bounding_box`.
+    """
+
+    def __init__(
+        self,
+        volume: Volume,
+        bounding_box: BoundingBox,
+        labels: Labels,
+        *,
+        layer: Layer | None = None,
+        read_only: bool = False,
+    ) -> None:
+        super().__init__(
+            volume.path,
+            volume.header.to_wkw(),
+            bounding_box.bottomright,
+            is_bounded=False,
+            read_only=read_only,
+            labels=labels,
+        )
+        self._data_box = bounding_box
+        self._layer = layer
+
+    @property
+    def bounding_box(self) -> BoundingBox:
+        """The layer's box in voxels of this mag, aligned outwards; it grows with the layer."""
+        if self._layer is None or self.mag is None:
+            return self._data_box
+        return self._layer.bounding_box.align_with_mag(self.mag, ceil=True).in_mag(self.mag)
+
+    @property
+    def layer_box(self) -> BoundingBox:
+        """The same as `bounding_box`."""
+        return self.bounding_box
+
+    @property
+    def size(self) -> Vec3:
+        """Where `bounding_box` ends: a mag begins at (0, 0, 0)."""
+        return self.bounding_box.bottomright
+
+    @property
+    def layer(self) -> Layer | None:
+        """The layer, if the mag was opened through one."""
+        return self._layer
+
+    def get_view(
+        self,
+        offset: Vec3Like | None = None,
+        size: Vec3Like | None = None,
+        read_only: bool | None = None,
+    ) -> View:
+        """Return a view of a part.
+
+        Parameters
+        ----------
+        offset
+            Its first voxel, absolute; None is the first one of `bounding_box`.
+        size
+            Its voxels per axis; None reaches to the end of `bounding_box`.
+        read_only
+            None inherits. Only a read-only part may leave the box [0, end of `bounding_box`).
+
+        Raises
+        ------
+        BoundsError, ReadOnlyError
+            As in `View.get_view`.
+        """
+        box = self.bounding_box
+        if box.is_empty and (offset is None or size is None):
+            raise ArgumentError(
+                f"{self!r} has an empty bounding box: give offset and size with read_only=True, "
+                "write to it, or set the bounding_box of its layer."
+            )
+        start = vec3(box.topleft if offset is None else offset, "offset")
+        if size is None:
+            size = [b - a for a, b in zip(start, box.bottomright, strict=True)]
+        return super().get_view(start, size, read_only)
+
+    def write(self, data: NDArray[Any], offset: Vec3Like = (0, 0, 0)) -> None:
+        """Write voxels at an absolute position, and extend the layer's box to contain them.
+
+        See `View.write`. The box is kept in the JSON: write from one process at a time, or set the
+        layer's `bounding_box` before and write through views of it.
+        """
+        written = self._write(data, offset)
+        self._data_box = self._data_box.extended_by(written)
+        if self._layer is not None and self.mag is not None:
+            self._layer._extend(written, self.mag)
+
+    def compress(
+        self,
+        block_type: BlockType = "lz4hc",
+        executor: Client | Executor | None = None,
+        *,
+        retries: int = 0,
+        progress: bool = False,
+    ) -> RunReport:
+        """Store the files with other blocks, in place.
+
+        Each file is replaced by one that holds the same voxels. An interrupted run leaves files of
+        either kind, which can be read as before; run it again.
+
+        Parameters
+        ----------
+        block_type
+            `"lz4hc"`, `"lz4"`, or `"raw"` for the reverse.
+        executor
+            A `distributed.Client`, a `concurrent.futures.Executor`, or None for the active client
+            or dask's threads.
+        retries
+            How often a task is tried again after an exception.
+        progress
+            Whether to show a bar.
+
+        Raises
+        ------
+        ReadOnlyError
+            If the mag is read-only, such as one that lies outside of the dataset.
+        FormatError
+            If a file can't be read; it stays as it is.
+
+        Examples
+        --------
+        >>> ds = wkdask.create("tissue", voxel_size=(8, 8, 8))
+        >>> box = wkdask.BoundingBox((0, 0, 0), (64, 64, 64))
+        >>> layer = ds.add_layer("color", "color", "uint8", bounding_box=box)
+        >>> mag = layer.add_mag(1, block_type="raw")
+        >>> mag.write(np.full((64, 64, 64), 7, np.uint8))
+        >>> mag.compress().done
+        1
+        >>> ds["color"][1].volume.header.block_type
+        'lz4hc'
+        """
+        self._check_writable()
+        header = replace(self.volume.header, block_type=block_type)
+        run = Run(executor, retries=retries, progress=progress)
+        return self._rewritten(rewriting.recompress(self.volume, block_type, run), header)
+
+    def rechunk(
+        self,
+        block_edge: SupportsIndex | None = None,
+        blocks_per_file_edge: SupportsIndex | None = None,
+        block_type: BlockType | None = None,
+        executor: Client | Executor | None = None,
+        *,
+        retries: int = 0,
+        progress: bool = False,
+    ) -> RunReport:
+        """Store the voxels in blocks and files of other edges, in place.
+
+        A new directory is written beside the old one, and takes its place when it is whole.
+
+        Parameters
+        ----------
+        block_edge
+            Voxels per edge of a block, a power of two; None keeps it.
+        blocks_per_file_edge
+            Blocks per edge of a file, a power of two; None keeps it.
+        block_type
+            `"raw"`, `"lz4"` or `"lz4hc"`; None keeps it.
+        executor, retries, progress
+            See `compress`.
+
+        Raises
+        ------
+        ReadOnlyError, FormatError
+            As `compress`; all stays as it was.
+        ArgumentError
+            If an edge is none that WKW has.
+
+        Examples
+        --------
+        >>> ds = wkdask.create("tissue", voxel_size=(8, 8, 8))
+        >>> box = wkdask.BoundingBox((0, 0, 0), (64, 64, 64))
+        >>> mag = ds.add_layer("color", "color", "uint8", bounding_box=box).add_mag(1)
+        >>> mag.write(np.full((64, 64, 64), 7, np.uint8))
+        >>> mag.rechunk(blocks_per_file_edge=16).done
+        8
+        """
+        self._check_writable()
+        old = self.volume.header
+        header = VolumeHeader(
+            old.dtype,
+            old.num_channels,
+            old.block_edge if block_edge is None else whole(block_edge, "block_edge"),
+            old.blocks_per_file_edge
+            if blocks_per_file_edge is None
+            else whole(blocks_per_file_edge, "blocks_per_file_edge"),
+            block_type or old.block_type,
+        )
+        run = Run(executor, retries=retries, progress=progress)
+        return self._rewritten(rewriting.rechunk(self.volume, header, run), header)
+
+    def _rewritten(self, report: RunReport, header: VolumeHeader) -> RunReport:
+        """Let the view, and the JSON where there is one, know how the voxels are stored now."""
+        self._volume = replace(self._volume, header=header)
+        if self._layer is not None and self.mag is not None:
+            self._layer._note_file_edge(self.mag, header.file_edge)
+        return report
+
+    def _whole(self) -> View:
+        return self.get_view()
+
+
+def _checked_box(box: BoundingBox) -> BoundingBox:
+    """Return a layer's box, or raise if WKW has no numbers for its voxels."""
+    if isinstance(box, BoundingBox) and (min(box.topleft) < 0 or max(box.bottomright) > 2**32):
+        raise ArgumentError(f"bounding_box is {box}, but WKW holds voxels from 0 to 2**32.")
+    return box
+
+
+def _dtype_name(dtype: DTypeLike) -> str:
+    try:
+        # NumPy would take None for float64.
+        return np.dtype(dtype if dtype is not None else "none").name
+    except TypeError:
+        raise ArgumentError(
+            f"dtype is {dtype!r}, but must be one of {', '.join(DTYPES)}."
+        ) from None
+
+
+def _voxel_size(value: Any) -> tuple[float, float, float]:
+    with contextlib.suppress(TypeError, ValueError):
+        x, y, z = map(float, value)
+        if all(0 < edge < float("inf") for edge in (x, y, z)):
+            return x, y, z
+    raise ArgumentError(f"voxel_size is {value!r}, but must be three positive lengths (x, y, z).")
+
+
+def _existing(directory: Path, new: DatasetProperties, exist_ok: bool) -> Dataset:
+    if not exist_ok:
+        raise ExistsError(f"{directory} is a dataset already: open it, or pass exist_ok=True.")
+    dataset = Dataset(directory)
+    if (dataset.voxel_size, dataset.unit) != (new.voxel_size, new.unit):
+        raise ExistsError(
+            f"{directory} has voxels of {dataset.voxel_size} {dataset.unit}, not of "
+            f"{new.voxel_size} {new.unit}. Open it, or choose another path."
+        )
+    return dataset

@@ -1,0 +1,144 @@
+"""What is in a dataset or mag directory, as plain values and as text for a terminal."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+
+from wkdask.dataset.dataset import Dataset, Layer, MagView, open_mag
+from wkdask.dataset.properties import FILE_NAME
+from wkdask.errors import WkdaskError
+from wkdask.geometry import Mag
+from wkdask.storage.volume import HEADER_NAME
+
+__all__ = ["as_text", "describe", "has_errors"]
+
+
+def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return what a dataset, or a bare mag directory, holds; ready for JSON.
+
+    Raises
+    ------
+    WkdaskError
+        If the path is neither, or can't be understood.
+    """
+    is_mag = os.path.exists(os.path.join(path, HEADER_NAME))
+    if is_mag and not os.path.exists(os.path.join(path, FILE_NAME)):
+        return {"path": os.path.abspath(path), "mags": [_describe_mag(open_mag(path))]}
+    dataset = Dataset(path)
+    return {
+        "path": str(dataset.path),
+        "name": dataset.name,
+        "voxel_size": list(dataset.voxel_size),
+        "unit": dataset.unit,
+        "layers": [_describe_layer(layer) for layer in dataset.layers.values()],
+    }
+
+
+def as_text(facts: dict[str, Any]) -> str:
+    """Return what `describe` returned as lines for a terminal."""
+    lines = [facts["path"]]
+    if "layers" in facts:
+        lines.append(f"  name       {facts['name']}")
+        lines.append(f"  voxel size {_times(facts['voxel_size'])} {facts['unit']}")
+        lines += [] if facts["layers"] else ["  no layers"]
+    for layer in facts.get("layers", ()):
+        lines += _layer_lines(layer)
+    return "\n".join([*lines, *_mag_lines(facts.get("mags", ()))])
+
+
+def has_errors(facts: dict[str, Any]) -> bool:
+    """Return whether a mag of what `describe` returned can't be opened."""
+    return any("error" in mag for layer in facts.get("layers", ()) for mag in layer.get("mags", ()))
+
+
+def _describe_layer(layer: Layer) -> dict[str, Any]:
+    facts = {
+        "name": layer.name,
+        "category": layer.category,
+        "data_format": layer.data_format,
+        "dtype": layer.properties.dtype,
+        "num_channels": layer.num_channels,
+        "bounding_box": _describe_box(layer.bounding_box),
+        "largest_segment_id": layer.largest_segment_id,
+    }
+    if layer.data_format == "wkw":
+        facts["mags"] = [_describe_entry(layer, entry.mag) for entry in layer.properties.mags]
+    return facts
+
+
+def _describe_entry(layer: Layer, mag: Mag) -> dict[str, Any]:
+    """Describe a mag, or why it can't be opened, so that one does not hide the others."""
+    try:
+        return _describe_mag(layer[mag])
+    except WkdaskError as error:
+        return {"mag": str(mag), "error": str(error)}
+
+
+def _describe_mag(mag: MagView) -> dict[str, Any]:
+    header = mag.volume.header
+    sizes_bytes = [size_bytes for _, size_bytes in mag.volume.files()]
+    return {
+        "mag": None if mag.mag is None else str(mag.mag),
+        "path": mag.path,
+        "dtype": header.dtype,
+        "num_channels": header.num_channels,
+        "bounding_box": _describe_box(mag.bounding_box),
+        "block_type": header.block_type,
+        "block_edge": header.block_edge,
+        "file_edge": header.file_edge,
+        "files": len(sizes_bytes),
+        "bytes": sum(sizes_bytes),
+    }
+
+
+def _describe_box(box: Any) -> dict[str, list[int]]:
+    return {"topleft": list(box.topleft), "size": list(box.size)}
+
+
+def _layer_lines(layer: dict[str, Any]) -> list[str]:
+    largest = layer["largest_segment_id"]
+    ids = f", largest segment id {largest}" if largest is not None else ""
+    lines = [
+        f"{layer['name']}: {layer['category']}, {_voxel_type(layer)}{ids}",
+        f"  box    {_box(layer['bounding_box'])} in mag 1",
+    ]
+    if "mags" not in layer:
+        return [*lines, f"  stored as {layer['data_format']}, which wkdask does not read"]
+    return [*lines, *(_mag_lines(layer["mags"]) or ["  no mags"])]
+
+
+def _mag_lines(mags: Any) -> list[str]:
+    return [f"  mag {mag['mag'] or '?':<8} {_mag_text(mag)}" for mag in mags]
+
+
+def _mag_text(mag: dict[str, Any]) -> str:
+    if "error" in mag:
+        return f"can't be opened: {mag['error']}"
+    return (
+        f"{_box(mag['bounding_box'])}, {_voxel_type(mag)}, {mag['block_type']}, "
+        f"block edge {mag['block_edge']}, file edge {mag['file_edge']}, {mag['files']} files, "
+        f"{_bytes(mag['bytes'])}"
+    )
+
+
+def _voxel_type(facts: dict[str, Any]) -> str:
+    channels = facts["num_channels"]
+    return f"{facts['dtype']} x {channels} channels" if channels > 1 else str(facts["dtype"])
+
+
+def _box(box: dict[str, list[int]]) -> str:
+    corner = ", ".join(map(str, box["topleft"]))
+    return f"{_times(box['size'])} at ({corner})"
+
+
+def _times(numbers: Any) -> str:
+    return " x ".join(f"{number:g}" if number % 1 else f"{number:.0f}" for number in numbers)
+
+
+def _bytes(count: float) -> str:
+    if count < 1024:
+        return f"{count:.0f} bytes"
+    power = min(4, int(math.log(count, 1024)))
+    return f"{count / 1024**power:.1f} {' KMGT'[power]}iB"

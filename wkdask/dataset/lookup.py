@@ -1,0 +1,234 @@
+"""What lies at a path: a dataset, a layer or a mag, with its JSON or without."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from wkdask.dataset.dataset import Dataset, Layer, MagView, mag_named, open_mag
+from wkdask.dataset.properties import FILE_NAME
+from wkdask.errors import MissingError, NameLookupError, WkdaskError
+from wkdask.geometry import Mag, MagLike
+from wkdask.storage.volume import HEADER_NAME, absolute
+
+__all__ = ["Found", "can_open", "find", "other_mag"]
+
+Path_ = str | os.PathLike[str]
+Opener = Callable[[], MagView]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Mags at a path."""
+
+    mags: dict[str, dict[Mag | None, Opener]]
+    """What opens them, by layer, from fine to coarse; so that a broken one does not hide others."""
+    attrs: dict[str, Any]
+    """What is known of all of them."""
+    name: str
+    """Of the dataset, or else of the directory."""
+    depth: int
+    """What the path leads to: 0 a mag, 1 a layer, 2 a dataset."""
+
+    def views(self) -> dict[str, MagView]:
+        """Return the mags by their paths in a tree, `/color/2-2-1`, or `/` for a mag itself."""
+        named = ((name, mag, at) for name, mags in self.mags.items() for mag, at in mags.items())
+        return {self._node(name, mag): opener() for name, mag, opener in named}
+
+    def within(self, group: str | None) -> Found:
+        """Return what lies at a node of the tree, such as `color` or `/color/2-2-1`.
+
+        Raises
+        ------
+        NameLookupError
+            If there is no such node.
+        """
+        node = "/" + (group or "").strip("/")
+        if node == "/":
+            return self
+        chosen = {
+            name: {
+                m: v for m, v in mags.items() if f"{self._node(name, m)}/".startswith(f"{node}/")
+            }
+            for name, mags in self.mags.items()
+        }
+        chosen = {name: mags for name, mags in chosen.items() if mags}
+        if not chosen:
+            nodes = ", ".join(self._node(n, m) for n, mags in self.mags.items() for m in mags)
+            raise NameLookupError(f"{self.name!r} has no group {node}; it has {nodes or 'none'}.")
+        return Found(chosen, self.attrs, node.rpartition("/")[2], self.depth - node.count("/"))
+
+    def _node(self, name: str, mag: Mag | None) -> str:
+        return ("/", f"/{mag}", f"/{name}/{mag}")[self.depth]
+
+    def at(self, mag: MagLike | None) -> dict[str, MagView]:
+        """Return one mag of each layer that has it; None is the finest that all have.
+
+        Raises
+        ------
+        NameLookupError
+            If there is none.
+        """
+        if not self.mags:
+            raise NameLookupError(
+                f"{self.name!r} has no layers left to open. Give fewer names as drop_variables=; "
+                "layers without mags, or in other formats than WKW, are never opened."
+            )
+        if mag is None:
+            common = [m for m in self._all() if all(m in mags for mags in self.mags.values())]
+            wanted = common[0] if common else None
+        else:
+            wanted = Mag(mag)
+        found = {name: mags[wanted]() for name, mags in self.mags.items() if wanted in mags}
+        if not found:
+            has = "; ".join(f"{n}: {_listed(mags)}" for n, mags in self.mags.items())
+            problem = "no mag that all layers have" if mag is None else f"no mag {Mag(mag)}"
+            raise NameLookupError(
+                f"{self.name!r} has {problem} ({has}). Give mag= one of these, leave layers out by "
+                "drop_variables=, or open all with xarray.open_datatree."
+            )
+        return found
+
+    def _all(self) -> list[Mag | None]:
+        return [mag for mags in self.mags.values() for mag in mags]
+
+
+def find(path: Path_, leave_out: Collection[str] = ()) -> Found:
+    """Return the mags at a path, which may be that of a dataset, a layer or a mag.
+
+    Parameters
+    ----------
+    path
+        A directory. Below a dataset, its labels are known; else only what the files say.
+    leave_out
+        Layers that are left out.
+
+    Raises
+    ------
+    MissingError
+        If it is none of the three.
+    WkdaskError
+        If something there can't be opened.
+    """
+    found = _found(Path(absolute(path)))
+    mags = {name: mags for name, mags in found.mags.items() if name not in leave_out}
+    return replace(found, mags=mags)
+
+
+def _found(directory: Path) -> Found:
+    if (directory / FILE_NAME).is_file():
+        return _of_dataset(Dataset(directory))
+    if (directory / HEADER_NAME).is_file():
+        return _of_mag(directory)
+    if layer := _layer_at(directory):
+        return _of_layer(layer)
+    if mags := _bare_mags(directory):
+        return Found({directory.name: mags}, {}, directory.name, 1)
+    raise MissingError(
+        f"{directory} is no dataset ({FILE_NAME}), no mag ({HEADER_NAME}) and no directory of mags "
+        "such as 1 and 2-2-1."
+    )
+
+
+def can_open(path: Any) -> bool:
+    """Return whether `find` would find something at a path, of any kind; it never raises."""
+    if not isinstance(path, str | os.PathLike):
+        return False
+    try:
+        directory = Path(absolute(path))
+        if any((directory / name).is_file() for name in (FILE_NAME, HEADER_NAME)):
+            return True
+        return bool(_layer_at(directory) or next(_mags_in(directory), None))
+    except (WkdaskError, OSError, ValueError, TypeError):
+        return False
+
+
+def other_mag(encoding: Any, mag: MagLike) -> MagView:
+    """Return another mag of the layer from which lazy voxels come, by what xarray keeps of them.
+
+    Raises
+    ------
+    MissingError
+        If nobody knows where they come from.
+    NameLookupError
+        If the layer has no such mag.
+    """
+    if "dataset" in encoding and "layer" in encoding:
+        return Dataset(encoding["dataset"])[encoding["layer"]][mag]
+    if "source" not in encoding:
+        raise MissingError(
+            "the array does not know from which layer it comes: it was computed, or not opened by "
+            "wkdask. Select the region from the other mag itself, array.sel(x=slice(...))."
+        )
+    layer = Path(encoding["source"]).parent
+    mags = _bare_mags(layer)
+    if Mag(mag) not in mags:
+        raise NameLookupError(f"{layer} has no mag {Mag(mag)}; it has {_listed(mags)}.")
+    return mags[Mag(mag)]()
+
+
+def _of_dataset(dataset: Dataset) -> Found:
+    layers = [
+        layer
+        for layer in dataset.layers.values()
+        if layer.data_format == "wkw" and layer.properties.mags
+    ]
+    return Found({layer.name: _mags_of(layer) for layer in layers}, dataset.attrs, dataset.name, 2)
+
+
+def _of_layer(layer: Layer) -> Found:
+    return Found({layer.name: _mags_of(layer)}, layer.dataset.attrs, layer.name, 1)
+
+
+def _mags_of(layer: Layer) -> dict[Mag | None, Opener]:
+    return {entry.mag: partial(layer.__getitem__, entry.mag) for entry in layer.properties.mags}
+
+
+def _of_mag(directory: Path) -> Found:
+    """Return a mag, with the labels of its layer if it belongs to one."""
+    layer = _layer_at(directory.parent)
+    for mag, open_ in _mags_of(layer).items() if layer else ():
+        with contextlib.suppress(WkdaskError):
+            if layer and Path(open_().path).resolve() == directory.resolve():
+                return Found({layer.name: {mag: open_}}, layer.dataset.attrs, layer.name, 0)
+    view = open_mag(directory)
+    name = directory.name if view.mag is None else directory.parent.name
+    return Found({name: {view.mag: partial(_named, directory, name)}}, {}, name, 0)
+
+
+def _layer_at(directory: Path) -> Layer | None:
+    """Return the layer of which this is the directory, if there is a dataset around it."""
+    if not (directory.parent / FILE_NAME).is_file():
+        return None
+    layer = Dataset(directory.parent).layers.get(directory.name)
+    return layer if layer is not None and layer.data_format == "wkw" else None
+
+
+def _bare_mags(directory: Path) -> dict[Mag | None, Opener]:
+    """Return the mags in a directory, from fine to coarse, by nothing but their names."""
+    found = {mag: name for name, mag in sorted(_mags_in(directory))}
+    return {mag: partial(_named, directory / found[mag], directory.name) for mag in sorted(found)}
+
+
+def _mags_in(directory: Path) -> Iterator[tuple[str, Mag]]:
+    if directory.is_dir():
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                mag = mag_named(entry.name)
+                if mag is not None and os.path.isfile(os.path.join(entry.path, HEADER_NAME)):
+                    yield entry.name, mag
+
+
+def _named(directory: Path, name: str) -> MagView:
+    """Open a mag directory as that of a layer."""
+    view = open_mag(directory)
+    return MagView(view.volume, view.bounding_box, replace(view.labels, name=name))
+
+
+def _listed(mags: Collection[Mag | None]) -> str:
+    return ", ".join(map(str, mags))

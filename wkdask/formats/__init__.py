@@ -1,0 +1,1 @@
+"""Images in other formats, into WKW and out of it."""

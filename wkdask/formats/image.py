@@ -1,0 +1,357 @@
+"""Images of any origin: lazy levels `(c, x, y, z)`, and what is known of them; it knows no formats.
+
+Whoever reads a format makes an `Image`, and whoever writes one takes it. Nothing is read before.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+from numpy.typing import NDArray
+
+from wkdask.arrays.view import View
+from wkdask.chunking import Chunks
+from wkdask.dataset.dataset import Layer, MagView
+from wkdask.errors import ArgumentError, FormatError, WkdaskError, storage_error
+from wkdask.geometry import BoundingBox, Mag, MagLike, Vec3, mag_list
+from wkdask.grids import cut_axis, region_of
+from wkdask.storage.volume import absolute, as_voxels
+
+__all__ = [
+    "FileArray",
+    "Image",
+    "Level",
+    "check_axes",
+    "of_array",
+    "of_layer",
+    "of_npy",
+    "of_view",
+    "version_of",
+]
+
+_AXES = "cxyz"
+_FLAT_AXES = {2: "xy", 3: "xyz", 4: "cxyz"}
+
+
+@dataclass(frozen=True, slots=True)
+class FileArray:
+    """An array in a file of another format, indexed as `(c, x, y, z)` whatever its own axes are.
+
+    Examples
+    --------
+    >>> np.save("tissue.npy", np.arange(6, dtype=np.uint8).reshape(1, 2, 3))
+    >>> array = of_npy("tissue.npy", "zyx").levels[0].source
+    >>> array.shape, array[:, 1:, :, :].ravel()
+    ((1, 3, 2, 1), array([1, 4, 2, 5], dtype=uint8))
+    """
+
+    path: str
+    """Where, absolute."""
+    open: Callable[[str], Any]
+    """Returns something that is indexed like a NumPy array with the axes of the file."""
+    axes: str
+    """The axes of the file, such as `"zyx"`; a time axis has one position."""
+    file_shape: tuple[int, ...]
+    """Positions per axis of the file."""
+    dtype: np.dtype[Any]
+    """Of one channel, in the machine's byte order."""
+    version: tuple[int, ...] = ()
+    """Differs after the file was changed."""
+
+    def __post_init__(self) -> None:
+        check_axes(self.axes, len(self.file_shape), self.path)
+        if dict(zip(self.axes, self.file_shape, strict=True)).get("t", 1) != 1:
+            raise FormatError(
+                f"{self.path} has axes {self.axes} of {self.file_shape}, but WKW has no time: "
+                "convert one time point."
+            )
+        object.__setattr__(self, "dtype", np.dtype(self.dtype).newbyteorder("="))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Positions per axis, `(c, x, y, z)`."""
+        sizes = dict(zip(self.axes, self.file_shape, strict=True))
+        return tuple(sizes.get(axis, 1) for axis in _AXES)
+
+    @property
+    def ndim(self) -> int:
+        """Always 4."""
+        return 4
+
+    def __getitem__(self, index: tuple[slice, ...]) -> NDArray[Any]:
+        """Read a part, given by four slices `(c, x, y, z)`."""
+        wanted = dict(zip(_AXES, index, strict=True))
+        place = tuple(wanted.get(axis, 0) for axis in self.axes)
+        try:
+            part = self.open(self.path)[place]
+        except WkdaskError:
+            raise
+        except Exception as error:
+            # Whatever a library says of a broken file.
+            raise FormatError(f"{self.path} can't be read at {place} ({error!r}).") from error
+        kept = [axis for axis in self.axes if axis in _AXES]
+        voxels = np.asarray(part).astype(self.dtype, copy=False)
+        arranged: NDArray[Any] = _arranged(voxels, "".join(kept))
+        return arranged
+
+    def __dask_tokenize__(self) -> tuple[object, ...]:
+        return (self.path, self.axes, self.file_shape, str(self.dtype), self.version)
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """An image at one resolution."""
+
+    mag: Mag
+    """Its voxel factors, relative to voxels of mag 1."""
+    corner: Vec3
+    """Its first voxel, `(x, y, z)`, in absolute voxels of this mag."""
+    source: Any
+    """Its voxels `(c, x, y, z)`: a `View`, a dask array or a `FileArray`."""
+
+    @property
+    def box(self) -> BoundingBox:
+        """Where it lies, in voxels of this mag."""
+        return BoundingBox(self.corner, self.source.shape[1:])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of one channel."""
+        dtype: np.dtype[Any] = np.dtype(self.source.dtype)
+        return dtype
+
+    @property
+    def num_channels(self) -> int:
+        """Values per voxel."""
+        return int(self.source.shape[0])
+
+    @property
+    def is_computed(self) -> bool:
+        """Whether the voxels are what dask computes, and can't be read box by box."""
+        return isinstance(self.source, da.Array)
+
+    def read(self, box: BoundingBox) -> NDArray[Any]:
+        """Read a box in absolute voxels of this mag, unless they are computed."""
+        if isinstance(self.source, View):
+            return self.source.volume.read(region_of(box))
+        inside = box.moved_by(-at for at in self.corner)
+        axes = zip(inside.topleft, inside.bottomright, strict=True)
+        channels = slice(0, self.num_channels)
+        voxels: NDArray[Any] = self.source[(channels, *(slice(a, b) for a, b in axes))]
+        return voxels
+
+    def cut(self, edge: Vec3) -> da.Array:
+        """Return the voxels lazily, all channels in one chunk, cut at absolute multiples of edges.
+
+        Voxels that lie in files are read by the very task that needs them.
+        """
+        box = self.box
+        axes = zip(box.topleft, box.bottomright, edge, strict=True)
+        return self.chunked(((self.num_channels,), *(cut_axis(*axis) for axis in axes)))
+
+    def chunked(self, chunks: Chunks) -> da.Array:
+        """Return the voxels lazily, in these chunks."""
+        if isinstance(self.source, da.Array):
+            return self.source.rechunk(chunks)
+        if isinstance(self.source, View):
+            return self.source.to_dask(chunks)
+        return da.from_array(
+            self.source,
+            chunks=chunks,
+            name=f"wkdask-file-{dask.base.tokenize(self.source, chunks)}",
+            lock=False,
+            asarray=False,
+            meta=np.empty((0,) * 4, dtype=self.dtype),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A pyramid of levels, and what is known of it."""
+
+    levels: tuple[Level, ...]
+    """At least one, of the same dtype and channels, from fine to coarse."""
+    name: str | None = None
+    """What it is called."""
+    category: str | None = None
+    """`"color"` or `"segmentation"`, if known."""
+    voxel_size: tuple[float, float, float] | None = None
+    """Edges of a voxel of mag 1, `(x, y, z)`, in `unit`, if known."""
+    unit: str | None = None
+    """A unit of length, if known."""
+    bounding_box: BoundingBox | None = None
+    """Where there are data, in voxels of mag 1; None is around the levels."""
+    largest_segment_id: int | None = None
+    """Of a segmentation, if known."""
+
+    @property
+    def box(self) -> BoundingBox:
+        """Where there are data, in voxels of mag 1; no level reaches beyond its coarse voxels."""
+        finest = self.levels[0]
+        box = self.bounding_box or finest.box.scaled_by(finest.mag)
+        for level in self.levels:
+            inside = box.align_with_mag(level.mag, ceil=True)
+            if not inside.contains_bbox(level.box.scaled_by(level.mag)):
+                box = box.extended_by(level.box.scaled_by(level.mag))
+        return box
+
+    def with_mags(self, mags: Iterable[MagLike] | None) -> Image:
+        """Return the image with some of its levels; None is all of them.
+
+        Raises
+        ------
+        ArgumentError
+            If it lacks one.
+        """
+        if mags is None:
+            return self
+        wanted = set(mag_list(mags))
+        has = [level.mag for level in self.levels]
+        if lacking := sorted(wanted - set(has)):
+            raise ArgumentError(
+                f"there is no mag {', '.join(map(str, lacking))} in {self.name or 'the source'}; "
+                f"it has {', '.join(map(str, has))}."
+            )
+        return replace(self, levels=tuple(each for each in self.levels if each.mag in wanted))
+
+
+def of_layer(layer: Layer) -> Image:
+    """Return all mags of a layer.
+
+    Raises
+    ------
+    ArgumentError
+        If there are no voxels to take.
+    """
+    mags = layer.mags
+    if not mags or layer.bounding_box.is_empty:
+        raise ArgumentError(
+            f"layer {layer.name!r} has no mags or an empty bounding box: there is nothing to take."
+        )
+    return Image(
+        tuple(Level(mag, view.bounding_box.topleft, view) for mag, view in mags.items()),
+        layer.name,
+        layer.category,
+        layer.dataset.voxel_size,
+        layer.dataset.unit,
+        layer.bounding_box,
+        layer.largest_segment_id,
+    )
+
+
+def of_view(view: View) -> Image:
+    """Return what a view covers, as one level; of an unknown mag, as mag 1."""
+    box, known = view.bounding_box, view._labels
+    if box.is_empty:
+        raise ArgumentError(f"{view!r} is empty: there is nothing to take.")
+    layer = view.layer if isinstance(view, MagView) else None
+    return Image(
+        (Level(known.mag or Mag(1), box.topleft, view),),
+        known.name,
+        known.category,
+        known.voxel_size,
+        known.unit,
+        layer.bounding_box if layer else None,
+        layer.largest_segment_id if layer else None,
+    )
+
+
+def of_array(array: Any, axes: str | None = None) -> Image:
+    """Return a NumPy or dask array as an image of mag 1 that begins at (0, 0, 0).
+
+    Parameters
+    ----------
+    array
+        Its voxels.
+    axes
+        What its axes are, such as `"zyx"`; None is `"xyz"`, or `"cxyz"` with channels.
+
+    Raises
+    ------
+    ArgumentError
+        If the axes do not fit, or it is no plain array.
+    """
+    if not isinstance(array, da.Array):
+        array = as_voxels(array)
+    axes = check_axes(axes or _FLAT_AXES.get(array.ndim, ""), array.ndim, "the array")
+    if "t" in axes:
+        raise ArgumentError(f"axes are {axes!r}, but WKW has no time: give one time point.")
+    arranged = _arranged(array, axes)
+    arranged = arranged.astype(arranged.dtype.newbyteorder("="), copy=False)
+    if not isinstance(arranged, da.Array):
+        arranged = da.from_array(arranged, chunks=-1)
+    return Image((Level(Mag(1), (0, 0, 0), arranged),))
+
+
+def of_npy(path: str | os.PathLike[str], axes: str | None = None) -> Image:
+    """Return the array of a `.npy` file as an image; see `of_array`. It is mapped, not read.
+
+    Raises
+    ------
+    FormatError
+        If it can't be mapped.
+    """
+    path = absolute(path)
+    mapped = _mapped(path)
+    axes = axes or _FLAT_AXES.get(mapped.ndim, "")
+    array = FileArray(path, _mapped, axes, mapped.shape, mapped.dtype, version_of(path))
+    return Image((Level(Mag(1), (0, 0, 0), array),), name=_stem(path))
+
+
+def check_axes(axes: str, ndim: int, what: str) -> str:
+    """Return `axes` if they can be those of an array.
+
+    Raises
+    ------
+    ArgumentError
+        If not.
+    """
+    is_good = isinstance(axes, str) and len(set(axes)) == len(axes) == ndim
+    if not is_good or not {"x", "y"} <= set(axes) <= set("tcxyz"):
+        raise ArgumentError(
+            f"axes are {axes!r}, but {what} has {ndim} axes, which must be named by as many "
+            'different letters of t, c, z, y, x with x and y among them, such as "zyx" or "czyx".'
+        )
+    return axes
+
+
+def version_of(path: str) -> tuple[int, ...]:
+    """Return what differs after a file was changed.
+
+    Raises
+    ------
+    StorageError
+        If the file system refuses.
+    """
+    try:
+        state = os.stat(path)
+    except OSError as error:
+        raise storage_error(error, path, "looking at the source") from None
+    return state.st_mtime_ns, state.st_size, state.st_ino
+
+
+def _arranged(array: Any, axes: str) -> Any:
+    """Return an array with the axes `(c, x, y, z)`; those that it lacks have one position."""
+    kept = [axis for axis in _AXES if axis in axes]
+    array = array.transpose([axes.index(axis) for axis in kept])
+    return array[tuple(slice(None) if axis in axes else np.newaxis for axis in _AXES)]
+
+
+def _mapped(path: str) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError as error:
+        raise storage_error(error, path, "mapping the array") from None
+    except ValueError as error:
+        raise FormatError(f"{path} is no .npy file that can be mapped ({error}).") from None
+    return array
+
+
+def _stem(path: str) -> str:
+    return os.path.splitext(os.path.basename(path))[0]

@@ -1,0 +1,248 @@
+"""The words of OME-Zarr for a pyramid, read and written; plain values, no arrays and no zarr.
+
+Read are the multiscales of versions 0.4 and 0.5, which are the same; axes, units, scales and
+translations become mags and corners. Written is 0.5, and beside it what OME has no words for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wkdask.dataset.properties import UNITS
+from wkdask.errors import FormatError
+from wkdask.formats.image import Image, Level
+from wkdask.geometry import BoundingBox, Mag, Vec3, Vec3Like, vec3
+
+__all__ = ["VERSION", "Multiscales", "describe", "extras", "parsed_box", "parsed_size"]
+
+VERSION = "0.5"
+"""Of OME-Zarr, as it is written."""
+
+_TYPES = {"channel": "c", "time": "t"}
+
+# How far factors may lie from whole numbers: some writers take them from sizes that were rounded.
+_TOLERANCE = 0.05
+
+_Vec3f = tuple[float, float, float]
+
+
+class Multiscales:
+    """The metadata of one image, with the spatial axes in the order `(x, y, z)`.
+
+    Parameters
+    ----------
+    path
+        What errors call it.
+    value
+        An entry of `multiscales`.
+
+    Raises
+    ------
+    FormatError
+        If there is something that WKW lacks.
+
+    Examples
+    --------
+    >>> scale = {"type": "scale", "scale": [40, 4, 4]}
+    >>> axes = [{"name": name, "type": "space", "unit": "nanometer"} for name in "zyx"]
+    >>> datasets = [{"path": "0", "coordinateTransformations": [scale]}]
+    >>> found = Multiscales("tissue.zarr", {"axes": axes, "datasets": datasets})
+    >>> found.axes, found.finest_scale, found.unit
+    ('zyx', (4.0, 4.0, 40.0), 'nanometer')
+    """
+
+    def __init__(self, path: str, value: dict[str, Any]) -> None:
+        self._path = path
+        self.name = str(value.get("name") or "")
+        axes = value.get("axes") or []
+        self.axes = "".join(map(self._letter, axes))
+        if "x" not in self.axes or "y" not in self.axes:
+            raise FormatError(f"{path} has axes {axes}, but an image must have x and y.")
+        units = {a.get("unit") for a in axes if isinstance(a, dict) and self._letter(a) in "xyz"}
+        self.unit = self._unit(units)
+        whole = value.get("coordinateTransformations") or []
+        self.paths = [dataset["path"] for dataset in value["datasets"]]
+        self._scales, self._translations = [], []
+        for dataset in value["datasets"]:
+            transforms = [*(dataset.get("coordinateTransformations") or []), *whole]
+            scale, translation = self._combined(transforms)
+            self._scales.append(scale)
+            self._translations.append(translation)
+
+    @property
+    def finest_scale(self) -> _Vec3f:
+        """Edges of a voxel of the finest level, in `unit`."""
+        return self._scales[0]
+
+    def has_voxels_of(self, voxel_size: _Vec3f) -> bool:
+        """Return whether every scale is a whole multiple of a voxel size."""
+        ratios = (a / b for scale in self._scales for a, b in zip(scale, voxel_size, strict=True))
+        return all(round(r) and math.isclose(r, round(r), rel_tol=1e-9) for r in ratios)
+
+    def mags(self, voxel_size: _Vec3f) -> list[Mag]:
+        """Return the factors of each level."""
+        mags = []
+        for path, scale in zip(self.paths, self._scales, strict=True):
+            ratios = [a / b for a, b in zip(scale, voxel_size, strict=True)]
+            factors = [max(1, round(ratio)) for ratio in ratios]
+            if any(abs(a - b) > _TOLERANCE * b for a, b in zip(ratios, factors, strict=True)):
+                raise FormatError(
+                    f"level {path} of {self._path} is {tuple(ratios)} times as coarse as the "
+                    "finest, but WKW needs whole factors. Convert without it: choose mags."
+                )
+            mags.append(Mag(factors))
+        if len(set(mags)) < len(mags):
+            raise FormatError(
+                f"{self._path} has levels of the same scale: they are mags "
+                f"{', '.join(map(str, mags))}, of which each must be another."
+            )
+        return mags
+
+    def corners(
+        self, voxel_size: _Vec3f, mags: Sequence[Mag], offset: Vec3Like | None
+    ) -> list[Vec3]:
+        """Return the first voxel of each level, in its own voxels."""
+        starts = [
+            [a / b for a, b in zip(translation, voxel_size, strict=True)]
+            for translation in self._translations
+        ]
+        first = [_corner(u, f) * f for u, f in zip(starts[0], mags[0], strict=True)]
+        if offset is not None:
+            first = [at * f for at, f in zip(vec3(offset, "offset"), mags[0], strict=True)]
+        elif min(first) < 0:
+            raise FormatError(
+                f"{self._path} begins at voxel {tuple(first)}, but WKW begins at 0. Pass an offset "
+                "for its first voxel, such as (0, 0, 0)."
+            )
+        # Where the finest level is moved to, the others are moved as far.
+        base = (_begin(u, f) for u, f in zip(starts[0], mags[0], strict=True))
+        shift = [at - begin for at, begin in zip(first, base, strict=True)]
+        return [
+            self._snapped(number, [u + s for u, s in zip(start, shift, strict=True)], mag)
+            for number, (start, mag) in enumerate(zip(starts, mags, strict=True))
+        ]
+
+    def _snapped(self, number: int, start: list[float], mag: Mag) -> Vec3:
+        corner = [_corner(u, f) for u, f in zip(start, mag, strict=True)]
+        for u, f, at in zip(start, mag, corner, strict=True):
+            if number and min(abs(u - at * f), abs(u + 0.5 - f / 2 - at * f)) > _TOLERANCE * f:
+                raise FormatError(
+                    f"level {self.paths[number]} of {self._path} does not begin at multiples of "
+                    f"its factors {mag}, counted in voxels of the finest. Pass an offset that is "
+                    "one for all levels, such as (0, 0, 0)."
+                )
+        return corner[0], corner[1], corner[2]
+
+    def _letter(self, axis: Any) -> str:
+        # Before 0.4 an axis was only a name.
+        name, kind = (axis, None) if isinstance(axis, str) else (axis.get("name"), axis.get("type"))
+        letter = _TYPES.get(str(kind), str(name).lower())
+        if letter not in tuple("tczyx"):
+            raise FormatError(f"{self._path} has an axis {name!r}, but WKW has only c, x, y, z.")
+        return letter
+
+    def _unit(self, units: set[str | None]) -> str | None:
+        if len(units) > 1:
+            raise FormatError(
+                f"{self._path} has axes in different units {sorted(map(str, units))}, but WKW has "
+                "one for all."
+            )
+        unit = next(iter(units), None)
+        if unit is not None and unit not in UNITS:
+            raise FormatError(f"{self._path} has the unit {unit!r}, which WEBKNOSSOS lacks.")
+        return unit
+
+    def _combined(self, transforms: list[dict[str, Any]]) -> tuple[_Vec3f, _Vec3f]:
+        """Return the scale and the translation of transforms that follow each other."""
+        scale, translation = np.ones(3), np.zeros(3)
+        for transform in transforms:
+            kind = transform.get("type")
+            if kind == "scale":
+                factors = self._spatial(transform["scale"], 1.0)
+                scale, translation = scale * factors, translation * factors
+            elif kind == "translation":
+                translation = translation + self._spatial(transform["translation"], 0.0)
+            elif kind != "identity":
+                raise FormatError(f"{self._path} has a transform {kind!r}, which WKW lacks.")
+        if not (np.isfinite(scale).all() and (scale > 0).all()):
+            raise FormatError(f"{self._path} has voxels of size {tuple(scale)}.")
+        return _floats(scale), _floats(translation)
+
+    def _spatial(self, values: list[float], missing: float) -> NDArray[np.float64]:
+        by_axis = dict(zip(self.axes, values, strict=True))
+        return np.array([by_axis.get(axis, missing) for axis in "xyz"])
+
+
+def _begin(start: float, factor: int) -> float:
+    """Return where a level begins by its translation, as that of `_translation` does."""
+    return start + 0.5 - factor / 2
+
+
+def _corner(start: float, factor: int) -> int:
+    """Return the voxel of a level in which the centre of its first voxel lies.
+
+    `start` is its translation in voxels of mag 1. That is where the centre of its first voxel is,
+    or its corner: writers differ, and this is right for both.
+    """
+    return math.floor((start + 0.5) / factor + 1e-9)
+
+
+def describe(image: Image) -> dict[str, Any]:
+    """Return an image as multiscales of OME-Zarr 0.5, its levels being called 0, 1, 2 and so on.
+
+    Axes are z, y and x, after c if there are channels.
+    """
+    has_channels = image.levels[0].num_channels > 1
+    axes: list[dict[str, Any]] = [{"name": "c", "type": "channel"}] if has_channels else []
+    axes += [{"name": axis, "type": "space", "unit": image.unit} for axis in "zyx"]
+    size = image.voxel_size or (1.0, 1.0, 1.0)
+    datasets = [
+        {"path": str(number), "coordinateTransformations": _transforms(level, size, has_channels)}
+        for number, level in enumerate(image.levels)
+    ]
+    return {"name": image.name, "axes": axes, "datasets": datasets}
+
+
+def _transforms(level: Level, size: _Vec3f, has_channels: bool) -> list[dict[str, Any]]:
+    """Return where voxels are: their size, and the centre of the first one.
+
+    The centre of voxel (0, 0, 0) of mag 1 is the origin, so that levels lie over each other.
+    """
+    axes = list(zip(size, level.mag, level.corner, strict=True))[::-1]
+    scale = [edge * factor for edge, factor, _ in axes]
+    translation = [edge * ((at + 0.5) * factor - 0.5) for edge, factor, at in axes]
+    return [
+        {"type": "scale", "scale": [1.0] * has_channels + scale},
+        {"type": "translation", "translation": [0.0] * has_channels + translation},
+    ]
+
+
+def extras(image: Image) -> dict[str, Any]:
+    """Return what OME has no words for."""
+    box = image.bounding_box
+    return {
+        "category": image.category,
+        "voxel_size": image.voxel_size and list(image.voxel_size),
+        "bounding_box": box and {"topleft": list(box.topleft), "size": list(box.size)},
+        "largest_segment_id": image.largest_segment_id,
+    }
+
+
+def _floats(values: NDArray[np.float64]) -> _Vec3f:
+    x, y, z = map(float, values)
+    return x, y, z
+
+
+def parsed_size(value: Any) -> _Vec3f | None:
+    """Return a voxel size from `extras`, if there is one."""
+    return None if value is None else _floats(np.asarray(value, np.float64))
+
+
+def parsed_box(value: Any) -> BoundingBox | None:
+    """Return a box from `extras`, if there is one."""
+    return None if value is None else BoundingBox(value["topleft"], value["size"])

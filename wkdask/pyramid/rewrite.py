@@ -1,0 +1,197 @@
+"""Voxels that stay as they are and are stored in another way, or elsewhere.
+
+It knows volumes and directories of mags. In place, either each file is replaced by one that holds
+the same, or the whole directory by another one; whoever is interrupted leaves one or the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import shutil
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from numpy.typing import NDArray
+
+from wkdask.geometry import BoundingBox, Vec3
+from wkdask.grids import region_of
+from wkdask.pyramid.fill import Step, fill_volumes
+from wkdask.runtime.journal import Journal
+from wkdask.runtime.report import RunReport
+from wkdask.runtime.run import Run
+from wkdask.storage import intrinsics as clib
+from wkdask.storage.atomic import fsync_directory, naming, replacing
+from wkdask.storage.header import BlockType, VolumeHeader
+from wkdask.storage.volume import HEADER_NAME, JOURNALS_NAME, Volume
+from wkdask.storage.writer import is_zero
+
+__all__ = ["Copying", "copy_voxels", "rechunk", "recompress"]
+
+# What a run that is killed leaves, beside the mag; the next one deletes it.
+_SUFFIX = ".rechunked"
+
+
+@dataclass(frozen=True, slots=True)
+class Copying:
+    """Makes boxes of a volume that are those of another one, or of the same, further on."""
+
+    source: Volume
+    """Where voxels are read."""
+    shift: Vec3 = (0, 0, 0)
+    """How much further on they lie in the source."""
+
+    def __call__(self, box: BoundingBox) -> NDArray[Any] | None:
+        """Return the voxels `(c, x, y, z)` of a box of the target; None if all are zero."""
+        there = self.reads(box)
+        if self.source.is_missing(there):
+            self.source.check_header()
+            return None
+        voxels = self.source.read(region_of(there))
+        return None if is_zero(voxels) else voxels
+
+    def reads(self, box: BoundingBox) -> BoundingBox:
+        """Return the voxels of the source that become a box of the target."""
+        return box.moved_by(self.shift)
+
+
+def copy_voxels(
+    source: Volume,
+    target: Volume,
+    box: BoundingBox,
+    run: Run,
+    *,
+    shift: Vec3 = (0, 0, 0),
+    journal: Journal | None = None,
+    is_owner: bool = True,
+) -> RunReport:
+    """Fill a box of a volume with the voxels of another one, one task per file.
+
+    Parameters
+    ----------
+    source, target
+        Volumes of the same dtype and channels; how they are stored may differ.
+    box
+        What is filled, in voxels of the target; not empty.
+    run
+        Where.
+    shift
+        How much further on the voxels lie in the source.
+    journal
+        Where files that are done are noted.
+    is_owner
+        Whether nobody else writes to the files of the box meanwhile.
+    """
+    run = run.of(journal)
+    try:
+        step = Step(target, box, Copying(source, shift), is_owner)
+        return fill_volumes([step], run, [journal])
+    finally:
+        target.sweep(run.tag, box)
+
+
+def recompress(volume: Volume, block_type: BlockType, run: Run) -> RunReport:
+    """Store the files of a volume with other blocks: each is replaced by one of the same voxels.
+
+    An interrupted run leaves some files of either kind, which WKW allows; run it again.
+
+    Parameters
+    ----------
+    volume
+        Nobody else may write to it meanwhile.
+    block_type
+        `"raw"`, `"lz4"` or `"lz4hc"`.
+    run
+        Where.
+    """
+    target = replace(volume, header=replace(volume.header, block_type=block_type))
+    box = volume.box_on_disk()
+    # First where files get compressed: these may be written while the header says so, but not while
+    # it says that they are raw.
+    if target.header.is_compressed:
+        _replace_header(target)
+    report = RunReport(0) if box.is_empty else copy_voxels(volume, target, box, run)
+    if not target.header.is_compressed:
+        _replace_header(target)
+    return report
+
+
+def _replace_header(volume: Volume) -> None:
+    path = os.path.join(volume.path, HEADER_NAME)
+    with replacing(path, fsync=True) as descriptor:
+        os.write(descriptor, volume.header.to_bytes())
+    volume.note_change()
+
+
+def rechunk(volume: Volume, header: VolumeHeader, run: Run) -> RunReport:
+    """Store a volume with blocks and files of other edges, in a directory that replaces the old.
+
+    Parameters
+    ----------
+    volume
+        Nobody else may write to it meanwhile.
+    header
+        Of the same dtype and channels.
+    run
+        Where.
+
+    Raises
+    ------
+    FormatError
+        If a file of the volume can't be read; all stays as it was.
+    StorageError
+        If the file system refuses; all stays as it was.
+    """
+    # A link stays one, and what it leads to is replaced.
+    path = os.path.realpath(volume.path)
+    for leftover in glob.glob(f"{glob.escape(path)}.*{_SUFFIX}"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary = f"{path}.{uuid.uuid4().hex}{_SUFFIX}"
+    target = replace(Volume.create(temporary, header), options=volume.options)
+    box = volume.box_on_disk()
+    try:
+        report = RunReport(0) if box.is_empty else copy_voxels(volume, target, box, run)
+        _keep_others(path, temporary)
+        with naming(path, "replacing"):
+            _exchange(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    shutil.rmtree(temporary, ignore_errors=True)
+    volume.note_change()
+    return report
+
+
+def _keep_others(old: str, new: str) -> None:
+    """Take along what else lies in a mag directory, such as somebody's notes."""
+    for name in _others(old):
+        source = os.path.join(old, name)
+        copy = shutil.copytree if os.path.isdir(source) else shutil.copy2
+        copy(source, os.path.join(new, name))
+
+
+def _others(directory: str) -> Iterable[str]:
+    for name in os.listdir(directory):
+        is_ours = name in (HEADER_NAME, JOURNALS_NAME) or (name[:1] == "z" and name[1:].isdigit())
+        if not is_ours:
+            yield name
+
+
+def _exchange(new: str, old: str) -> None:
+    """Let two directories have each other's name, at once where the file system can do that."""
+    if clib.try_exchange(new, old):
+        fsync_directory(os.path.dirname(old))
+        return
+    aside = f"{new}-old"
+    os.rename(old, aside)
+    try:
+        os.rename(new, old)
+    except OSError:
+        os.rename(aside, old)
+        raise
+    fsync_directory(os.path.dirname(old))
+    with contextlib.suppress(OSError):
+        os.rename(aside, new)

@@ -1,0 +1,244 @@
+"""Tasks on a cluster, of which only a window is in flight at any time.
+
+It knows clients, their futures and workers that die, and nothing of chunks or voxels.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any
+
+import dask
+from dask.utils import parse_timedelta
+from distributed import Client, Future
+from distributed.scheduler import KilledWorker
+
+from wkdask.errors import ClusterError, WorkerLostError
+from wkdask.runtime.executors import asking
+from wkdask.runtime.items import Items, Outcome
+from wkdask.runtime.pickling import Portable, portable
+
+__all__ = ["WINDOW", "Launch", "launch_calls", "on_cluster"]
+
+WINDOW = 512
+"""Tasks in flight on a cluster, unless it has more than half as many threads."""
+
+_PAUSE_SECONDS = 0.1
+_LOOK_SECONDS = 10
+_WARN_SECONDS = 30
+_TIMEOUT_SECONDS = 300
+
+Launch = Callable[[list[Any]], list[Future]]
+"""Sends some items off at once and returns their futures, in order."""
+
+
+def on_cluster(
+    client: Client,
+    launch: Launch,
+    items: Iterable[Any],
+    *,
+    retries: int = 0,
+    least: int = WINDOW,
+) -> Iterator[Outcome]:
+    """Run items on a cluster, at most a window of them at a time.
+
+    When the iterator is closed, what has not begun is cancelled, and the rest is waited for, except
+    after Ctrl-C, when it goes on to its end alone.
+
+    Parameters
+    ----------
+    client
+        The cluster.
+    launch
+        Sends some items off at once and returns their futures, in order.
+    items
+        Taken from the iterator as places get free.
+    retries
+        How often an item is tried again after an exception. A dead worker's items run again by
+        themselves.
+    least
+        The window, unless the cluster has more than half as many threads.
+
+    Raises
+    ------
+    ClusterError
+        If the scheduler is lost, or there is no worker for some minutes.
+    """
+    window = _Window(client, least)
+    source = Items(items, retries)
+    flying: dict[Future, Any] = {}
+    suspects: deque[Any] = deque()
+
+    def send(some: list[Any]) -> None:
+        flying.update(zip(launch(some), some, strict=True))
+
+    try:
+        while True:
+            is_alone = bool(suspects) and not flying
+            if is_alone:
+                send([suspects.popleft()])
+            elif not suspects and window.free(len(flying)):
+                some = list(source.take(window.free(len(flying))))
+                if some:
+                    send(some)
+            if not flying:
+                source.check_end()
+                return
+            done = {future: flying.pop(future) for future in _finished(flying, window)}
+            for outcome in _results(client, done):
+                if isinstance(outcome.error, WorkerLostError) and not is_alone:
+                    # Another task on the same workers may have killed them: it is tried alone.
+                    suspects.append(outcome.item)
+                else:
+                    yield from source.judged(outcome)
+            # Not left to the garbage collector, in which a Ctrl-C would be lost; and all at once,
+            # since each would wake the client's thread.
+            client.sync(_release, list(done))
+            del done
+    except KeyboardInterrupt:
+        client.cancel(list(flying))
+        raise
+    finally:
+        # A lost cluster has nothing left to be cancelled.
+        with contextlib.suppress(Exception):
+            _settle(client, list(flying))
+
+
+class _Window:
+    """How many tasks may be in flight; a cluster may grow or vanish while it works."""
+
+    def __init__(self, client: Client, least: int) -> None:
+        self._client, self._least = client, least
+        self._size = least
+        self._next = -math.inf
+        self._seen = time.monotonic()
+        self._has_warned = False
+
+    def free(self, flying: int) -> int:
+        """Return how many may be sent now: none, or enough to be worth a message."""
+        self.look()
+        free = self._size - flying
+        return free if free >= self._size // 8 else 0
+
+    def look(self) -> None:
+        """Ask from time to time how large the cluster is.
+
+        Raises
+        ------
+        ClusterError
+            If it has had no worker for too long.
+        """
+        now = time.monotonic()
+        if now < self._next:
+            return
+        with asking():
+            threads = sum(self._client.nthreads().values())
+        self._size = max(self._least, 2 * threads)
+        self._next = now + (_LOOK_SECONDS if threads else 1)
+        if threads:
+            self._seen, self._has_warned = now, False
+        else:
+            self._wait_for_workers(now, _no_workers_timeout())
+
+    def _wait_for_workers(self, now: float, timeout: float) -> None:
+        if now >= self._seen + timeout:
+            raise ClusterError(
+                f"the cluster has had no worker for {now - self._seen:.0f} s. Start workers and "
+                "run again; resume=True skips what was finished, if this run had it too. The dask "
+                'configuration "wkdask.no-workers-timeout" sets how long to wait.'
+            )
+        if not self._has_warned and now >= self._seen + min(_WARN_SECONDS, timeout / 2):
+            self._has_warned = True
+            warnings.warn(
+                "the cluster has no worker; waiting for some", RuntimeWarning, stacklevel=2
+            )
+
+
+def _no_workers_timeout() -> float:
+    """Return for how many seconds a cluster may have no worker; None is without end."""
+    configured = dask.config.get("wkdask.no-workers-timeout", _TIMEOUT_SECONDS)
+    return math.inf if configured is None else float(parse_timedelta(configured))
+
+
+def _finished(flying: Collection[Future], window: _Window) -> list[Future]:
+    """Wait for some futures; short tasks end in quick succession, and are taken together."""
+    while True:
+        # One look at all of them costs less than one message for each.
+        time.sleep(_PAUSE_SECONDS if len(flying) > 1 else _PAUSE_SECONDS / 5)
+        if done := [future for future in flying if future.done()]:
+            return done
+        window.look()
+
+
+async def _release(futures: list[Future]) -> None:
+    for future in futures:
+        future.release()
+    # What it has put off is done before more is sent, or the scheduler would know too many tasks.
+    await asyncio.sleep(0)
+
+
+def _settle(client: Client, futures: list[Future]) -> None:
+    """Cancel what has not begun and wait for the rest, so that nothing writes afterwards."""
+    while futures := [future for future in futures if not future.done()]:
+        begun = {key for keys in client.processing().values() for key in keys}
+        # Again each time: what ran on a worker that died meanwhile needs not begin elsewhere.
+        client.cancel([future for future in futures if future.key not in begun])
+        futures = [future for future in futures if future.key in begun]
+        time.sleep(_PAUSE_SECONDS / 5)
+
+
+def launch_calls(client: Client, call: Callable[[Any], Any], name: str) -> Launch:
+    """Return a function that calls `call` on the workers, in tasks with this name."""
+    travelling = Portable(call)
+    sent = 0
+
+    def launch(items: list[Any]) -> list[Future]:
+        nonlocal sent
+        keys = [f"{name}-{sent + i}" for i in range(len(items))]
+        sent += len(items)
+        futures: list[Future] = client.map(travelling, items, key=keys, pure=False)
+        return futures
+
+    return launch
+
+
+def _results(client: Client, done: dict[Future, Any]) -> Iterator[Outcome]:
+    """Yield what became of futures that are finished, fetched in one message."""
+    good = [future for future in done if future.status == "finished"]
+    try:
+        values = dict(zip(good, client.gather(good), strict=True))
+    except Exception:
+        # A result was lost with its worker, and its task failed when it ran again.
+        values = {}
+    for future, item in done.items():
+        yield Outcome(item, values[future]) if future in values else _single(future, item)
+
+
+def _single(future: Future, item: Any) -> Outcome:
+    try:
+        return Outcome(item, future.result())
+    except KilledWorker as error:
+        return Outcome(item, error=_worker_lost(error))
+    except Exception as error:
+        if future.status in ("cancelled", "lost"):
+            raise ClusterError(
+                f"the cluster no longer knows a task ({error}): the scheduler was lost, or "
+                "somebody cancelled the task. Run again on a cluster that works; resume=True skips "
+                "what was finished, if this run had it too."
+            ) from None
+        return Outcome(item, error=portable(error))
+
+
+def _worker_lost(error: KilledWorker) -> WorkerLostError:
+    where = getattr(error.last_worker, "address", error.last_worker)
+    return WorkerLostError(
+        f"{error.allowed_failures + 1} workers died while they ran this chunk alone, the last one "
+        f"at {where}. Most often that is memory: use smaller chunks or fewer threads per worker. "
+        "The worker's log tells more."
+    )

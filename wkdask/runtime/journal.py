@@ -1,0 +1,166 @@
+"""Which chunks of a job are done: one small record per chunk, beside the files it tells of.
+
+A record counts only while the files are those that its chunk left: it holds size, time and inode of
+each file, or a hash of the voxels where chunks share a raw file. It knows volumes and boxes, and
+nothing of what the job does; the job's name stands for that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wkdask.errors import MissingError
+from wkdask.geometry import BoundingBox
+from wkdask.grids import overlaps, region_of
+from wkdask.storage import atomic
+from wkdask.storage.volume import JOURNALS_NAME, Volume
+
+__all__ = ["Journal", "JournalInfo", "clear_journals", "journals"]
+
+_RECORDS_PER_DIRECTORY = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """The records of one job on one volume."""
+
+    volume: Volume
+    """What the job writes."""
+    job: str
+    """A name that another function, source or chunk size would change; also a directory's name."""
+
+    def record(self, index: int, box: BoundingBox) -> None:
+        """Note that a chunk is done.
+
+        Raises
+        ------
+        StorageError
+            If the file system refuses.
+        """
+        text = json.dumps(self._state(box)).encode()
+        with atomic.replacing(self._path(index), fsync=self.volume.options.fsync) as descriptor:
+            os.write(descriptor, text)
+
+    def is_done(self, index: int, box: BoundingBox) -> bool:
+        """Return whether a chunk was done and its files have not been changed since."""
+        try:
+            with open(self._path(index), "rb") as file:
+                return bool(json.load(file) == self._state(box))
+        except (FileNotFoundError, ValueError):
+            return False
+
+    def _path(self, index: int) -> str:
+        directory = str(index // _RECORDS_PER_DIRECTORY)
+        return os.path.join(self.volume.path, JOURNALS_NAME, self.job, directory, f"{index}.json")
+
+    def _state(self, box: BoundingBox) -> list[Any]:
+        """Return plain values that say what a box is, and what its files are."""
+        header = self.volume.header
+        edge = header.file_edge
+        # A layer may have grown within its last files, under the name of the same job.
+        place = [*box.topleft, *box.size]
+        if not header.is_compressed and any(at % edge for at in (*box.topleft, *box.bottomright)):
+            # Other chunks may write the same raw file after this one.
+            return [place, self._content(box)]
+        parts = overlaps(region_of(box), (edge,) * 3)
+        files = [[*part.cell, *_identity(self.volume.file_path(part.cell))] for part in parts]
+        return [place, *files]
+
+    def _content(self, box: BoundingBox) -> str:
+        """Return a hash of the voxels of a box."""
+        voxels = self.volume.read(region_of(box))
+        return hashlib.blake2b(voxels.T.data, digest_size=16).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class JournalInfo:
+    """A journal on disk."""
+
+    path: str
+    """Its directory, inside the mag directory that it tells of."""
+    records: int
+    """How many chunks it says are done."""
+    size_bytes: int
+    """Bytes of its records."""
+
+
+def journals(path: str | os.PathLike[str]) -> list[JournalInfo]:
+    """List the journals of resumable runs below a directory.
+
+    Parameters
+    ----------
+    path
+        A mag directory, a layer or a dataset.
+
+    Raises
+    ------
+    MissingError
+        If there is no such directory.
+
+    Examples
+    --------
+    >>> ds = wkdask.create("tissue", voxel_size=(8, 8, 8))
+    >>> box = wkdask.BoundingBox((0, 0, 0), (64, 64, 64))
+    >>> mag = ds.add_layer("color", "color", "uint8", bounding_box=box).add_mag(1)
+    >>> def brighten(chunk):
+    ...     view, _ = chunk
+    ...     view.write(np.full(view.size, 200, np.uint8))
+    >>> mag.for_each_chunk(brighten, resume=True).done
+    1
+    >>> mag.for_each_chunk(brighten, resume=True).skipped
+    1
+    >>> [journal.records for journal in wkdask.journals("tissue")]
+    [1]
+    >>> wkdask.clear_journals("tissue")
+    1
+    """
+    return [_info(directory) for directory in _directories(path)]
+
+
+def clear_journals(path: str | os.PathLike[str]) -> int:
+    """Delete the journals below a directory, and return how many there were.
+
+    Runs with `resume=True` then begin from the start. No voxel is touched.
+
+    Raises
+    ------
+    MissingError
+        If there is no such directory.
+    """
+    found = list(_directories(path))
+    for directory in found:
+        shutil.rmtree(directory)
+        # The directory of all journals, if this was the last one.
+        if not os.listdir(directory.parent):
+            directory.parent.rmdir()
+    return len(found)
+
+
+def _directories(path: str | os.PathLike[str]) -> Iterator[Path]:
+    root = Path(path)
+    if not root.is_dir():
+        raise MissingError(f"{root} is not a directory; a dataset, layer or mag was expected.")
+    # A journal lies in a mag, a mag in a layer, a layer in a dataset.
+    for depth in ("", "*/", "*/*/"):
+        yield from sorted(each for each in root.glob(f"{depth}{JOURNALS_NAME}/*") if each.is_dir())
+
+
+def _info(directory: Path) -> JournalInfo:
+    sizes = [record.stat().st_size for record in directory.glob("*/*.json")]
+    return JournalInfo(str(directory), len(sizes), sum(sizes))
+
+
+def _identity(path: str) -> list[int]:
+    """Return what changes when a file is replaced or written to; nothing if there is none."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return []
+    return [status.st_size, status.st_mtime_ns, status.st_ino]

@@ -1,0 +1,145 @@
+"""Whether the chunks of a run fit into the memory of what runs them; arithmetic before the work.
+
+It knows executors, their threads and their limits, and nothing of what a task does: its caller says
+how many bytes a task needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from dask.utils import parse_bytes
+from distributed import Client
+from distributed.system import MEMORY_LIMIT
+
+from wkdask.errors import ArgumentError, MemoryLimitError
+from wkdask.geometry import Vec3
+from wkdask.runtime.executors import active_client, asking, workers_of
+
+__all__ = ["TASK_BYTES", "auto_edge", "bytes_of", "check_memory", "threads_of"]
+
+TASK_BYTES = 2**26
+"""What the file engine takes for one task, beside the voxels that are read or written at once:
+a piece of 8 MiB, the compressed blocks of a batch, and the tables of LZ4."""
+
+# dask pauses a worker at this share of its limit.
+_SHARE = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class _Host:
+    """A process that runs tasks in threads, or a machine that runs them in processes."""
+
+    name: str
+    threads: int
+    limit_bytes: int
+    """0 if there is none."""
+
+    @property
+    def task_bytes(self) -> int:
+        """How much each of its tasks may take."""
+        return int(self.limit_bytes * _SHARE) // max(1, self.threads)
+
+
+def check_memory(
+    task_bytes: int, chunk_size: Vec3, tasks: int, executor: Client | Executor | None
+) -> None:
+    """Raise unless as many tasks as run at once fit into memory.
+
+    Parameters
+    ----------
+    task_bytes
+        What one task needs at its peak.
+    chunk_size
+        Voxels per axis of its chunk, for the text of the error.
+    tasks
+        How many there are; fewer than threads leave some of these idle.
+    executor
+        What runs them.
+
+    Raises
+    ------
+    MemoryLimitError
+        With what would fit.
+    """
+    for host in _hosts(executor):
+        threads = min(host.threads, tasks)
+        if host.limit_bytes and task_bytes * threads > host.limit_bytes * _SHARE:
+            fitting = int(host.limit_bytes * _SHARE) // task_bytes
+            fewer = f", or {fitting} thread(s) per worker" if fitting else ""
+            raise MemoryLimitError(
+                f"a chunk of {chunk_size} needs about {_gib(task_bytes)}, and {host.name} runs "
+                f"{threads} at once, but has {_gib(host.limit_bytes)} of which it may fill "
+                f'{_SHARE:.0%}. Use smaller chunks (chunk_size="auto" finds the largest that fit)'
+                f"{fewer}, or pass check_memory=False if your function takes less."
+            )
+
+
+def auto_edge(
+    bytes_of: Callable[[int], int],
+    chunks_of: Callable[[int], int],
+    smallest: int,
+    executor: Client | Executor | None,
+) -> int:
+    """Return the largest edge of a chunk that fits, `smallest` times a power of two.
+
+    It leaves a chunk for every thread, where there are as many of the smallest size.
+
+    Parameters
+    ----------
+    bytes_of
+        What a task with chunks of an edge needs.
+    chunks_of
+        How many chunks there are of an edge.
+    smallest
+        The edge that is taken where nothing larger fits.
+    executor
+        What runs the tasks.
+    """
+    hosts = list(_hosts(executor))
+    threads = sum(host.threads for host in hosts)
+    limits = [host.task_bytes for host in hosts if host.limit_bytes]
+    edge = smallest
+    # A cluster that has no workers yet tells nothing.
+    while hosts and threads <= chunks_of(2 * edge) < chunks_of(edge):
+        if limits and bytes_of(2 * edge) > min(limits):
+            break
+        edge *= 2
+    return edge
+
+
+def bytes_of(text: str, what: str) -> int:
+    """Return a number of bytes, such as that of `"4GiB"`.
+
+    Raises
+    ------
+    ArgumentError
+        If it is none; the text calls it `what`.
+    """
+    try:
+        return int(parse_bytes(text))
+    except ValueError:
+        raise ArgumentError(f"{what} is {text!r}, but must be like 4GiB or 500MB.") from None
+
+
+def threads_of(executor: Client | Executor | None) -> int:
+    """Return how many tasks run at a time; at least one, because workers may be yet to come."""
+    return max(1, sum(host.threads for host in _hosts(executor)))
+
+
+def _hosts(executor: Client | Executor | None) -> Iterator[_Host]:
+    client = active_client(executor)
+    if client is None:
+        pool = executor if isinstance(executor, Executor) else None
+        yield _Host("this machine", workers_of(pool), int(MEMORY_LIMIT))
+        return
+    with asking():
+        workers = client.scheduler_info(n_workers=-1)["workers"]
+    for address, worker in workers.items():
+        yield _Host(f"worker {address}", worker["nthreads"], worker["memory_limit"])
+
+
+def _gib(size_bytes: int) -> str:
+    return f"{size_bytes / 2**30:.2f} GiB"

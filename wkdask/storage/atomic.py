@@ -1,0 +1,279 @@
+"""Files that get their name when they are whole, and what is left of them when a writer dies.
+
+It knows paths, locks and bytes, and nothing of what a file holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+import time
+import uuid
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Any
+
+from wkdask.errors import WkdaskError, storage_error
+from wkdask.storage import intrinsics as clib
+from wkdask.storage.header import HEADER_BYTES
+
+__all__ = [
+    "TEMPORARY_SUFFIX",
+    "claim",
+    "commit",
+    "fsync_directory",
+    "fsync_names",
+    "is_leftover",
+    "make_durable",
+    "naming",
+    "private",
+    "read_all",
+    "remove",
+    "replacing",
+    "sweep_leftover",
+    "tagged",
+    "write_all",
+]
+
+TEMPORARY_SUFFIX = ".wkdask-tmp"
+"""What the names of unfinished files end with; no reader of WKW takes them for data."""
+
+_tag: ContextVar[str] = ContextVar("wkdask-tag", default="")
+
+# What file systems without hard links say: FAT, and some of networks and of users.
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+_TRIES = 3
+
+
+@contextlib.contextmanager
+def private(path: str, *, is_kept: bool = False) -> Iterator[tuple[int, str]]:
+    """Open a file that no one else knows, beside `path`; yield its descriptor and its name.
+
+    It is gone at the end, unless it was given another name, or is kept where no error occurs.
+    """
+    with naming(path, "writing"):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        descriptor, temporary = _locked_file(path)
+    is_done = False
+    try:
+        yield descriptor, temporary
+        is_done = True
+    finally:
+        if not (is_done and is_kept):
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def replacing(path: str, *, fsync: bool = False) -> Iterator[int]:
+    """Open a private file that takes the place of `path` when the block ends without an error."""
+    with private(path) as (descriptor, temporary):
+        yield descriptor
+        with naming(path, "writing"):
+            commit(descriptor, temporary, path, fsync)
+
+
+def commit(descriptor: int, temporary: str, path: str, fsync: bool) -> None:
+    """Give a private file that is whole its name, which another one may have had."""
+    if fsync:
+        os.fsync(descriptor)
+    # Network file systems tell of a full disk when a file is closed; the lock stays with the other.
+    os.close(os.dup(descriptor))
+    os.replace(temporary, path)
+    if fsync:
+        fsync_names(path)
+
+
+def claim(descriptor: int, temporary: str, path: str) -> bool:
+    """Give a private file of a header and zeros its name; False if another file has it.
+
+    Renaming would take the name from another task, which may have written voxels to its file.
+    """
+    try:
+        try:
+            os.link(temporary, path)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            if not clib.try_rename_new(temporary, path):
+                _copy_new(descriptor, path)
+    except FileExistsError:
+        return False
+    return True
+
+
+def remove(path: str, fsync: bool) -> None:
+    """Delete a file, if there is one."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+    if fsync:
+        fsync_names(path)
+
+
+def make_durable(directory: str) -> None:
+    """Make a directory and those above it that are missing; their names are on the disk then."""
+    if os.path.isdir(directory):
+        return
+    parent = os.path.dirname(directory)
+    make_durable(parent)
+    os.makedirs(directory, exist_ok=True)
+    fsync_directory(parent)
+
+
+def fsync_names(path: str) -> None:
+    """Let the names of a file and of its two directories, or that it has gone, be on the disk.
+
+    All of them, because another task may have made a directory and not be so far yet.
+    """
+    for _ in range(3):
+        path = os.path.dirname(path)
+        fsync_directory(path)
+
+
+def fsync_directory(path: str) -> None:
+    """Let the names in a directory be on the disk, where the file system can do that."""
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+            raise
+    finally:
+        os.close(directory)
+
+
+@contextlib.contextmanager
+def tagged(tag: str) -> Iterator[None]:
+    """Let unfinished files of this thread carry a tag in their names, by which they are swept."""
+    token = _tag.set(tag)
+    try:
+        yield
+    finally:
+        _tag.reset(token)
+
+
+def is_leftover(path: str) -> bool:
+    """Return whether an unfinished file belongs to a writer that is dead.
+
+    A living writer holds a lock on its file, which the system takes away when it dies. Where the
+    file system knows no locks, every writer counts as living; where it keeps them on one machine,
+    writers on other machines count as dead.
+    """
+    # Shared, so that two who ask at the same time do not take each other for the writer.
+    with _taken_over(path, os.O_RDONLY, fcntl.LOCK_SH) as status:
+        return status is not None
+
+
+def sweep_leftover(path: str, *, older_than_seconds: float = 0.0) -> bool:
+    """Remove an unfinished file of a writer that is dead, as far as `is_leftover` can tell.
+
+    Parameters
+    ----------
+    path
+        The file.
+    older_than_seconds
+        How long ago it must have been modified, for file systems that keep locks on one machine.
+
+    Returns
+    -------
+    bool
+        Whether it was such a file and was removed.
+    """
+    # Network file systems lock a file for one alone only if it is open for writing.
+    with _taken_over(path, os.O_RDWR, fcntl.LOCK_EX) as status, contextlib.suppress(OSError):
+        # The clock of a file server may be ahead.
+        if status and max(time.time() - status.st_mtime, 0) >= older_than_seconds:
+            # A writer that was about to lock it sees that its file has no name, and makes another.
+            os.unlink(path)
+            return True
+    return False
+
+
+@contextlib.contextmanager
+def naming(path: str, doing: str) -> Iterator[None]:
+    """Let errors of the file system name the file."""
+    try:
+        yield
+    except WkdaskError:
+        raise
+    except OSError as error:
+        raise storage_error(error, path, doing) from None
+
+
+def read_all(descriptor: int, count: int, start: int) -> bytes:
+    """Return bytes of a file, fewer only at its end; the system may give fewer at a time."""
+    data = os.pread(descriptor, count, start)
+    while len(data) < count and (
+        more := os.pread(descriptor, count - len(data), start + len(data))
+    ):
+        data += more
+    return data
+
+
+def write_all(descriptor: int, data: Any, start: int) -> None:
+    """Write bytes to a file; the system may take fewer at a time."""
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(descriptor, view, start)
+        view, start = view[count:], start + count
+
+
+@contextlib.contextmanager
+def _taken_over(path: str, flags: int, lock: int) -> Iterator[os.stat_result | None]:
+    """Hold the lock of a dead writer, and yield the status of its file; None if there is none."""
+    status = None
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, lock | fcntl.LOCK_NB)
+            # Asked by name: a writer that finished meanwhile has given its file another one.
+            status = os.lstat(path)
+        yield status if status and stat.S_ISREG(status.st_mode) else None
+
+
+def _locked_file(path: str) -> tuple[int, str]:
+    """Make a file beside `path` and lock it, for as long as its descriptor is open."""
+    descriptor, temporary = _new_locked_file(path)
+    for _ in range(_TRIES):
+        # Somebody who sweeps leftovers may have taken it in the instant before it was locked. Some
+        # file systems count no links of any file, so the name is looked for as well.
+        if os.fstat(descriptor).st_nlink or os.path.lexists(temporary):
+            break
+        os.close(descriptor)
+        descriptor, temporary = _new_locked_file(path)
+    return descriptor, temporary
+
+
+def _new_locked_file(path: str) -> tuple[int, str]:
+    tag = _tag.get()
+    mark = f".{tag}" if tag else ""
+    temporary = f"{path}.{uuid.uuid4().hex}{mark}{TEMPORARY_SUFFIX}"
+    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+    with contextlib.suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return descriptor, temporary
+
+
+def _copy_new(descriptor: int, path: str) -> None:
+    """Copy a file of a header and zeros to a name that nobody has.
+
+    Others may see it for an instant without its header, which is an error and never zeros.
+    """
+    copy = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o666)
+    try:
+        os.ftruncate(copy, os.fstat(descriptor).st_size)
+        write_all(copy, read_all(descriptor, HEADER_BYTES, 0), 0)
+        os.fsync(copy)
+    except BaseException:
+        os.unlink(path)
+        raise
+    finally:
+        os.close(copy)

@@ -1,0 +1,424 @@
+"""One `.wkw` file: read a region of it, patch blocks of a raw one.
+
+It knows a path and the header that the volume demands. Everything is read from one descriptor,
+after the file's own header, its size and its jump table were checked, so that a file is never read
+as something that it is not. Only a file that does not exist counts as zeros.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wkdask.errors import ArgumentError, FormatError, storage_error
+from wkdask.geometry import BoundingBox
+from wkdask.grids import Overlap, Region, overlaps, region_of
+from wkdask.storage import codec
+from wkdask.storage.atomic import (
+    claim,
+    fsync_directory,
+    fsync_names,
+    make_durable,
+    naming,
+    private,
+    read_all,
+    write_all,
+)
+from wkdask.storage.header import HEADER_BYTES, VolumeHeader
+from wkdask.storage.writer import WriteOptions, is_zero, pieces_of
+
+__all__ = ["WkwFile", "create_header", "is_missing", "patch", "read_into"]
+
+Voxels = NDArray[Any]
+
+_NO_ENDS = np.empty(0, dtype=np.int64)
+_READ_ATTEMPTS = 3
+# LZ4 expands at most 255 times: a length byte stands for no more than 255 voxels' bytes.
+_LZ4_MAX_RATIO = 255
+
+
+@dataclass(frozen=True, slots=True)
+class WkwFile:
+    """A file whose header, size and jump table were checked; use it in a `with` statement."""
+
+    descriptor: int
+    path: str
+    header: VolumeHeader
+    """The file's own header, which decides how its blocks are decoded."""
+    ends: NDArray[np.int64]
+    """Where each block ends, in bytes; empty for raw files, where it follows from the header."""
+
+    @classmethod
+    def open(cls, path: str, demanded: VolumeHeader, flags: int = os.O_RDONLY) -> WkwFile:
+        """Open and check a file.
+
+        Parameters
+        ----------
+        path
+            The file.
+        demanded
+            The header of the volume; the file may only differ in its block type.
+        flags
+            `os.O_RDONLY` or `os.O_RDWR`.
+
+        Raises
+        ------
+        FileNotFoundError
+            If the file does not exist; the only error of the system that is left as it is.
+        FormatError
+            If it is not a whole WKW file of this volume.
+        StorageError
+            If the file system refuses.
+        """
+        try:
+            # Not to wait for a writer, should it be a pipe.
+            descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            if _is_dangling(path):
+                # Such as a disk that is not mounted: the voxels are elsewhere, and not zero.
+                raise _format_error(path, "is or lies behind a link to nothing") from None
+            raise
+        except OSError as error:
+            raise storage_error(error, path, "opening") from None
+        try:
+            header, size_bytes = _checked_header(descriptor, path, demanded)
+            return cls(
+                descriptor, path, header, _checked_ends(descriptor, path, header, size_bytes)
+            )
+        except OSError as error:
+            os.close(descriptor)
+            raise storage_error(error, path, "reading") from None
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+    def __enter__(self) -> WkwFile:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        os.close(self.descriptor)
+
+    def read_into(self, out: Voxels, region: Region) -> None:
+        """Read a region, counted from the first voxel of the file.
+
+        Parameters
+        ----------
+        out
+            Shape `(c, x, y, z)` of the region; channels and x follow each other in memory.
+        region
+            Which voxels; not empty.
+
+        Raises
+        ------
+        ArgumentError
+            If the region leaves the file, or `out` can't take it; nothing is read.
+        FormatError
+            If a block does not decode, or the file was cut short meanwhile.
+        StorageError
+            If the file system refuses.
+        """
+        self._check_target(out, region)
+        for _ in range(_READ_ATTEMPTS):
+            failure = codec.unpack(self.descriptor, self.header, self.ends, region, out)
+            if failure is None:
+                return
+            kind, block = failure
+            if kind == "decode":
+                raise self.error(
+                    f"block {block} is no LZ4 block of {self.header.block_bytes} bytes"
+                )
+            # Tells what is wrong, unless it has passed, as a signal or a network's hiccup does.
+            self._read_bytes(*self._span(block))
+        error = OSError(errno.EIO, f"Block {block} can be read at times only")
+        raise storage_error(error, self.path, "reading")
+
+    def decode_all(self) -> None:
+        """Read every block and keep nothing.
+
+        Raises
+        ------
+        FormatError, StorageError
+            As `read_into`.
+        """
+        for piece in pieces_of(self.header):
+            shape = (self.header.num_channels, *piece.size)
+            self.read_into(np.empty(shape, self.header.dtype, order="F"), region_of(piece))
+
+    def patch_block(self, part: Overlap, voxels: Voxels) -> None:
+        """Write voxels `(c, x, y, z)` into one block of a raw file."""
+        start, count = self._span(part.cell)
+        data = bytearray(self._read_bytes(start, count))
+        block = np.frombuffer(data, self.header.dtype).reshape(_shape(self.header), order="F")
+        block[(slice(None), *part.source_slices)] = voxels
+        with naming(self.path, "writing"):
+            write_all(self.descriptor, data, start)
+
+    def reserve(self, parts: list[Overlap]) -> None:
+        """Take the space on the disk for blocks of a raw file, so that it can't run out halfway."""
+        with naming(self.path, "writing"):
+            for part in parts:
+                _allocate(self.descriptor, *self._span(part.cell))
+
+    def error(self, reason: str) -> FormatError:
+        """Return the error that names this file."""
+        return _format_error(self.path, reason)
+
+    def _check_target(self, out: Voxels, region: Region) -> None:
+        """Raise unless voxels of a region can be written to `out`, which compiled code trusts."""
+        edge, shape = self.header.file_edge, (self.header.num_channels, *map(len, region))
+        if not all(axis and axis[0] >= 0 and axis[-1] < edge and axis.step > 0 for axis in region):
+            raise ArgumentError(f"the region {region} is empty or leaves a file of edge {edge}.")
+        if (out.shape, out.dtype) != (shape, np.dtype(self.header.dtype)):
+            raise ArgumentError(
+                f"the voxels have shape {shape} and dtype {self.header.dtype}, but are read into "
+                f"an array of shape {out.shape} and dtype {out.dtype}."
+            )
+        if not out.flags.writeable or not codec.is_in_line(out):
+            raise ArgumentError(
+                "the voxels are read into an array that is read-only or in which channels and x "
+                'do not follow each other. Make it by np.empty(shape, dtype, order="F").'
+            )
+
+    def _span(self, block: tuple[int, int, int]) -> tuple[int, int]:
+        """Return where the bytes of a block begin, and how many there are."""
+        index = codec.morton_index(block)
+        first, size = self.header.data_offset_bytes, self.header.block_bytes
+        if not self.header.is_compressed:
+            return first + index * size, size
+        start = int(self.ends[index - 1]) if index else first
+        return start, int(self.ends[index]) - start
+
+    def _read_bytes(self, start: int, count: int) -> bytes:
+        with naming(self.path, "reading"):
+            data = read_all(self.descriptor, count, start)
+        if len(data) != count:
+            # It was longer when it was opened, so that nothing of it shall be deleted.
+            raise FormatError(
+                f"{self.path} was cut while it was read: it ends at byte {start + len(data)}, but "
+                f"is needed to byte {start + count}. Read it again when nobody writes it."
+            )
+        return data
+
+
+def create_header(path: str, header: VolumeHeader) -> bool:
+    """Make a `header.wkw`, whole or not at all; return False if there is one, which stays.
+
+    It is on the disk at the end, with the names of all directories that were made for it: no file
+    can be read without.
+
+    Raises
+    ------
+    StorageError
+        If the file system refuses.
+    """
+    with naming(path, "writing"):
+        make_durable(os.path.dirname(path))
+    with private(path) as (descriptor, temporary), naming(path, "writing"):
+        write_all(descriptor, header.to_bytes(), 0)
+        os.fsync(descriptor)
+        is_new = claim(descriptor, temporary, path)
+        fsync_directory(os.path.dirname(path))
+        return is_new
+
+
+def read_into(out: Voxels, path: str, header: VolumeHeader, region: Region) -> bool:
+    """Read a region of a file that may not exist.
+
+    Parameters
+    ----------
+    out
+        Shape `(c, x, y, z)`, the region's; channels and x follow each other in memory.
+    path
+        The file.
+    header
+        What the volume demands; the file may only differ in its block type.
+    region
+        Voxels counted from the first one of the file; not empty.
+
+    Returns
+    -------
+    bool
+        False if the file does not exist: `out` is left as it is.
+
+    Raises
+    ------
+    FormatError, StorageError
+        As `WkwFile.open` and `WkwFile.read_into`.
+    """
+    try:
+        file = WkwFile.open(path, header)
+    except FileNotFoundError:
+        return False
+    with file:
+        file.read_into(out, region)
+    return True
+
+
+def patch(
+    path: str,
+    header: VolumeHeader,
+    box: BoundingBox,
+    voxels: Voxels,
+    options: WriteOptions | None = None,
+) -> None:
+    """Write a box into a raw file in place; other blocks are not touched.
+
+    Two tasks may patch one file at the same time if they patch different blocks.
+
+    Parameters
+    ----------
+    path
+        The file; if it does not exist it is made, full of zeros, unless there is nothing to write
+        but zeros, which a missing file means already.
+    header
+        What the volume demands.
+    box
+        Voxels counted from the first one of the file.
+    voxels
+        The box's voxels, `(c, x, y, z)`.
+    options
+        How careful to be.
+
+    Raises
+    ------
+    FormatError
+        If the file is not a whole raw WKW file of this volume.
+    StorageError
+        If the file system refuses.
+    """
+    options = options or WriteOptions()
+    parts = list(overlaps(region_of(box), (header.block_edge,) * 3))
+    try:
+        opened = WkwFile.open(path, header, os.O_RDWR)
+    except FileNotFoundError:
+        if not options.keep_zeros and is_zero(voxels):
+            return
+        _create_zeros(path, header, parts)
+        opened = WkwFile.open(path, header, os.O_RDWR)
+    with opened as file:
+        if file.header.is_compressed:
+            raise file.error("is compressed inside a raw volume, so no part can be written alone")
+        file.reserve(parts)
+        for part in parts:
+            file.patch_block(part, voxels[(slice(None), *part.target)])
+        if options.fsync:
+            with naming(path, "writing"):
+                os.fsync(file.descriptor)
+                fsync_names(path)
+
+
+def is_missing(path: str) -> bool:
+    """Return whether a file reads as zeros because it does not exist; it is not opened."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return not _is_dangling(path)
+    except OSError:
+        # Whoever reads it is told.
+        return False
+    return False
+
+
+# --- checks -------------------------------------------------------------------------------------
+
+
+def _checked_header(descriptor: int, path: str, demanded: VolumeHeader) -> tuple[VolumeHeader, int]:
+    """Return the header of a file and its size in bytes."""
+    status = os.fstat(descriptor)
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "Is a directory")
+    if not stat.S_ISREG(status.st_mode):
+        raise _format_error(path, "is no regular file")
+    try:
+        header = VolumeHeader.from_file_bytes(os.pread(descriptor, HEADER_BYTES, 0))
+    except FormatError as error:
+        raise _format_error(path, str(error)) from None
+    if not header.same_voxels_as(demanded):
+        raise _format_error(path, f"does not fit: it has {header.difference_to(demanded)}")
+    needed = header.data_offset_bytes
+    if not header.is_compressed:
+        needed += header.blocks_per_file * header.block_bytes
+    if status.st_size < needed:
+        raise _format_error(path, f"has {status.st_size} bytes, but needs at least {needed}")
+    return header, status.st_size
+
+
+def _checked_ends(
+    descriptor: int, path: str, header: VolumeHeader, size_bytes: int
+) -> NDArray[np.int64]:
+    """Return the jump table of a file after checking that every block can be what it must."""
+    if not header.is_compressed:
+        return _NO_ENDS
+    first = header.data_offset_bytes
+    # Alone at first, so that a hole in place of a large table costs nothing.
+    if int.from_bytes(read_all(descriptor, 8, HEADER_BYTES), "little") < first:
+        raise _format_error(path, "has a jump table that points into itself")
+    data = read_all(descriptor, first - HEADER_BYTES, HEADER_BYTES)
+    if len(data) != first - HEADER_BYTES:
+        raise _format_error(path, "has a jump table that is cut short")
+    ends = np.frombuffer(data, dtype="<i8")
+    last, least, most = codec.ends_summary(ends, first)
+    # What ascends from the data on is no negative number either, such as one above 2**63.
+    if least < 0 or last > size_bytes:
+        raise _format_error(
+            path, f"has a jump table that runs backwards or leaves its {size_bytes} bytes"
+        )
+    shortest, longest = header.block_bytes // _LZ4_MAX_RATIO, codec.block_bound(header)
+    if least < shortest or most > longest:
+        raise _format_error(
+            path,
+            f"has blocks of {least} to {most} bytes, but LZ4 makes {shortest} to "
+            f"{longest} of {header.block_bytes}",
+        )
+    return ends
+
+
+# --- files --------------------------------------------------------------------------------------
+
+
+def _create_zeros(path: str, header: VolumeHeader, parts: list[Overlap]) -> None:
+    """Make a raw file of zeros, unless another task was faster; nobody sees it half made.
+
+    It has the space for the voxels that are to be written: a full disk leaves no file behind.
+    """
+    size_bytes = header.data_offset_bytes + header.blocks_per_file * header.block_bytes
+    with private(path) as (descriptor, temporary), naming(path, "writing"):
+        write_all(descriptor, header.to_bytes(header.data_offset_bytes), 0)
+        os.ftruncate(descriptor, size_bytes)
+        WkwFile(descriptor, path, header, _NO_ENDS).reserve(parts)
+        claim(descriptor, temporary, path)
+
+
+def _allocate(descriptor: int, start: int, count: int) -> None:
+    """Take the space for bytes of a file that may be a hole, where the system can do that."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(descriptor, start, count)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+
+
+def _shape(header: VolumeHeader) -> tuple[int, int, int, int]:
+    edge = header.block_edge
+    return header.num_channels, edge, edge, edge
+
+
+def _is_dangling(path: str) -> bool:
+    """Return whether a file, or one of the two directories of its volume, links to nothing."""
+    y_directory = os.path.dirname(path)
+    parts = (path, y_directory, os.path.dirname(y_directory))
+    return any(os.path.islink(part) and not os.path.exists(part) for part in parts)
+
+
+def _format_error(path: str, reason: str) -> FormatError:
+    return FormatError(
+        f"{path} {reason}. It is not read as zeros: restore it, or delete it to make it zeros."
+    )

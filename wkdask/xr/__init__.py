@@ -1,0 +1,1 @@
+"""The engine `wkw` of xarray, and `array.wkw`."""

@@ -1,0 +1,102 @@
+"""Where a labelled array is written as a new mag: what is there, and what has to be made."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wkdask.dataset.dataset import Dataset, Layer, create
+from wkdask.dataset.properties import FILE_NAME, LayerProperties
+from wkdask.errors import ArgumentError, DtypeError, ExistsError
+from wkdask.geometry import BoundingBox, Mag
+from wkdask.storage.header import VolumeHeader
+from wkdask.storage.volume import absolute
+from wkdask.xr.coordinates import Grid, grid_of
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["Destination"]
+
+Path_ = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where a new mag goes."""
+
+    target: Path_ | Dataset | Layer
+    """As it was given."""
+    path: Path
+    """The directory of the layer."""
+    name: str
+    """Of the layer."""
+    category: str
+    """Of the layer."""
+
+    @classmethod
+    def of(
+        cls,
+        target: Path_ | Dataset | Layer,
+        array: xr.DataArray,
+        name: str | None,
+        category: str | None,
+    ) -> Destination:
+        """Return where `ArrayAccessor.to_wkw` is told to write an array."""
+        if isinstance(target, Layer):
+            path = target.dataset.path / target.name
+            return cls(target, path, target.name, target.category)
+        if not isinstance(target, Dataset | str | os.PathLike):
+            raise ArgumentError(
+                f"target is a {type(target).__name__}, but must be a layer, a dataset or a path; "
+                "store() writes into a mag that is there."
+            )
+        name = str(array.name) if name is None and array.name is not None else name
+        if name is None:
+            raise ArgumentError("the array has no name; give one to its layer by name=.")
+        root = target.path if isinstance(target, Dataset) else Path(absolute(target))
+        kind = category or str(array.attrs.get("category", "color"))
+        return cls(target, root / name, name, kind)
+
+    def dataset(self) -> Dataset | None:
+        """Return the dataset, if there is one already."""
+        if isinstance(self.target, Layer):
+            return self.target.dataset
+        if isinstance(self.target, Dataset):
+            return self.target
+        root = self.path.parent
+        return Dataset(root) if (root / FILE_NAME).exists() else None
+
+    def grid(self, array: xr.DataArray) -> Grid:
+        """Return the grid of an array, by the voxel size of the dataset into which it goes."""
+        dataset = self.dataset()
+        fine = None if dataset is None else Grid(Mag(1), dataset.voxel_size, dataset.unit)
+        return grid_of(array, fine)
+
+    def check(self, grid: Grid, header: VolumeHeader, box: BoundingBox) -> None:
+        """Refuse what can't be made; a box in voxels of mag 1 will be written to it."""
+        voxels = (header.dtype, header.num_channels)
+        if isinstance(self.target, Layer):
+            if (self.target.dtype.name, self.target.num_channels) != voxels:
+                raise DtypeError(
+                    f"the array has {voxels[1]} channel(s) of {voxels[0]}, but the layer "
+                    f"{self.name!r} has {self.target.num_channels} of {self.target.dtype}."
+                )
+            return
+        LayerProperties(self.name, self.category, box, *voxels)
+        dataset = self.dataset()
+        if dataset is not None and self.name in dataset.layers:
+            raise ExistsError(f"{dataset.path} has a layer {self.name!r} already.")
+        grid.spacing_nm  # noqa: B018 - raises if no voxel size is known
+
+    def made(self, grid: Grid, header: VolumeHeader, box: BoundingBox) -> Layer:
+        """Return the layer, made if need be."""
+        if isinstance(self.target, Layer):
+            return self.target
+        dataset = self.dataset()
+        if dataset is None:
+            dataset = create(self.path.parent, grid.voxel_size, grid.unit)  # type: ignore[arg-type]
+        voxels = (header.dtype, header.num_channels)
+        return dataset.add_layer(self.name, self.category, *voxels, box)
