@@ -22,7 +22,7 @@ import pytest
 import wkdask
 from wkdask.testing import Tissue
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 ALL_MODULES = sorted(module.name for module in walk_packages(wkdask.__path__, "wkdask."))
 # The front of a room is one docstring and has no `__all__`.

@@ -552,7 +552,7 @@ class TestGone:
 class TestBadFiles:
     """An unreadable file is an error that names it, for reads and for merges; nothing changes.
 
-    `test_wkwfile.py` has every way in which a file can be damaged.
+    `test_files.py` has every way in which a file can be damaged.
     """
 
     def bad(self, volume: Volume, name: str) -> None:

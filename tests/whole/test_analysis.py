@@ -13,7 +13,7 @@ import xarray as xr
 import wkdask
 from wkdask.testing import Tissue
 
-PAGE = Path(__file__).parents[1] / "docs" / "analysis.md"
+PAGE = Path(__file__).parents[2] / "docs" / "analysis.md"
 BOX = wkdask.BoundingBox((77, 41, 13), (140, 100, 60))
 UM = 11.24e-3, 11.24e-3, 28e-3
 

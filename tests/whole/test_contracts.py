@@ -17,7 +17,7 @@ import pytest
 
 import wkdask
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "wkdask"
 
 # The rooms of the house: a room uses itself and those in earlier rows; docs/architecture.md says
