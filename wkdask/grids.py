@@ -1,25 +1,33 @@
-"""Regular grids over voxels: which cells does a region touch, and which slices of each.
+"""Regular grids over voxels: which cells a region touches, and the chunks of a box.
 
-The same arithmetic serves files in a volume and blocks in a file; it knows neither. Cells lie on
-absolute multiples of their size. A region is given as one `range` per axis, so that it may skip
-voxels (`x[::4]`); a box is the region with step 1.
+The same arithmetic serves files in a volume, blocks in a file and chunks in a view; it knows none
+of them. Cells lie on absolute multiples of their size. A region is given as one `range` per axis,
+so that it may skip voxels (`x[::4]`); a box is the region with step 1.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import pairwise, product
 
-from wkdask.geometry import BoundingBox, Vec3
+from wkdask.errors import AlignmentError, ArgumentError
+from wkdask.geometry import BoundingBox, Vec3, positive3
 
 __all__ = [
+    "ChunkGrid",
+    "Chunks",
     "Overlap",
     "Region",
     "axis_overlaps",
     "box_of",
+    "check_apart",
+    "chunk_grid",
     "cut_axis",
     "overlaps",
+    "paired_grids",
     "region_of",
     "slices_in",
 ]
@@ -113,3 +121,180 @@ def cut_axis(start: int, stop: int, edge: int) -> tuple[int, ...]:
     """
     borders = [start, *range((start // edge + 1) * edge, stop, edge), stop]
     return tuple(b - a for a, b in pairwise(borders))
+
+
+Chunks = tuple[tuple[int, ...], ...]
+"""The lengths of chunks per axis, as dask gives them."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkGrid:
+    """The chunks of a box: cells of `chunk_size` on absolute multiples, clipped at the box.
+
+    Chunks are counted from 0, x outermost and z fastest.
+    """
+
+    box: BoundingBox
+    """What is cut; not empty."""
+    chunk_size: Vec3
+    """Voxels per axis of a chunk that is not clipped."""
+
+    @property
+    def shape(self) -> Vec3:
+        """Chunks per axis, `(x, y, z)`."""
+        x, y, z = (-(-stop // edge) - start // edge for start, stop, edge in self._axes())
+        return x, y, z
+
+    def __len__(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def chunks(self) -> tuple[tuple[int, ...], ...]:
+        """The lengths of the chunks per axis, as dask gives them."""
+        return tuple(cut_axis(*axis) for axis in self._axes())
+
+    @property
+    def borders(self) -> tuple[range, ...]:
+        """Where two chunks meet, per axis: absolute multiples of `chunk_size` inside the box."""
+        return tuple(
+            range((start // edge + 1) * edge, stop, edge) for start, stop, edge in self._axes()
+        )
+
+    def index(self, position: Vec3) -> int:
+        """Return the number of the chunk at a position of the grid."""
+        _, ny, nz = self.shape
+        x, y, z = position
+        return (x * ny + y) * nz + z
+
+    def chunk_box(self, position: Vec3) -> BoundingBox:
+        """Return the box of the chunk at a position of the grid, in the unit of `box`."""
+        corner = (
+            (start // edge + cell) * edge
+            for (start, _, edge), cell in zip(self._axes(), position, strict=True)
+        )
+        return self.box.intersected_with(BoundingBox(corner, self.chunk_size))
+
+    def __iter__(self) -> Iterator[BoundingBox]:
+        return (self.chunk_box(at) for at in product(*map(range, self.shape)))  # type: ignore[arg-type]
+
+    def _axes(self) -> Iterator[tuple[int, int, int]]:
+        return zip(self.box.topleft, self.box.bottomright, self.chunk_size, strict=True)
+
+
+def chunk_grid(box: BoundingBox, chunk_size: Vec3) -> ChunkGrid:
+    """Return the chunks of a box.
+
+    Raises
+    ------
+    ArgumentError
+        If the box is empty, or a chunk would be.
+    """
+    if box.is_empty:
+        raise ArgumentError(f"the view ({box}) is empty: there is nothing to work on.")
+    return ChunkGrid(box, positive3(chunk_size, "chunk_size"))
+
+
+def check_apart(grid: ChunkGrid, edge: int, unit: str) -> None:
+    """Raise if two chunks would write one `unit`, a cube of `edge` voxels.
+
+    Raises
+    ------
+    AlignmentError
+        With the nearest chunk sizes that are safe.
+    """
+    if all(border % edge == 0 for axis in grid.borders for border in axis):
+        return
+    raise AlignmentError(
+        f"chunk_size is {grid.chunk_size}, but chunks of a writable view must not share a {unit} "
+        f"(edge {edge}), because two tasks would overwrite each other. Use "
+        f"{_nearest(grid.chunk_size, edge)}, or a view with read_only=True for a function that "
+        "only reads."
+    )
+
+
+def paired_grids(
+    source: BoundingBox,
+    target: BoundingBox,
+    source_size: Vec3 | None,
+    target_size: Vec3 | None,
+    file_edge: int,
+) -> tuple[ChunkGrid, ChunkGrid]:
+    """Return the chunks of two boxes that correspond one by one.
+
+    Parameters
+    ----------
+    source, target
+        The boxes; their sizes may have another ratio on each axis.
+    source_size
+        Voxels per axis of a source chunk; None is the target's times the ratio of the boxes.
+    target_size
+        Voxels per axis of a target chunk, a multiple of `file_edge`; None is one file.
+    file_edge
+        Voxels per edge of a file of the target.
+
+    Raises
+    ------
+    ArgumentError
+        If a box is empty, or the chunks have another ratio than the boxes.
+    AlignmentError
+        If two chunks would write one file, or chunks do not correspond.
+    """
+    if source.is_empty or target.is_empty:
+        raise ArgumentError(f"a view is empty: source {source.size}, target {target.size}.")
+    target_size = positive3(target_size or (file_edge,) * 3, "target_chunk_size")
+    if any(length % file_edge for length in target_size):
+        raise AlignmentError(
+            f"target_chunk_size is {target_size}, but must be a multiple of the target's file edge "
+            f"{file_edge}, so that no two chunks write one file. "
+            f"Use {_nearest(target_size, file_edge)}."
+        )
+    grids = (
+        ChunkGrid(source, _source_size(source, target, source_size, target_size)),
+        ChunkGrid(target, target_size),
+    )
+    _check_correspondence(*grids)
+    return grids
+
+
+def _source_size(
+    source: BoundingBox, target: BoundingBox, given: Vec3 | None, target_size: Vec3
+) -> Vec3:
+    """Return the source's chunk size, which has the ratio of the boxes."""
+    sizes = zip(source.size, target.size, target_size, strict=True)
+    fitting: tuple[Fraction, ...] = tuple(Fraction(a, b) * length for a, b, length in sizes)
+    if given is not None and list(positive3(given, "source_chunk_size")) != list(fitting):
+        raise ArgumentError(
+            f"chunks of {given} and {target_size} have another ratio than the sizes of the views, "
+            f"{source.size} and {target.size}. Leave source_chunk_size out to have it computed."
+        )
+    if any(length.denominator != 1 for length in fitting):
+        raise ArgumentError(
+            f"the views have sizes {source.size} and {target.size}, a ratio that gives no whole "
+            f"source chunk for target chunks of {target_size}. Choose other views or chunk sizes."
+        )
+    x, y, z = map(int, fitting)
+    return x, y, z
+
+
+def _check_correspondence(source: ChunkGrid, target: ChunkGrid) -> None:
+    """Raise unless the chunks of both grids cover the same parts, one by one."""
+    for axis, theirs, ours in zip("xyz", source.chunks, target.chunks, strict=True):
+        ratio = Fraction(sum(theirs), sum(ours))
+        if [length * ratio for length in ours] != list(theirs):
+            raise AlignmentError(
+                f"on axis {axis} the source's chunks {_first(theirs)} do not correspond to the "
+                f"target's {_first(ours)}: chunks lie on absolute multiples of their size, so both "
+                "views must begin at the same place of a chunk. Choose views whose offsets have "
+                "the ratio of their sizes."
+            )
+
+
+def _nearest(chunk_size: Vec3, edge: int) -> str:
+    """Name the chunk sizes next to `chunk_size` that are multiples of `edge`."""
+    below = tuple(max(edge, length // edge * edge) for length in chunk_size)
+    above = tuple(-(-length // edge) * edge for length in chunk_size)
+    return f"{below}" if below == above else f"{below} or {above}"
+
+
+def _first(lengths: tuple[int, ...]) -> str:
+    return f"({', '.join(map(str, lengths[:4]))}{', ...' if len(lengths) > 4 else ''})"

@@ -11,8 +11,8 @@ from pathlib import Path
 import dask.array as da
 
 from wkdask.arrays.labelled import Coords, Labels, to_dataarray
-from wkdask.chunking import ChunkGrid
 from wkdask.geometry import BoundingBox, Mag, Vec3
+from wkdask.grids import ChunkGrid
 
 INK, FAINT, PAPER = "#24292f", "#8c959f", "#ffffff"
 BLUE, PALE_BLUE, RED, PALE_RED, PALE = "#0969da", "#ddf4ff", "#cf222e", "#ffebe9", "#f6f8fa"

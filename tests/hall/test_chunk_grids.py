@@ -1,4 +1,4 @@
-"""`wkdask.chunking`: the chunks of a box, when two would collide, and pairs of two boxes."""
+"""`wkdask.grids`: the chunks of a box, when two would collide, and pairs of two boxes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from wkdask.chunking import ChunkGrid, check_apart, chunk_grid, paired_grids
 from wkdask.errors import AlignmentError, ArgumentError
 from wkdask.geometry import BoundingBox, Vec3
-from wkdask.grids import overlaps, region_of
+from wkdask.grids import ChunkGrid, check_apart, chunk_grid, overlaps, paired_grids, region_of
 from wkdask.storage.header import BLOCK_TYPES, VolumeHeader
 
 starts = st.integers(-15, 15)

@@ -26,7 +26,6 @@ ROOMS: tuple[set[str], ...] = (
     {"_compile", "errors"},
     {"geometry", "units"},
     {"grids", "kernels"},
-    {"chunking"},
     {"storage"},
     {"runtime"},
     {"arrays"},

@@ -19,10 +19,9 @@ import numpy as np
 from dask.blockwise import Blockwise
 from numpy.typing import NDArray
 
-from wkdask.chunking import Chunks
 from wkdask.errors import ArgumentError
 from wkdask.geometry import BoundingBox
-from wkdask.grids import axis_overlaps, cut_axis, region_of
+from wkdask.grids import Chunks, axis_overlaps, cut_axis, region_of
 from wkdask.runtime.executors import refuse_query_planning
 from wkdask.storage.volume import Volume
 

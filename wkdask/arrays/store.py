@@ -18,10 +18,9 @@ import numpy as np
 from dask.layers import ArrayBlockIdDep, ArraySliceDep
 from numpy.typing import NDArray
 
-from wkdask.chunking import Chunks
 from wkdask.errors import AlignmentError, ArgumentError
 from wkdask.geometry import BoundingBox, Vec3
-from wkdask.grids import cut_axis
+from wkdask.grids import Chunks, cut_axis
 from wkdask.runtime.executors import refuse_query_planning
 from wkdask.runtime.journal import Journal
 from wkdask.runtime.report import RunReport

@@ -26,10 +26,9 @@ from wkdask.arrays import lazy as arrays
 from wkdask.arrays import store as storing
 from wkdask.arrays.labelled import Coords, Labels
 from wkdask.arrays.lazy import VolumeArray
-from wkdask.chunking import ChunkGrid, check_apart, chunk_grid, paired_grids
 from wkdask.errors import ArgumentError, BoundsError, ReadOnlyError, StateError
 from wkdask.geometry import BoundingBox, Mag, Vec3, Vec3Like, cubed, vec3
-from wkdask.grids import region_of
+from wkdask.grids import ChunkGrid, check_apart, chunk_grid, paired_grids, region_of
 from wkdask.runtime import memory
 from wkdask.runtime import run as chunkmap
 from wkdask.runtime.executors import active_client

@@ -21,12 +21,11 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from wkdask.arrays.view import View
-from wkdask.chunking import ChunkGrid
 from wkdask.dataset.dataset import Dataset, Layer, MagView, open_mag
 from wkdask.dataset.properties import FILE_NAME
 from wkdask.errors import ArgumentError
 from wkdask.geometry import BoundingBox, Mag, MagLike, Vec3, mag_list
-from wkdask.grids import region_of
+from wkdask.grids import ChunkGrid, region_of
 from wkdask.runtime.executors import Bar, check_executor
 from wkdask.runtime.stream import stream_calls
 from wkdask.storage.volume import HEADER_NAME, Volume

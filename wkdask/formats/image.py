@@ -16,11 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wkdask.arrays.view import View
-from wkdask.chunking import Chunks
 from wkdask.dataset.dataset import Layer, MagView
 from wkdask.errors import ArgumentError, FormatError, WkdaskError, storage_error
 from wkdask.geometry import BoundingBox, Mag, MagLike, Vec3, mag_list
-from wkdask.grids import cut_axis, region_of
+from wkdask.grids import Chunks, cut_axis, region_of
 from wkdask.storage.volume import absolute, as_voxels
 
 __all__ = [

@@ -20,7 +20,6 @@ from dask.layers import ArrayBlockIdDep
 from numpy.typing import NDArray
 
 from wkdask.arrays.view import View
-from wkdask.chunking import ChunkGrid
 from wkdask.dataset.properties import check_layer_name
 from wkdask.errors import (
     ArgumentError,
@@ -40,6 +39,7 @@ from wkdask.formats.multiscales import (
     parsed_size,
 )
 from wkdask.geometry import BoundingBox, Mag, Vec3, Vec3Like, vec3
+from wkdask.grids import ChunkGrid
 from wkdask.runtime.run import Run, run_chunk, run_graph
 from wkdask.storage.volume import absolute
 

@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wkdask import kernels
-from wkdask.chunking import ChunkGrid
 from wkdask.geometry import BoundingBox, Vec3
-from wkdask.grids import region_of, slices_in
+from wkdask.grids import ChunkGrid, region_of, slices_in
 from wkdask.storage.volume import Volume
 from wkdask.storage.writer import is_zero
 

@@ -23,9 +23,9 @@ from dask.layers import ArrayBlockIdDep
 from distributed import Client
 from numpy.typing import NDArray
 
-from wkdask.chunking import ChunkGrid
 from wkdask.errors import ArgumentError, ChunkErrors
 from wkdask.geometry import BoundingBox, Vec3, whole
+from wkdask.grids import ChunkGrid
 from wkdask.runtime.executors import Bar, check_executor, refuse_query_planning
 from wkdask.runtime.items import Outcome
 from wkdask.runtime.journal import Journal
