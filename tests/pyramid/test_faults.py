@@ -24,12 +24,12 @@ EDGE = 128
 SCRIPT = """
 import sys, time
 import wkdask
-from wkdask import filling, sampling
-run = filling._run_task
+from wkdask.pyramid import fill
+run = fill._run_task
 def slowly(job, task):
     time.sleep(0.02)
     return run(job, task)
-filling._run_task = slowly
+fill._run_task = slowly
 layer = wkdask.open(sys.argv[1])["cells"]
 print("begun", flush=True)
 layer.downsample(from_mag=1, mags=["2", "4", "8"], resume=True)
