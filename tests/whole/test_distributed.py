@@ -370,7 +370,8 @@ def test_on_a_cluster_made_by_commands(layer: wkdask.Layer, commanded: str, rout
 
 COMPILED = """
 import numpy as np
-from wkdask import blockwise, kernels
+from wkdask import kernels
+from wkdask.kernels import blockwise
 
 for mode in ("median", "mode", "mean"):
     kernels.downsample(np.ones((1, 4, 4, 4), np.uint8), (2, 2, 2), mode)
