@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import wkdask
-from wkdask.storage.volume import Volume
+from wkdask.storage.wkw import WkwVolume
 
 REAL_VOLUME = "WKDASK_TEST_VOLUME"
 
@@ -31,13 +31,13 @@ def tissue(tmp_path: Path) -> wkdask.Dataset:
 def read_counts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The voxels of each read that happens during the test."""
     counts: list[int] = []
-    read = Volume.read
+    read = WkwVolume.read
 
-    def counting(self: Volume, region: Any) -> Any:
+    def counting(self: WkwVolume, region: Any) -> Any:
         counts.append(math.prod(map(len, region)))
         return read(self, region)
 
-    monkeypatch.setattr(Volume, "read", counting)
+    monkeypatch.setattr(WkwVolume, "read", counting)
     return counts
 
 

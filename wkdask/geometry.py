@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, SupportsIndex
@@ -20,6 +21,7 @@ __all__ = [
     "MagLike",
     "Vec3",
     "Vec3Like",
+    "absolute",
     "cubed",
     "mag_list",
     "positive3",
@@ -29,6 +31,20 @@ __all__ = [
 
 Vec3 = tuple[int, int, int]
 Vec3Like = Iterable[SupportsIndex]
+
+
+def absolute(path: str | os.PathLike[str]) -> str:
+    """Return a path that means the same in every process.
+
+    Raises
+    ------
+    ArgumentError
+        If it holds a NUL character, where other libraries would cut it.
+    """
+    text = os.fspath(path)
+    if "\0" in text:
+        raise ArgumentError(f"the path {text!r} has a NUL character.")
+    return os.path.abspath(text)
 
 
 def whole(value: SupportsIndex, what: str) -> int:

@@ -26,6 +26,7 @@ __all__ = [
     "check_apart",
     "chunk_grid",
     "cut_axis",
+    "edge_text",
     "overlaps",
     "paired_grids",
     "region_of",
@@ -194,20 +195,21 @@ def chunk_grid(box: BoundingBox, chunk_size: Vec3) -> ChunkGrid:
     return ChunkGrid(box, positive3(chunk_size, "chunk_size"))
 
 
-def check_apart(grid: ChunkGrid, edge: int, unit: str) -> None:
-    """Raise if two chunks would write one `unit`, a cube of `edge` voxels.
+def check_apart(grid: ChunkGrid, size: Vec3, unit: str) -> None:
+    """Raise if two chunks would write one `unit`, a box of `size` voxels.
 
     Raises
     ------
     AlignmentError
         With the nearest chunk sizes that are safe.
     """
-    if all(border % edge == 0 for axis in grid.borders for border in axis):
+    axes = zip(grid.borders, size, strict=True)
+    if all(border % edge == 0 for borders, edge in axes for border in borders):
         return
     raise AlignmentError(
         f"chunk_size is {grid.chunk_size}, but chunks of a writable view must not share a {unit} "
-        f"(edge {edge}), because two tasks would overwrite each other. Use "
-        f"{_nearest(grid.chunk_size, edge)}, or a view with read_only=True for a function that "
+        f"(edge {edge_text(size)}), because two tasks would overwrite each other. Use "
+        f"{_nearest(grid.chunk_size, size)}, or a view with read_only=True for a function that "
         "only reads."
     )
 
@@ -217,7 +219,7 @@ def paired_grids(
     target: BoundingBox,
     source_size: Vec3 | None,
     target_size: Vec3 | None,
-    file_edge: int,
+    file_size: Vec3,
 ) -> tuple[ChunkGrid, ChunkGrid]:
     """Return the chunks of two boxes that correspond one by one.
 
@@ -228,9 +230,9 @@ def paired_grids(
     source_size
         Voxels per axis of a source chunk; None is the target's times the ratio of the boxes.
     target_size
-        Voxels per axis of a target chunk, a multiple of `file_edge`; None is one file.
-    file_edge
-        Voxels per edge of a file of the target.
+        Voxels per axis of a target chunk, a multiple of `file_size`; None is one file.
+    file_size
+        Voxels per axis of a file of the target.
 
     Raises
     ------
@@ -241,12 +243,12 @@ def paired_grids(
     """
     if source.is_empty or target.is_empty:
         raise ArgumentError(f"a view is empty: source {source.size}, target {target.size}.")
-    target_size = positive3(target_size or (file_edge,) * 3, "target_chunk_size")
-    if any(length % file_edge for length in target_size):
+    target_size = positive3(target_size or file_size, "target_chunk_size")
+    if any(length % edge for length, edge in zip(target_size, file_size, strict=True)):
         raise AlignmentError(
             f"target_chunk_size is {target_size}, but must be a multiple of the target's file edge "
-            f"{file_edge}, so that no two chunks write one file. "
-            f"Use {_nearest(target_size, file_edge)}."
+            f"{edge_text(file_size)}, so that no two chunks write one file. "
+            f"Use {_nearest(target_size, file_size)}."
         )
     grids = (
         ChunkGrid(source, _source_size(source, target, source_size, target_size)),
@@ -289,10 +291,16 @@ def _check_correspondence(source: ChunkGrid, target: ChunkGrid) -> None:
             )
 
 
-def _nearest(chunk_size: Vec3, edge: int) -> str:
-    """Name the chunk sizes next to `chunk_size` that are multiples of `edge`."""
-    below = tuple(max(edge, length // edge * edge) for length in chunk_size)
-    above = tuple(-(-length // edge) * edge for length in chunk_size)
+def edge_text(size: Vec3) -> str:
+    """Return the edge of a cube as text, or the size of a box that is none."""
+    return str(size[0] if len(set(size)) == 1 else size)
+
+
+def _nearest(chunk_size: Vec3, size: Vec3) -> str:
+    """Name the chunk sizes next to `chunk_size` that are multiples of `size`."""
+    axes = list(zip(chunk_size, size, strict=True))
+    below = tuple(max(edge, length // edge * edge) for length, edge in axes)
+    above = tuple(-(-length // edge) * edge for length, edge in axes)
     return f"{below}" if below == above else f"{below} or {above}"
 
 

@@ -29,7 +29,7 @@ from wkdask.arrays.lazy import VolumeArray, to_dask
 from wkdask.errors import ArgumentError, MissingError, WkdaskError
 from wkdask.geometry import BoundingBox
 from wkdask.storage.header import VolumeHeader
-from wkdask.storage.volume import Volume
+from wkdask.storage.wkw import WkwVolume
 
 EDGE = 16  # of a file: 4 blocks of 4 voxels
 SIZE = (30, 25, 20)
@@ -44,10 +44,10 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 @pytest.fixture(scope="module")
-def volume(tmp_path_factory: pytest.TempPathFactory) -> Volume:
+def volume(tmp_path_factory: pytest.TempPathFactory) -> WkwVolume:
     """Two channels of random uint16 around the box; one file is missing."""
     header = VolumeHeader("uint16", 2, block_edge=4, blocks_per_file_edge=4, block_type="lz4")
-    volume = Volume.create(tmp_path_factory.mktemp("volume") / "1", header)
+    volume = WkwVolume.create(tmp_path_factory.mktemp("volume") / "1", header)
     voxels = np.random.default_rng(0).integers(1, 2**16, (2, 48, 48, 48), np.uint16)
     volume.write(BoundingBox((0, 0, 0), (48, 48, 48)), voxels)
     os.unlink(volume.file_path((1, 1, 0)))
@@ -55,7 +55,7 @@ def volume(tmp_path_factory: pytest.TempPathFactory) -> Volume:
 
 
 @pytest.fixture(scope="module")
-def view(volume: Volume) -> wkdask.View:
+def view(volume: WkwVolume) -> wkdask.View:
     return wkdask.View(volume.path, volume.header.to_wkw(), SIZE, CORNER)
 
 
@@ -160,7 +160,7 @@ def test_auto_chunks_are_blocks_doubled_to_about_the_limit(
     header, box, limit = case
     # The limit may leave few chunks only; else building the graph's chunks would be the test.
     limit = max(limit, box.volume * header.voxel_bytes // 1000)
-    volume = Volume(str(tmp_path_factory.getbasetemp()), header)
+    volume = WkwVolume(str(tmp_path_factory.getbasetemp()), header)
     with dask.config.set({"array.chunk-size": limit}):
         chunks = to_dask(volume, box, "auto").chunks
     assert chunks[0] == (header.num_channels,)
@@ -204,7 +204,7 @@ AUTO = [
 def test_auto_chunks(
     tmp_path: Path, block: int, blocks: int, limit: str, size: Any, edges: Any, why: str
 ) -> None:
-    volume = Volume(str(tmp_path), VolumeHeader("uint8", 1, block, blocks))
+    volume = WkwVolume(str(tmp_path), VolumeHeader("uint8", 1, block, blocks))
     with dask.config.set({"array.chunk-size": limit}):
         array = to_dask(volume, BoundingBox((0, 0, 0), size), "auto")
     assert array.chunksize[1:] == edges, why
@@ -414,7 +414,7 @@ def index_cases(draw: st.DrawFn) -> tuple[BoundingBox, Any, tuple[Any, ...], Any
     return BoundingBox(corner, size), chunks, draw(basic_indices((2, *size))), draw(st.booleans())
 
 
-def check_indexing(volume: Volume, case: tuple[BoundingBox, Any, tuple[Any, ...], Any]) -> None:
+def check_indexing(volume: WkwVolume, case: tuple[BoundingBox, Any, tuple[Any, ...], Any]) -> None:
     box, chunks, index, more = case
     view = wkdask.View(volume.path, volume.header.to_wkw(), box.size, box.topleft)
     expected = view.read()[index]
@@ -429,14 +429,14 @@ def check_indexing(volume: Volume, case: tuple[BoundingBox, Any, tuple[Any, ...]
 
 @settings(deadline=None, max_examples=60)
 @given(case=index_cases())
-def test_a_basic_index_is_that_of_numpy(volume: Volume, case: Any) -> None:
+def test_a_basic_index_is_that_of_numpy(volume: WkwVolume, case: Any) -> None:
     check_indexing(volume, case)
 
 
 @pytest.mark.slow
 @settings(deadline=None, max_examples=400)
 @given(case=index_cases())
-def test_a_basic_index_is_that_of_numpy_at_length(volume: Volume, case: Any) -> None:
+def test_a_basic_index_is_that_of_numpy_at_length(volume: WkwVolume, case: Any) -> None:
     check_indexing(volume, case)
 
 
@@ -534,7 +534,7 @@ def test_an_unreadable_file_is_an_error_and_not_zeros(tmp_path: Path) -> None:
 def test_a_directory_that_is_gone(tmp_path: Path) -> None:
     header = VolumeHeader("uint8", block_edge=4, blocks_per_file_edge=2)
     with pytest.raises(MissingError, match="not a directory"):
-        to_dask(Volume(str(tmp_path / "gone"), header), BoundingBox((0, 0, 0), (8, 8, 8)))
+        to_dask(WkwVolume(str(tmp_path / "gone"), header), BoundingBox((0, 0, 0), (8, 8, 8)))
 
 
 def test_query_planning_is_refused(view: wkdask.View) -> None:
@@ -569,7 +569,7 @@ def test_query_planning_of_a_fresh_process_is_refused(view: wkdask.View) -> None
 def raw_view(path: Path, value: int = 1) -> wkdask.View:
     """A view of 2 files, full of one value."""
     header = VolumeHeader("uint8", block_edge=4, blocks_per_file_edge=2)
-    volume = Volume.create(path / "raw", header)
+    volume = WkwVolume.create(path / "raw", header)
     view = wkdask.View(volume.path, header.to_wkw(), (16, 8, 8))
     view.write(np.full(view.shape, value, np.uint8))
     return view
@@ -778,7 +778,7 @@ def test_a_selection_by_label_reads_what_it_needs(
 
 
 def test_labels_of_a_huge_volume_cost_nothing(tmp_path: Path) -> None:
-    volume = Volume.create(tmp_path / "1", VolumeHeader("uint8"))
+    volume = WkwVolume.create(tmp_path / "1", VolumeHeader("uint8"))
     view = wkdask.View(volume.path, volume.header.to_wkw(), (2**31, 2**31, 2**14))
     array = to_dataarray(view.to_dask(-1), view.bounding_box, Labels())
     assert sum(index.memory_usage() for index in array.indexes.values()) < 1000

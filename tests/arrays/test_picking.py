@@ -14,7 +14,7 @@ from wkdask.arrays import picking
 from wkdask.arrays.picking import pick
 from wkdask.geometry import BoundingBox
 from wkdask.storage.header import VolumeHeader
-from wkdask.storage.volume import Volume
+from wkdask.storage.wkw import WkwVolume
 
 SHAPE = (2, 40, 30, 25)
 
@@ -25,10 +25,10 @@ def voxels() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def volume(tmp_path_factory: pytest.TempPathFactory, voxels: np.ndarray) -> Volume:
+def volume(tmp_path_factory: pytest.TempPathFactory, voxels: np.ndarray) -> WkwVolume:
     """Files of 16 voxels, blocks of 8."""
     path: Path = tmp_path_factory.mktemp("picking") / "1"
-    volume = Volume.create(path, VolumeHeader("uint16", 2, 8, 2, "raw"))
+    volume = WkwVolume.create(path, VolumeHeader("uint16", 2, 8, 2, "raw"))
     volume.write(BoundingBox((0, 0, 0), SHAPE[1:]), voxels)
     return volume
 
@@ -49,7 +49,7 @@ def indices(draw: st.DrawFn) -> tuple[np.ndarray, ...]:
 
 @settings(max_examples=100, deadline=None)
 @given(indices())
-def test_the_same_as_numpy(volume: Volume, voxels: np.ndarray, index: Any) -> None:
+def test_the_same_as_numpy(volume: WkwVolume, voxels: np.ndarray, index: Any) -> None:
     found = pick(volume, index)
     expected = voxels[index]
     assert found.dtype == expected.dtype
@@ -58,7 +58,7 @@ def test_the_same_as_numpy(volume: Volume, voxels: np.ndarray, index: Any) -> No
 
 @settings(max_examples=100, deadline=None)
 @given(indices())
-def test_the_same_block_by_block(volume: Volume, voxels: np.ndarray, index: Any) -> None:
+def test_the_same_block_by_block(volume: WkwVolume, voxels: np.ndarray, index: Any) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(picking, "EXACT_PIECES", 0)
         np.testing.assert_array_equal(pick(volume, index), voxels[index], strict=True)
@@ -82,8 +82,8 @@ READS: list[tuple[Any, int, int, str]] = [
 
 @pytest.mark.parametrize(("index", "reads", "count", "why"), READS)
 def test_voxels_read(
-    volume: Volume, voxels: np.ndarray, read_counts: list[int], index: Any, reads: int, count: int,
-    why: str,
+    volume: WkwVolume, voxels: np.ndarray, read_counts: list[int], index: Any, reads: int,
+    count: int, why: str,
 ) -> None:  # fmt: skip
     index = tuple(np.asarray(part, dtype=np.int64) for part in index)
     np.testing.assert_array_equal(pick(volume, index), voxels[index])
@@ -91,7 +91,7 @@ def test_voxels_read(
 
 
 def test_many_points_are_read_block_by_block(
-    volume: Volume, voxels: np.ndarray, read_counts: list[int]
+    volume: WkwVolume, voxels: np.ndarray, read_counts: list[int]
 ) -> None:
     points = tuple(np.random.default_rng(1).integers(0, 25, (3, 5000)))
     np.testing.assert_array_equal(pick(volume, (1, *points)), voxels[(1, *points)])
@@ -100,7 +100,7 @@ def test_many_points_are_read_block_by_block(
 
 
 def test_points_far_apart_take_no_memory(tmp_path: Path) -> None:
-    volume = Volume.create(tmp_path / "1", VolumeHeader("uint8"))
+    volume = WkwVolume.create(tmp_path / "1", VolumeHeader("uint8"))
     points = np.random.default_rng(2).integers(0, 2**31, (3, 100))
     assert not pick(volume, (0, *points)).any()
 

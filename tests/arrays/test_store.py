@@ -34,7 +34,7 @@ from wkdask.errors import (
 )
 from wkdask.geometry import BoundingBox
 from wkdask.storage.header import BLOCK_TYPES, VolumeHeader
-from wkdask.storage.volume import Volume
+from wkdask.storage.wkw import WkwVolume
 
 # Writing parts of files, without `store`, is how the tests set the scene.
 pytestmark = pytest.mark.filterwarnings("ignore:writing parts of compressed files:RuntimeWarning")
@@ -47,7 +47,7 @@ Chunks = tuple[tuple[int, ...], ...]
 def new_view(
     path: Path, header: VolumeHeader, size: Any = (EXTENT,) * 3, corner: Any = (0, 0, 0)
 ) -> wkdask.View:
-    volume = Volume.create(path / "1", header)
+    volume = WkwVolume.create(path / "1", header)
     return wkdask.View(volume.path, header.to_wkw(), size, corner)
 
 
@@ -294,7 +294,8 @@ def cases(draw: st.DrawFn) -> Case:
     corner = draw(st.tuples(*[st.integers(0, 12)] * 3))
     offset = draw(st.tuples(*[st.integers(0, 12)] * 3))
     spatial = [
-        draw(chunk_lengths(a + b, header.write_edge)) for a, b in zip(corner, offset, strict=True)
+        draw(chunk_lengths(a + b, header.write_size[0]))
+        for a, b in zip(corner, offset, strict=True)
     ]
     channels = (header.num_channels,)
     if header.num_channels > 1 and draw(st.integers(0, 4)) == 0:
@@ -316,7 +317,7 @@ def test_raise_refuses_exactly_what_collides(
 ) -> None:
     view = case.view(tmp_path_factory.mktemp("store"))
     array = case.array()
-    edge = view.volume.header.write_edge
+    edge = view.volume.header.write_size[0]
     if not collide(case.chunks, case.start, edge):
         receipts = view.store(array, case.offset, compute=False)
         assert isinstance(receipts, da.Array)
@@ -339,7 +340,7 @@ def test_rechunk_moves_borders_no_further_than_to_the_next_cell(
 ) -> None:
     view = case.view(tmp_path_factory.mktemp("store"))
     receipts = view.store(case.array(), case.offset, "rechunk", compute=False)
-    edge = case.header.write_edge
+    edge = case.header.write_size[0]
     written = np.asarray(receipts.compute(scheduler="sync"))
     assert written.sum() == math.prod(case.shape[1:]), "receipts count voxels"
     assert max(written.shape) <= max(len(axis) for axis in case.chunks)
@@ -414,7 +415,7 @@ def check_store(path: Path, case: Case, align: str, with_old: bool) -> None:
     view = case.view(path)
     old = filled(view, case.seed + 1) if with_old else np.zeros_like(by_libwkw(view))
     before = on_disk(view.path)
-    collides = collide(case.chunks, case.start, case.header.write_edge)
+    collides = collide(case.chunks, case.start, case.header.write_size[0])
     try:
         view.store(case.array(), case.offset, align)
     except AlignmentError:
@@ -648,7 +649,7 @@ def test_a_failing_chunk_leaves_its_file(tmp_path: Path, block_type: Any) -> Non
 def test_a_store_can_be_repeated(tmp_path_factory: pytest.TempPathFactory, case: Case) -> None:
     """A task that runs twice, as after the death of a worker, writes the same."""
     view = case.view(tmp_path_factory.mktemp("store"))
-    assume(not collide(case.chunks, case.start, case.header.write_edge))
+    assume(not collide(case.chunks, case.start, case.header.write_size[0]))
     receipts = view.store(case.array(), case.offset, compute=False)
     receipts.compute(scheduler="sync")
     once = on_disk(view.path)

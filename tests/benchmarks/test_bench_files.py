@@ -27,7 +27,7 @@ import wkdask
 from wkdask.geometry import BoundingBox
 from wkdask.grids import region_of
 from wkdask.storage.header import BlockType, VolumeHeader
-from wkdask.storage.volume import Volume
+from wkdask.storage.wkw import WkwVolume
 from wkdask.testing import Tissue
 
 pytest.importorskip("pytest_benchmark")
@@ -75,13 +75,13 @@ class Scene:
     def header(self, dtype: str, kind: BlockType) -> VolumeHeader:
         return VolumeHeader(dtype, 1, 32, self.edge // 32, kind)
 
-    def written(self, dtype: str, kind: BlockType, name: str = "") -> Volume:
+    def written(self, dtype: str, kind: BlockType, name: str = "") -> WkwVolume:
         """Return a volume of one file with the voxels of a dtype, written by libwkw."""
         path = self.directory / f"{dtype}-{kind}{name}"
         if not path.exists():
             with wkw.Dataset.create(str(path), self.header(dtype, kind).to_wkw()) as reference:
                 reference.write((0, 0, 0), self.voxels[dtype])
-        return Volume.open(path)
+        return WkwVolume.open(path)
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,7 @@ def measure(
     return result
 
 
-def reader(who: str, volume: Volume, box: BoundingBox) -> Callable[[], Voxels]:
+def reader(who: str, volume: WkwVolume, box: BoundingBox) -> Callable[[], Voxels]:
     """Return a function that reads a box, by a library that knows the volume already."""
     if who == "wkdask":
         return lambda: volume.read(region_of(box))
@@ -216,7 +216,7 @@ def test_write(
     benchmark: Any, scene: Scene, tmp_path: Path, kind: BlockType, dtype: str, who: str
 ) -> None:
     voxels, header = scene.voxels[dtype], scene.header(dtype, kind)
-    volume = Volume.create(tmp_path / "ours", header)
+    volume = WkwVolume.create(tmp_path / "ours", header)
     with wkw.Dataset.create(str(tmp_path / "theirs"), header.to_wkw()) as reference:
         call = {
             "wkdask": lambda: volume.write(scene.box, voxels),
@@ -224,7 +224,7 @@ def test_write(
         }[who]
         group = f"write {kind} {dtype}"
         measure(benchmark, scene, group, who, call, most=2 if kind == "lz4hc" else 99)
-    written = volume if who == "wkdask" else Volume.open(tmp_path / "theirs")
+    written = volume if who == "wkdask" else WkwVolume.open(tmp_path / "theirs")
     path = Path(written.file_path((0, 0, 0)))
     scene.bytes[group, who] = benchmark.extra_info["file_bytes"] = path.stat().st_size
     # Each is read by the other one.
@@ -243,9 +243,9 @@ def test_sizes(scene: Scene) -> None:
 FIRST_READ = {
     "wkdask": """
 import sys, time
-from wkdask.storage.volume import Volume
+from wkdask.storage.wkw import WkwVolume
 start = time.perf_counter()
-Volume.open(sys.argv[1]).read((range(40), range(40), range(40)))
+WkwVolume.open(sys.argv[1]).read((range(40), range(40), range(40)))
 print(time.perf_counter() - start)
 """,
     "libwkw": """
@@ -270,7 +270,7 @@ def test_first_read_in_a_fresh_process(scene: Scene) -> None:
     assert taken["wkdask"][0] < taken["libwkw"][0] + FIRST_READ_MORE_SECONDS
 
 
-def first_read(who: str, volume: Volume, rounds: int) -> list[float]:
+def first_read(who: str, volume: WkwVolume, rounds: int) -> list[float]:
     path = [str(Path(wkdask.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, path))}
     command = [sys.executable, "-c", FIRST_READ[who], volume.path]

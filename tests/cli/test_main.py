@@ -17,7 +17,7 @@ import wkdask
 from wkdask.cli.main import main
 from wkdask.geometry import BoundingBox
 from wkdask.storage.header import VolumeHeader
-from wkdask.storage.volume import Volume
+from wkdask.storage.wkw import WkwVolume
 
 JSON = "datasource-properties.json"
 HEAVY = {"numpy", "dask", "distributed", "numba", "wkw", "xarray", "pandas", "lz4"}
@@ -186,7 +186,7 @@ class TestInfo:
             assert any(all(word in line for word in words) for line in lines), words
 
     def test_a_bare_mag(self, tmp_path):
-        volume = Volume.create(tmp_path / "4-4-2", VolumeHeader("int16", 3, 4, 2))
+        volume = WkwVolume.create(tmp_path / "4-4-2", VolumeHeader("int16", 3, 4, 2))
         volume.write(BoundingBox((9, 0, 17), (1, 1, 1)), np.ones((3, 1, 1, 1), np.int16))
         facts = json.loads(wkdask_command("info", tmp_path / "4-4-2", "--json").output)
         assert facts == {
@@ -211,7 +211,7 @@ class TestInfo:
             assert word in text
 
     def test_a_bare_mag_without_a_name(self, tmp_path):
-        Volume.create(tmp_path / "raw", VolumeHeader("uint8"))
+        WkwVolume.create(tmp_path / "raw", VolumeHeader("uint8"))
         assert (
             json.loads(wkdask_command("info", tmp_path / "raw", "--json").output)["mags"][0]["mag"]
             is None

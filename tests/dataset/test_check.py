@@ -26,7 +26,7 @@ from wkdask.errors import ArgumentError, MissingError, PropertiesError, StorageE
 from wkdask.geometry import BoundingBox
 from wkdask.storage.atomic import TEMPORARY_SUFFIX
 from wkdask.storage.header import VolumeHeader
-from wkdask.storage.volume import Volume
+from wkdask.storage.wkw import WkwVolume
 from wkdask.storage.writer import writing
 
 JSON = "datasource-properties.json"
@@ -92,7 +92,7 @@ class TestClean:
 
     def test_raw_files_in_a_compressed_mag(self, dataset):
         volume = dataset["color"][1].volume
-        raw = Volume(volume.path, VolumeHeader("uint8", 1, 4, 2, "raw"))
+        raw = WkwVolume(volume.path, VolumeHeader("uint8", 1, 4, 2, "raw"))
         raw.write(BOX, np.ones((1, 16, 8, 8), np.uint8))
         assert wkdask.check(dataset.path, level=2).findings == ()
 
@@ -332,7 +332,7 @@ class TestOddities:
         assert (found.kind, found.path) == ("stray", str(path))
 
     def test_a_mag_that_the_json_does_not_list(self, dataset):
-        Volume.create(dataset.path / "color" / "8", VolumeHeader("uint8"))
+        WkwVolume.create(dataset.path / "color" / "8", VolumeHeader("uint8"))
         found = self.oddity(dataset)
         assert (found.kind, found.path) == ("stray", str(dataset.path / "color" / "8"))
 
@@ -550,7 +550,7 @@ class TestReport:
 def thousand(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A mag of 1,000 files, of which the last and one of each batch are bad."""
     path = tmp_path_factory.mktemp("thousand") / "1"
-    volume = Volume.create(path, VolumeHeader("uint8", 1, 1, 2, "lz4"))
+    volume = WkwVolume.create(path, VolumeHeader("uint8", 1, 1, 2, "lz4"))
     volume.write(BoundingBox((0, 0, 0), (20, 20, 20)), np.ones((1, 20, 20, 20), np.uint8))
     for z in range(0, 10, 3):
         Path(volume.file_path((z, 9 - z, z))).write_bytes(b"bad")
@@ -591,7 +591,7 @@ class TestMany:
         assert capsys.readouterr().out == ""
 
     def test_each_file_is_looked_at_once(self, tmp_path):
-        volume = Volume.create(tmp_path / "1", VolumeHeader("uint8", 1, 1, 1))
+        volume = WkwVolume.create(tmp_path / "1", VolumeHeader("uint8", 1, 1, 1))
         paths = [Path(volume.file_path((x, 0, z))) for x in range(50) for z in range(20)]
         for path in paths:
             path.parent.mkdir(parents=True, exist_ok=True)

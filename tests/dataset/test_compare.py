@@ -21,7 +21,7 @@ from wkdask.cli.options import Scheduler
 from wkdask.dataset.compare import Comparison, Difference, as_json
 from wkdask.errors import ArgumentError, FormatError, MissingError, NameLookupError
 from wkdask.geometry import BoundingBox, Mag
-from wkdask.storage.volume import Volume
+from wkdask.storage.wkw import WkwVolume
 
 BOX = BoundingBox((5, 3, 1), (60, 40, 20))
 SMALL = {"block_edge": 8, "blocks_per_file_edge": 2}
@@ -52,14 +52,14 @@ def put(mag: wkdask.View, at: tuple[int, int, int], values: Any) -> None:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many voxels each read of a volume took."""
     counts: list[int] = []
-    read = Volume.read
+    read = WkwVolume.read
 
-    def counted(volume: Volume, region: Any) -> Any:
+    def counted(volume: WkwVolume, region: Any) -> Any:
         voxels = read(volume, region)
         counts.append(voxels.size)
         return voxels
 
-    monkeypatch.setattr(Volume, "read", counted)
+    monkeypatch.setattr(WkwVolume, "read", counted)
     return counts
 
 

@@ -20,7 +20,7 @@ import wkdask
 from wkdask import errors
 from wkdask.geometry import BoundingBox, Mag
 from wkdask.storage.header import BLOCK_TYPES, DTYPES, VolumeHeader
-from wkdask.storage.volume import Volume
+from wkdask.storage.wkw import WkwVolume
 
 JSON = "datasource-properties.json"
 BOX = BoundingBox((3, 5, 7), (20, 30, 40))
@@ -233,11 +233,11 @@ class TestOpenMag:
         [("1", 1), ("4-4-2", "4-4-2"), ("8", 8), ("raw", None), ("0", None), ("1-2", None)],
     )
     def test_the_name_of_the_directory_is_the_mag(self, tmp_path, name, mag):
-        Volume.create(tmp_path / name, VolumeHeader("uint8"))
+        WkwVolume.create(tmp_path / name, VolumeHeader("uint8"))
         assert wkdask.open_mag(tmp_path / name).mag == (mag and Mag(mag))
 
     def test_writing_extends_the_box(self, tmp_path):
-        Volume.create(tmp_path / "1", VolumeHeader("uint8", 1, 4, 2))
+        WkwVolume.create(tmp_path / "1", VolumeHeader("uint8", 1, 4, 2))
         bare = wkdask.open_mag(tmp_path / "1")
         bare.write(random_voxels((3, 3, 3)), (2, 2, 2))
         assert bare.bounding_box == BoundingBox((2, 2, 2), (3, 3, 3))
@@ -326,7 +326,7 @@ MAGS_THAT_CAN_NOT_BE_OPENED: list[tuple[Callable[[Path], object], type, list[str
     (set_layer(elementClass="uint16"), PROPERTIES, ["uint16", "uint8", HEADER], "other dtype"),
     (set_layer(numChannels=3, elementClass="uint24"), PROPERTIES, ["3 channel"], "channels"),
     (set_layer(elementClass="uint16", numChannels=2), PROPERTIES, ["2 channel"], "same bytes"),
-    (header_of("uint8", 3), PROPERTIES, ["1 channel", "3 of uint8"], "the header lies"),
+    (header_of("uint8", 3), PROPERTIES, ["1 channel", "3 channel(s) of uint8"], "the header lies"),
     (header_of("int8"), PROPERTIES, ["uint8", "int8"], "signs"),
     (lambda path: shutil.rmtree(path / "color/1"), MISSING, ["color/1", "not a dir"], "no mag"),
     (lambda path: (path / HEADER).unlink(), MISSING, ["color/1 has no header.wkw"], "no header"),
@@ -413,11 +413,11 @@ class TestWhatCanNotBeOpened:
         monkeypatch.setattr("wkdask.dataset.properties.open", refuse, raising=False)
         with pytest.raises(errors.AccessError, match=JSON):
             wkdask.open(color.dataset.path)
-        monkeypatch.setattr("wkdask.storage.volume.open", refuse, raising=False)
+        monkeypatch.setattr("wkdask.storage.wkw.open", refuse, raising=False)
         with pytest.raises(errors.AccessError, match=r"header\.wkw"):
             wkdask.open_mag(path)
         monkeypatch.undo()
-        monkeypatch.setattr("wkdask.storage.volume.os.scandir", refuse)
+        monkeypatch.setattr("wkdask.storage.wkw.os.scandir", refuse)
         with pytest.raises(errors.AccessError, match="1"):
             wkdask.open_mag(path)
 
@@ -727,7 +727,7 @@ class TestJson:
     def test_legacy_form(self, tmp_path):
         path = tmp_path / "old"
         for name in ("1", "2-2-2", "4-4-1"):
-            Volume.create(path / "color" / name, VolumeHeader("uint8", 3, 4, 2))
+            WkwVolume.create(path / "color" / name, VolumeHeader("uint8", 3, 4, 2))
         resolutions = [{"resolution": 1, "cubeLength": 8}, {"resolution": [2, 2, 2]}]
         layer = {
             "name": "color",
@@ -833,7 +833,9 @@ class TestCrash:
 
     @pytest.mark.parametrize("with_header", [True, False])
     def test_but_not_over_voxels(self, color, snapshot, with_header):
-        volume = Volume.create(color.dataset.path / "color" / "2", VolumeHeader("uint8", 1, 4, 2))
+        volume = WkwVolume.create(
+            color.dataset.path / "color" / "2", VolumeHeader("uint8", 1, 4, 2)
+        )
         volume.write(BoundingBox((0, 0, 0), (8, 8, 8)), random_voxels((1, 8, 8, 8)))
         if not with_header:
             (Path(volume.path) / "header.wkw").unlink()

@@ -277,7 +277,7 @@ class TestErrors:
             ("a.npy", {"voxel_size": SIZE, "mags": "1"}, ArgumentError, "list of mags"),
             ("a.npy", {"voxel_size": SIZE, "category": "x"}, ArgumentError, "category is 'x'"),
             ("a.npy", {"voxel_size": SIZE, "layer_name": "a/b"}, ArgumentError, "layer name"),
-            ("a.npy", {"voxel_size": SIZE, "offset": (-1, 0, 0)}, ArgumentError, "from 0 to"),
+            ("a.npy", {"voxel_size": SIZE, "offset": (-1, 0, 0)}, ArgumentError, "begins at 0"),
             ("a.npy", {"voxel_size": SIZE, "to": "n5"}, ArgumentError, "wkw, ome-zarr, zarr"),
             ("a.npy", {"voxel_size": SIZE, "to": "zarr", "resume": True}, ArgumentError, "resume"),
             ("a.npy", {"voxel_size": SIZE, "blocks_per_file_edge": 3}, ArgumentError, "power"),

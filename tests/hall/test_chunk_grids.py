@@ -123,10 +123,10 @@ class TestCheckApart:
         header = VolumeHeader("uint8", block_edge=4, blocks_per_file_edge=2, block_type=block_type)
         grid = chunk_grid(box, (edge, 8, 8))
         if fine:
-            check_apart(grid, header.write_edge, header.write_unit)
+            check_apart(grid, header.write_size, header.write_unit)
         else:
             with pytest.raises(AlignmentError):
-                check_apart(grid, header.write_edge, header.write_unit)
+                check_apart(grid, header.write_size, header.write_unit)
 
     @pytest.mark.parametrize(
         ("edge", "block_type", "unit", "advice"),
@@ -140,7 +140,7 @@ class TestCheckApart:
         header = VolumeHeader("uint8", blocks_per_file_edge=2, block_type=block_type)
         grid = chunk_grid(line(0, 1000), (edge, 64, 64))
         with pytest.raises(AlignmentError) as caught:
-            check_apart(grid, header.write_edge, header.write_unit)
+            check_apart(grid, header.write_size, header.write_unit)
         text = str(caught.value)
         assert f"share a {unit}" in text
         assert f"({edge}, 64, 64)" in text
@@ -151,10 +151,10 @@ class TestCheckApart:
     def test_refused_exactly_if_two_chunks_share_a_file_or_block(self, box, size, block_type):
         header = VolumeHeader("uint8", block_edge=2, blocks_per_file_edge=2, block_type=block_type)
         grid = chunk_grid(box, size)
-        touched = [cells_of(chunk, header.write_edge) for chunk in grid]
+        touched = [cells_of(chunk, header.write_size[0]) for chunk in grid]
         shared = sum(map(len, touched)) != len(set().union(*touched))
         try:
-            check_apart(grid, header.write_edge, header.write_unit)
+            check_apart(grid, header.write_size, header.write_unit)
         except AlignmentError:
             assert shared
         else:
@@ -183,13 +183,13 @@ class TestPairedGrids:
             line(*target),
             source_size and (source_size, 32, 32),
             target_size and (target_size, 32, 32),
-            file_edge=32,
+            file_size=(32, 32, 32),
         )
         assert [(a.size[0], b.size[0]) for a, b in zip(one, other, strict=True)] == expected
 
     def test_each_axis_has_its_own_ratio(self):
         source, target = BoundingBox((0,) * 3, (128, 64, 64)), BoundingBox((0,) * 3, (64, 64, 32))
-        one, other = paired_grids(source, target, None, None, 32)
+        one, other = paired_grids(source, target, None, None, (32, 32, 32))
         assert (one.chunk_size, other.chunk_size) == ((64, 32, 64), (32, 32, 32))
 
     @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ class TestPairedGrids:
                 line(*target),
                 None if source_size is None else (source_size, 32, 32),
                 None if target_size is None else (target_size, 32, 32),
-                file_edge=32,
+                file_size=(32, 32, 32),
             )
         assert text in str(caught.value)
 
@@ -230,7 +230,7 @@ class TestPairedGrids:
         target_size = data.draw(st.none() | multiples(file_edge), "target_size")
         given_size = data.draw(st.none() | chunk_sizes, "source_size")
         try:
-            grids = paired_grids(source, target, given_size, target_size, file_edge)
+            grids = paired_grids(source, target, given_size, target_size, (file_edge,) * 3)
         except ArgumentError:
             assume(False)
         assert grids[1].chunk_size == (target_size or (file_edge,) * 3)
@@ -242,7 +242,7 @@ class TestPairedGrids:
     @given(boxes, st.tuples(*[st.integers(1, 4)] * 3), st.sampled_from([1, 2, 4, 8]))
     @settings(deadline=None)
     def test_the_same_place_in_a_finer_mag_is_always_accepted(self, target, factors, file_edge):
-        grids = paired_grids(target.scaled_by(factors), target, None, None, file_edge)
+        grids = paired_grids(target.scaled_by(factors), target, None, None, (file_edge,) * 3)
         assert_correspond(*grids)
         for source, chunk in zip(*grids, strict=True):
             assert source == chunk.scaled_by(factors)

@@ -23,7 +23,7 @@ from wkdask.pyramid import sampling
 from wkdask.pyramid.fill import Step, fill_volumes
 from wkdask.storage import writer as filewriter
 from wkdask.storage.header import VolumeHeader
-from wkdask.storage.volume import Volume
+from wkdask.storage.wkw import WkwVolume
 
 Voxels = np.ndarray[Any, np.dtype[Any]]
 SMALL: dict[str, Any] = {"block_edge": 4, "blocks_per_file_edge": 2}
@@ -399,7 +399,7 @@ class TestUpsample:
 class _Counting:
     """Makes ones of boxes, and notes which files of the volume before were there."""
 
-    def __init__(self, source: Volume | None) -> None:
+    def __init__(self, source: WkwVolume | None) -> None:
         self.source = source
         self.log: list[tuple[BoundingBox, bool]] = []
 
@@ -413,14 +413,14 @@ class _Counting:
 
 
 class TestOrder:
-    def volumes(self, path: Path) -> list[Volume]:
+    def volumes(self, path: Path) -> list[WkwVolume]:
         header = VolumeHeader("uint8", 1, 4, 1, "lz4")
-        return [Volume.create(path / str(mag), header) for mag in (2, 4, 8)]
+        return [WkwVolume.create(path / str(mag), header) for mag in (2, 4, 8)]
 
     def test_no_barrier_and_depth_first(self, tmp_path: Path) -> None:
         made: list[str] = []
 
-        def counting(name: str, source: Volume | None) -> _Counting:
+        def counting(name: str, source: WkwVolume | None) -> _Counting:
             counter = _Counting(source)
             call = type(counter).__call__
 
@@ -450,7 +450,7 @@ class TestOrder:
         import tracemalloc
 
         header = VolumeHeader("uint8", 1, 1, 1, "raw")
-        volumes = [Volume(str(tmp_path / name), header) for name in "ab"]
+        volumes = [WkwVolume(str(tmp_path / name), header) for name in "ab"]
         boxes = [BoundingBox((0, 0, 0), (edge,) * 3) for edge in (100, 50)]
         todo = tuple(Step(v, b, _Counting(None)) for v, b in zip(volumes, boxes, strict=True))
         job = filling._Job(todo, (None, None), "tag")

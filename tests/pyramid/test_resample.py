@@ -20,7 +20,7 @@ from wkdask.arrays.view import View
 from wkdask.geometry import BoundingBox, Mag
 from wkdask.pyramid import sampling
 from wkdask.storage.header import BLOCK_TYPES, DTYPES, VolumeHeader
-from wkdask.storage.volume import Volume
+from wkdask.storage.wkw import WkwVolume
 
 Vec3 = tuple[int, int, int]
 Voxels = np.ndarray[Any, np.dtype[Any]]
@@ -487,7 +487,7 @@ class TestIndependence:
 class TestViews:
     def bare(self, path: Path, header: VolumeHeader, box: BoundingBox) -> View:
         """Return a view of a volume whose mag nobody knows."""
-        volume = Volume.create(path, header)
+        volume = WkwVolume.create(path, header)
         return View(volume.path, header.to_wkw(), box.size, box.topleft)
 
     def test_without_mags_the_sizes_decide(self, tmp_path):
@@ -554,15 +554,15 @@ class TestWhatIsWritten:
 
     def test_one_task_per_target_file(self, tmp_path, voxels, monkeypatch):
         boxes: list[BoundingBox] = []
-        fill = Volume.fill
+        fill = WkwVolume.fill
 
-        def watched(self: Volume, box: BoundingBox, *args: Any, **keys: Any) -> None:
+        def watched(self: WkwVolume, box: BoundingBox, *args: Any, **keys: Any) -> None:
             boxes.append(box)
             fill(self, box, *args, **keys)
 
         layer = new_layer(tmp_path / "a", voxels, OFFSET)
         layer.add_mag("4-2-1", **{**SMALL, "block_type": "lz4"})
-        monkeypatch.setattr(Volume, "fill", watched)
+        monkeypatch.setattr(WkwVolume, "fill", watched)
         wkdask.downsample(layer[1], layer["4-2-1"], "max")
         box = layer["4-2-1"].bounding_box
         files = list(box.chunk((8, 8, 8), (8, 8, 8)))
@@ -600,13 +600,13 @@ REFUSED: list[tuple[Callable[[wkdask.Dataset], object], type, list[str], str]] =
     (
         lambda ds: wkdask.downsample(ds["a"][1], ds["rgb"][2]),
         errors.ArgumentError,
-        ["1 channel(s) of uint8", "3 of uint8"],
+        ["1 channel(s) of uint8", "3 channel(s) of uint8"],
         "channels",
     ),
     (
         lambda ds: wkdask.downsample(ds["a"][1], ds["wide"][2]),
         errors.ArgumentError,
-        ["1 channel(s) of uint8", "1 of uint16"],
+        ["1 channel(s) of uint8", "1 channel(s) of uint16"],
         "dtype",
     ),
     (

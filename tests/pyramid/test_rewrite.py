@@ -15,7 +15,7 @@ import wkdask
 from wkdask import errors
 from wkdask.geometry import BoundingBox
 from wkdask.pyramid import rewrite as rewriting
-from wkdask.storage import intrinsics as clib
+from wkdask.storage import atomic
 from wkdask.storage.reader import WkwFile
 
 BOX = BoundingBox((3, 5, 2), (40, 20, 30))
@@ -111,7 +111,7 @@ class TestRechunk:
         file_edge: int,
     ) -> None:
         if not can_exchange:
-            monkeypatch.setattr(clib, "_function", lambda _: None)
+            monkeypatch.setattr(atomic, "_function", lambda _: None)
         view = dataset["color"][1]
         Path(view.path, "notes.txt").write_text("mine")
         before = everything(view)
@@ -160,7 +160,7 @@ class TestRechunk:
         self, dataset: wkdask.Dataset, monkeypatch: pytest.MonkeyPatch, can_exchange: bool
     ) -> None:
         if not can_exchange:
-            monkeypatch.setattr(clib, "try_exchange", lambda *_: False)
+            monkeypatch.setattr(rewriting, "try_exchange", lambda *_: False)
         view = dataset["color"][1]
         before = everything(view)
         link, home = Path(view.path), dataset.path / "elsewhere"

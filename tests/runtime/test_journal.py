@@ -22,7 +22,8 @@ from wkdask.errors import ArgumentError, ChunkErrors, MissingError, ReadOnlyErro
 from wkdask.geometry import BoundingBox
 from wkdask.runtime.journal import Journal
 from wkdask.storage.header import VolumeHeader
-from wkdask.storage.volume import JOURNALS_NAME, Volume
+from wkdask.storage.volume import JOURNALS_NAME
+from wkdask.storage.wkw import WkwVolume
 
 Vec3 = tuple[int, int, int]
 
@@ -36,16 +37,16 @@ BLOCK = BoundingBox((0, 0, 0), (4, 4, 4))
 NEXT_BLOCK = BoundingBox((4, 0, 0), (4, 4, 4))
 
 
-def volume_at(path: Path, block_type: str = "lz4") -> Volume:
+def volume_at(path: Path, block_type: str = "lz4") -> WkwVolume:
     header = VolumeHeader("uint8", block_edge=4, blocks_per_file_edge=2, block_type=block_type)  # type: ignore[arg-type]
-    return Volume.create(path, header)
+    return WkwVolume.create(path, header)
 
 
-def fill(volume: Volume, box: BoundingBox, value: int) -> None:
+def fill(volume: WkwVolume, box: BoundingBox, value: int) -> None:
     volume.write(box, np.full((1, *box.size), value, np.uint8))
 
 
-def file_of(volume: Volume, cell: Vec3 = (0, 0, 0)) -> Path:
+def file_of(volume: WkwVolume, cell: Vec3 = (0, 0, 0)) -> Path:
     return Path(volume.file_path(cell))
 
 
@@ -58,12 +59,12 @@ def records(path: Path) -> list[Path]:
 
 class TestRecord:
     @pytest.fixture(params=["raw", "lz4"])
-    def volume(self, tmp_path: Path, request: pytest.FixtureRequest) -> Volume:
+    def volume(self, tmp_path: Path, request: pytest.FixtureRequest) -> WkwVolume:
         volume = volume_at(tmp_path / "mag", request.param)
         fill(volume, BOTH, 7)
         return volume
 
-    def test_only_what_was_recorded_is_done(self, volume: Volume) -> None:
+    def test_only_what_was_recorded_is_done(self, volume: WkwVolume) -> None:
         journal = Journal(volume, "job")
         assert not journal.is_done(0, FIRST)
         journal.record(0, FIRST)
@@ -73,7 +74,7 @@ class TestRecord:
         assert not journal.is_done(0, SECOND)  # another box of this number
         assert not journal.is_done(0, BOTH)
         assert not Journal(volume, "other").is_done(0, FIRST)
-        assert Journal(Volume.open(volume.path), "job").is_done(0, FIRST)
+        assert Journal(WkwVolume.open(volume.path), "job").is_done(0, FIRST)
 
     def changed(self, path: Path) -> None:
         data = path.read_bytes()
@@ -101,7 +102,7 @@ class TestRecord:
 
     @pytest.mark.parametrize("damage", [changed, longer, replaced, touched, removed])
     def test_counts_while_files_agree(
-        self, volume: Volume, damage: Callable[[Any, Path], None]
+        self, volume: WkwVolume, damage: Callable[[Any, Path], None]
     ) -> None:
         journal = Journal(volume, "job")
         for index, box in enumerate((FIRST, SECOND, BOTH)):
@@ -115,14 +116,14 @@ class TestRecord:
         "write", [lambda volume: fill(volume, SECOND, 7), lambda volume: fill(volume, SECOND, 8)]
     )
     def test_whoever_writes_again_undoes_it(
-        self, volume: Volume, write: Callable[[Volume], None]
+        self, volume: WkwVolume, write: Callable[[WkwVolume], None]
     ) -> None:
         journal = Journal(volume, "job")
         journal.record(1, SECOND)
         write(volume)
         assert not journal.is_done(1, SECOND)
 
-    def test_missing_file_is_recorded_as_missing(self, volume: Volume) -> None:
+    def test_missing_file_is_recorded_as_missing(self, volume: WkwVolume) -> None:
         journal = Journal(volume, "job")
         fill(volume, SECOND, 0)
         assert not file_of(volume, (1, 0, 0)).exists()
@@ -147,7 +148,7 @@ class TestRecord:
         ],
         ids=lambda text: text[:8].encode("unicode_escape").decode(),
     )
-    def test_corrupt_record_is_not_done(self, volume: Volume, text: str) -> None:
+    def test_corrupt_record_is_not_done(self, volume: WkwVolume, text: str) -> None:
         journal = Journal(volume, "job")
         journal.record(0, FIRST)
         [record] = records(Path(volume.path))
@@ -156,7 +157,7 @@ class TestRecord:
         journal.record(0, FIRST)
         assert journal.is_done(0, FIRST)
 
-    def test_truncated_record_is_not_done(self, volume: Volume) -> None:
+    def test_truncated_record_is_not_done(self, volume: WkwVolume) -> None:
         journal = Journal(volume, "job")
         journal.record(0, BOTH)
         [record] = records(Path(volume.path))
@@ -165,7 +166,7 @@ class TestRecord:
             record.write_bytes(whole[:length])
             assert not journal.is_done(0, BOTH)
 
-    def test_records_are_whole_and_small(self, volume: Volume) -> None:
+    def test_records_are_whole_and_small(self, volume: WkwVolume) -> None:
         journal = Journal(volume, "job")
         for index in (0, 999, 1000, 123_456_789):
             journal.record(index, FIRST)
@@ -186,12 +187,12 @@ class TestSharedRawFiles:
     """Chunks of whole blocks may share a raw file; each counts by its own voxels."""
 
     @pytest.fixture
-    def volume(self, tmp_path: Path) -> Volume:
+    def volume(self, tmp_path: Path) -> WkwVolume:
         volume = volume_at(tmp_path / "mag", "raw")
         fill(volume, FIRST, 7)
         return volume
 
-    def test_neighbours_do_not_matter(self, volume: Volume) -> None:
+    def test_neighbours_do_not_matter(self, volume: WkwVolume) -> None:
         journal = Journal(volume, "job")
         journal.record(0, BLOCK)
         fill(volume, NEXT_BLOCK, 1)
@@ -202,7 +203,7 @@ class TestSharedRawFiles:
         fill(volume, BLOCK, 7)
         assert journal.is_done(0, BLOCK)  # the same voxels again
 
-    def test_every_voxel_counts(self, volume: Volume) -> None:
+    def test_every_voxel_counts(self, volume: WkwVolume) -> None:
         journal = Journal(volume, "job")
         journal.record(0, BLOCK)
         for corner in np.ndindex(4, 4, 4):
@@ -212,7 +213,7 @@ class TestSharedRawFiles:
             fill(volume, voxel, 7)
         assert journal.is_done(0, BLOCK)
 
-    def test_order_of_voxels_counts(self, volume: Volume) -> None:
+    def test_order_of_voxels_counts(self, volume: WkwVolume) -> None:
         rng = np.random.default_rng(0)
         voxels = rng.integers(1, 255, (1, 4, 4, 4), np.uint8)
         volume.write(BLOCK, voxels)
@@ -221,20 +222,20 @@ class TestSharedRawFiles:
         volume.write(BLOCK, voxels.transpose(0, 2, 1, 3))
         assert not journal.is_done(0, BLOCK)
 
-    def test_shape_counts(self, volume: Volume) -> None:
+    def test_shape_counts(self, volume: WkwVolume) -> None:
         """A slab along x is not done because one along y has the same voxels."""
         journal = Journal(volume, "job")
         journal.record(0, BoundingBox((0, 0, 0), (8, 4, 4)))
         assert not journal.is_done(0, BoundingBox((0, 0, 0), (4, 8, 4)))
 
     @pytest.mark.parametrize("spoil", [b"", b"WKW", b"x" * 528])
-    def test_unreadable_file_is_not_done(self, volume: Volume, spoil: bytes) -> None:
+    def test_unreadable_file_is_not_done(self, volume: WkwVolume, spoil: bytes) -> None:
         journal = Journal(volume, "job")
         journal.record(0, BLOCK)
         file_of(volume).write_bytes(spoil)
         assert not journal.is_done(0, BLOCK)
 
-    def test_missing_file_is_zeros(self, volume: Volume) -> None:
+    def test_missing_file_is_zeros(self, volume: WkwVolume) -> None:
         journal = Journal(volume, "job")
         file_of(volume).unlink()
         journal.record(0, BLOCK)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 import wkdask
 from wkdask.errors import MemoryLimitError
-from wkdask.geometry import BoundingBox
+from wkdask.geometry import BoundingBox, Vec3
 from wkdask.runtime import memory
 from wkdask.runtime.executors import workers_of
 
@@ -152,11 +153,11 @@ def test_advice_is_good(monkeypatch: pytest.MonkeyPatch) -> None:
         memory.check_memory(3 * GIB, (8, 8, 8), 100, Pool(3))
 
 
-# --- auto_edge --------------------------------------------------------------------------------
+# --- auto_size --------------------------------------------------------------------------------
 
 
-def cube_bytes(edge: int) -> int:
-    return edge**3
+def cube_bytes(size: Vec3) -> int:
+    return math.prod(size)
 
 
 @pytest.mark.usefixtures("machine")
@@ -181,7 +182,21 @@ def test_largest_that_fits(smallest: int, size: int, threads: int, voxel_bytes: 
         candidates.append(2 * candidates[-1])
     good = [e for e in candidates if bytes_of(e) <= limit and chunks_of(e) >= threads]
     expected = max(good, default=smallest)
-    assert memory.auto_edge(bytes_of, chunks_of, smallest, Pool(threads)) == expected
+    found = memory.auto_size(
+        lambda cube: bytes_of(cube[0]),
+        lambda cube: chunks_of(cube[0]),
+        (smallest,) * 3,
+        Pool(threads),
+    )
+    assert found == (expected,) * 3
+
+
+@pytest.mark.usefixtures("machine")
+def test_boxes_that_are_no_cubes_keep_their_ratio() -> None:
+    limit = memory.MEMORY_LIMIT * 0.8
+    x, y, z = memory.auto_size(math.prod, lambda size: 10**9 // size[0], (4, 8, 2), Pool(1))
+    assert (y, z) == (2 * x, x // 2)
+    assert x * y * z <= limit < 8 * x * y * z
 
 
 @pytest.mark.parametrize(
@@ -201,8 +216,8 @@ def test_workers_decide(
     monkeypatch: pytest.MonkeyPatch, workers: list[tuple[int, int]], edge: int
 ) -> None:
     use(monkeypatch, *workers)
-    found = memory.auto_edge(cube_bytes, lambda edge: (512 // edge) ** 3, 8, None)
-    assert found == edge
+    found = memory.auto_size(cube_bytes, lambda size: (512 // size[0]) ** 3, (8, 8, 8), None)
+    assert found == (edge,) * 3
 
 
 # --- runs -------------------------------------------------------------------------------------

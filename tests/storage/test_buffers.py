@@ -15,7 +15,7 @@ from wkdask.geometry import BoundingBox
 from wkdask.storage import buffers
 from wkdask.storage.buffers import SMALLEST_BYTES, new_array
 from wkdask.storage.header import VolumeHeader
-from wkdask.storage.volume import Volume
+from wkdask.storage.wkw import WkwVolume
 
 pytestmark = pytest.mark.skipif(buffers.KEPT_BYTES < 2**24, reason="keeps next to nothing here")
 
@@ -116,7 +116,7 @@ def test_threads_never_share_memory() -> None:
 
 def test_voxels_that_are_missing_are_zero_in_memory_that_was_used(tmp_path: Path) -> None:
     header = VolumeHeader("uint8", block_edge=32, blocks_per_file_edge=4, block_type="lz4")
-    volume = Volume.create(tmp_path / "1", header)
+    volume = WkwVolume.create(tmp_path / "1", header)
     box = BoundingBox((128, 0, 0), (128, 128, 128))
     volume.write(box, np.full((1, *box.size), 5, np.uint8))
     region = (range(200), range(256), range(256))

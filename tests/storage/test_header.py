@@ -209,10 +209,10 @@ class TestConstructor:
         header = VolumeHeader("uint16", 3, 8, 4, "lz4")
         assert (header.itemsize, header.voxel_bytes, header.block_bytes) == (2, 6, 512 * 6)
         assert (header.blocks_per_file, header.file_edge) == (64, 32)
-        assert (header.is_compressed, header.write_edge) == (True, 32)
+        assert (header.is_compressed, header.write_size) == (True, (32, 32, 32))
         assert header.data_offset_bytes == 16 + 8 * 64
         raw = VolumeHeader("uint16", 3, 8, 4)
-        assert (raw.is_compressed, raw.write_edge, raw.data_offset_bytes) == (False, 8, 16)
+        assert (raw.is_compressed, raw.write_size, raw.data_offset_bytes) == (False, (8, 8, 8), 16)
 
     def test_is_frozen(self):
         with pytest.raises(AttributeError):

@@ -193,6 +193,35 @@ def test_only_header_uses_the_names_of_the_format() -> None:
             assert not re.search(r"\b(file_len|block_len)\b", path.read_text("utf-8")), path.name
 
 
+# What only WKW has. Other rooms ask a `Layout`, which has sizes per axis, or its `describe()`.
+WKW_FACTS = {
+    "block_bytes",
+    "block_edge",
+    "block_type",
+    "blocks_per_file",
+    "blocks_per_file_edge",
+    "data_offset_bytes",
+    "file_edge",
+    "is_compressed",
+}
+
+
+def test_only_storage_implements_volumes() -> None:
+    for module in MODULES:
+        for node in ast.walk(tree_of(module)):
+            if isinstance(node, ast.ClassDef) and room_of(module) != "storage":
+                bases = {ast.unparse(base).split(".")[-1] for base in node.bases}
+                assert not bases & {"Layout", "Volume", "WkwVolume"}, node.name
+
+
+def test_only_storage_names_what_only_wkw_has() -> None:
+    for module in MODULES:
+        if room_of(module) != "storage":
+            nodes = [n for n in ast.walk(tree_of(module)) if isinstance(n, ast.Attribute)]
+            named = {node.attr for node in nodes} & WKW_FACTS
+            assert not named, f"{module} names {named}"
+
+
 # --- names --------------------------------------------------------------------------------------
 
 
@@ -274,7 +303,7 @@ HEAVY = ("numpy", "dask", "distributed", "numba", "xarray", "pandas", "wkw", "lz
         pytest.param("wkdask.geometry", HEAVY, id="boxes are pure Python"),
         pytest.param("wkdask.cli.main", HEAVY, id="wkdask --help is quick"),
         pytest.param(
-            "wkdask.storage.volume", ("dask", "distributed", "xarray"), id="no dask at the seam"
+            "wkdask.storage.opening", ("dask", "distributed", "xarray"), id="no dask at the seam"
         ),
         pytest.param("wkdask.arrays.view", ("matplotlib", "bokeh"), id="no plots for a slice"),
     ],

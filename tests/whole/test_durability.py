@@ -34,7 +34,7 @@ from wkdask.storage import atomic
 from wkdask.storage import reader as wkwfile
 from wkdask.storage import writer as filewriter
 from wkdask.storage.header import BLOCK_TYPES, VolumeHeader
-from wkdask.storage.volume import Volume
+from wkdask.storage.wkw import WkwVolume
 
 Report = dict[str, Any]
 
@@ -151,7 +151,7 @@ def outcome_of(call: Callable[[], Any], expected: Any) -> str:
     return "other voxels" if found.all() else "silent zeros"
 
 
-def uses_of(volume: Volume, path: str, voxels: Any) -> Iterator[tuple[Callable[[], Any], Any]]:
+def uses_of(volume: WkwVolume, path: str, voxels: Any) -> Iterator[tuple[Callable[[], Any], Any]]:
     """Yield all ways to use a damaged file, each with the voxels that are right.
 
     The ones that write come last.
@@ -184,7 +184,7 @@ def mutants(directory: str, rounds: str, first_seed: str) -> Report:
     limit_memory()
     before = peak_bytes()
     for number, (geometry, kind) in enumerate(cases):
-        volume = Volume.create(f"{directory}/{number}", VolumeHeader(*geometry, kind))
+        volume = WkwVolume.create(f"{directory}/{number}", VolumeHeader(*geometry, kind))
         voxels = noise(volume.header, number, smooth=number % 2 == 0)
         volume.write(whole_box(volume.header), voxels)
         path = Path(volume.file_path((0, 0, 0)))
@@ -223,7 +223,7 @@ def headers(directory: str) -> Report:
     """Set each byte of `header.wkw` and of a file's own header to many values."""
     outcomes: Counter[str] = Counter()
     for number, (geometry, kind) in enumerate(product(GEOMETRIES, BLOCK_TYPES)):
-        volume = Volume.create(f"{directory}/{number}", VolumeHeader(*geometry, kind))
+        volume = WkwVolume.create(f"{directory}/{number}", VolumeHeader(*geometry, kind))
         voxels = noise(volume.header, number)
         volume.write(whole_box(volume.header), voxels)
         region = region_of(whole_box(volume.header))
@@ -231,7 +231,7 @@ def headers(directory: str) -> Report:
             data = path.read_bytes()
             for place, value in product(range(16), VALUES):
                 path.write_bytes(data[:place] + bytes([value]) + data[place + 1 :])
-                read = lambda: Volume.open(volume.path).read(region)  # noqa: B023, E731
+                read = lambda: WkwVolume.open(volume.path).read(region)  # noqa: B023, E731
                 outcomes[outcome_of(read, voxels)] += 1
             path.write_bytes(data)
     return {"outcomes": outcomes}
@@ -241,7 +241,7 @@ def truncated(directory: str, most: str) -> Report:
     """Cut files at every byte of the head, around every block's border, and between."""
     outcomes: Counter[str] = Counter()
     for number, (geometry, kind) in enumerate(product(GEOMETRIES, BLOCK_TYPES)):
-        volume = Volume.create(f"{directory}/{number}", VolumeHeader(*geometry, kind))
+        volume = WkwVolume.create(f"{directory}/{number}", VolumeHeader(*geometry, kind))
         voxels = noise(volume.header, number, smooth=number % 2 == 0)
         volume.write(whole_box(volume.header), voxels)
         path = Path(volume.file_path((0, 0, 0)))
@@ -297,7 +297,7 @@ class TestDamage:
     @KINDS
     def test_cut_short_between_check_and_use(self, tmp_path: Path, kind: Any):
         header = VolumeHeader("uint16", 1, 8, 2, kind)
-        volume = Volume.create(tmp_path / "1", header)
+        volume = WkwVolume.create(tmp_path / "1", header)
         voxels = noise(header, 1)
         volume.write(whole_box(header), voxels)
         path = Path(volume.file_path((0, 0, 0)))
@@ -331,7 +331,7 @@ def forked(task: Callable[[], None]) -> int:
 def two_writers(directory: str, rounds: str, kind: Any) -> Report:
     """Let two processes write one file at the same time."""
     header = VolumeHeader("uint32", 1, 16, 4, kind)
-    volume = Volume.create(directory, header)
+    volume = WkwVolume.create(directory, header)
     box = whole_box(header)
     choices = [noise(header, 1), noise(header, 2, smooth=True)]
     for voxels in choices:  # everything is compiled before
@@ -380,7 +380,7 @@ def kills(directory: str, rounds: str, kind: Any) -> Report:
     """Kill a process while it writes a file, then look at what is there."""
     filewriter._PIECE_BYTES = 2**19  # as large files have: 8 pieces
     header = VolumeHeader("uint32", 1, 16, 8, kind)
-    volume = Volume.create(directory, header)
+    volume = WkwVolume.create(directory, header)
     path = volume.file_path((0, 0, 0))
     pieces = list(filewriter.pieces_of(header))
 
@@ -427,7 +427,7 @@ def kills(directory: str, rounds: str, kind: Any) -> Report:
     return {"outcomes": outcomes, "strays": strays(directory)}
 
 
-def visible(volume: Volume, old: int) -> str:
+def visible(volume: WkwVolume, old: int) -> str:
     """Return which version is on disk, as our reader and libwkw see it."""
     box = whole_box(volume.header)
     try:
@@ -469,7 +469,7 @@ class TestKills:
 def overwrites(directory: str, rounds: str, kind: Any) -> Report:
     """Read a file, whole and in part, while another process overwrites it."""
     header = VolumeHeader("uint16", 1, 16, 4, kind)
-    volume = Volume.create(directory, header)
+    volume = WkwVolume.create(directory, header)
     box = whole_box(header)
 
     def constant(value: int) -> Any:
@@ -518,7 +518,7 @@ def disk_header(kind: Any) -> VolumeHeader:
     return VolumeHeader("uint32", 1, 16, 4, kind)  # 1 MiB
 
 
-def change(volume: Volume, what: str, seed: int = 2) -> None:
+def change(volume: WkwVolume, what: str, seed: int = 2) -> None:
     """Write a whole file, or a part that reaches over all blocks' borders."""
     voxels = noise(volume.header, seed)
     if what == "whole":
@@ -527,7 +527,7 @@ def change(volume: Volume, what: str, seed: int = 2) -> None:
         volume.write(BoundingBox((1, 1, 1), (62, 62, 62)), voxels[:, 1:-1, 1:-1, 1:-1])
 
 
-def refused(volume: Volume, what: str) -> str:
+def refused(volume: WkwVolume, what: str) -> str:
     """Return what is wrong after a write for which there is no room; nothing, if all is well."""
     before = names_below(Path(volume.path))
     try:
@@ -545,7 +545,7 @@ def refused(volume: Volume, what: str) -> str:
 def size_limits(directory: str, kind: Any) -> Report:
     """Write with less room than a file needs, as many bytes as may stand in one file."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    volume = Volume.create(directory, disk_header(kind))
+    volume = WkwVolume.create(directory, disk_header(kind))
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def limited(room: int, what: str) -> str:
@@ -567,7 +567,7 @@ def size_limits(directory: str, kind: Any) -> Report:
     return {"problems": problems}
 
 
-def prepare(volume: Volume, what: str, exists: bool) -> int:
+def prepare(volume: WkwVolume, what: str, exists: bool) -> int:
     """Make or remove the file; return how many bytes it will have."""
     path = Path(volume.file_path((0, 0, 0)))
     if exists:
@@ -614,7 +614,7 @@ class TestFullDisk:
         if what == "part" and exists and kind == "raw":
             pytest.skip("its bytes have their place on the disk already")
         with small_disk(tmp_path / "disk", 2**22) as disk:
-            volume = Volume.create(disk / "1", disk_header(kind))
+            volume = WkwVolume.create(disk / "1", disk_header(kind))
             size = prepare(volume, what, exists)
             problems = {
                 level: self.filled(disk, volume, what, size, level) for level in range(LEVELS)
@@ -629,7 +629,7 @@ class TestFullDisk:
         monkeypatch.setattr(filewriter, "_ROOMY_BYTES", -1)
         monkeypatch.setattr(filewriter, "_RESERVE_FROM_BYTES", 1)
         with small_disk(tmp_path / "disk", 2**22) as disk:
-            volume = Volume.create(disk / "1", disk_header(kind))
+            volume = WkwVolume.create(disk / "1", disk_header(kind))
             size = prepare(volume, "whole", False)
             for pages in range(1, 4):
                 monkeypatch.setattr(filewriter, "_RESERVE_BYTES", size + pages * 4096)
@@ -637,7 +637,7 @@ class TestFullDisk:
                 assert problem == "no error", pages
                 Path(volume.file_path((0, 0, 0))).unlink()
 
-    def filled(self, disk: Path, volume: Volume, what: str, size: int, level: int) -> str:
+    def filled(self, disk: Path, volume: WkwVolume, what: str, size: int, level: int) -> str:
         """Leave room for some twentieths of a file, and try to write it."""
         filler = disk / "filler"
         status = os.statvfs(disk)
@@ -653,7 +653,7 @@ class TestFullDisk:
         box, one = BoundingBox((1, 1, 1), (1, 1, 1)), np.full((1, 1, 1, 1), 7, np.uint32)
         problems = {}
         with small_disk(tmp_path / "disk", 2**22) as disk:
-            volume = Volume.create(disk / "1", disk_header("raw"))
+            volume = WkwVolume.create(disk / "1", disk_header("raw"))
             path = Path(volume.file_path((0, 0, 0)))
             for level in range(LEVELS - 1):  # the first block has a part of the last twentieth
                 path.unlink(missing_ok=True)

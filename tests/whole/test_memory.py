@@ -26,7 +26,7 @@ from wkdask.errors import ArgumentError, FormatError
 from wkdask.geometry import BoundingBox
 from wkdask.storage import writer as filewriter
 from wkdask.storage.header import BLOCK_TYPES, VolumeHeader
-from wkdask.storage.volume import Volume
+from wkdask.storage.wkw import WkwVolume
 
 MIB = 2**20
 WRITE_BYTES = 384 * MIB
@@ -123,7 +123,7 @@ def made(box: BoundingBox) -> Any:
 def stream(path: str, kind: Any, edge: str) -> None:
     """Write one file of a volume from voxels that are made piece by piece."""
     header = VolumeHeader("uint32", 1, 32, int(edge) // 32, kind)
-    volume = Volume.create(path, header)
+    volume = WkwVolume.create(path, header)
     with filewriter.writing(volume.file_path((0, 0, 0)), header) as file:
         for piece in file.pieces:
             file.append(made(piece))
@@ -132,21 +132,21 @@ def stream(path: str, kind: Any, edge: str) -> None:
 def stream_layer(path: str) -> None:
     """Fill mag 1 of a layer."""
     mag = wkdask.open(path)["cells"][1]
-    mag.volume.fill(mag.bounding_box, made, is_owner=True)
+    mag.volume.fill(mag.bounding_box, made, exclusive=True)
 
 
 def downsample(path: str) -> None:
     assert wkdask.open(path)["cells"].downsample(mags=[2, 4]).ok
 
 
-def middle(volume: Volume, edge: int) -> BoundingBox:
+def middle(volume: WkwVolume, edge: int) -> BoundingBox:
     """Return a box across the middle of the first file, on no border of a block."""
     half = volume.header.file_edge // 2
     return BoundingBox((half - edge // 2 + 1,) * 3, (edge - 1,) * 3)
 
 
 def read_little(path: str) -> None:
-    volume = Volume.open(path)
+    volume = WkwVolume.open(path)
     box = middle(volume, 64)
     starts = zip(box.topleft, box.bottomright, strict=True)
     x, y, z = (range(a, b) for a, b in starts)
@@ -154,7 +154,7 @@ def read_little(path: str) -> None:
 
 
 def merge(path: str) -> None:
-    volume = Volume.open(path)
+    volume = WkwVolume.open(path)
     box = middle(volume, 100)
     voxels = made(box) + np.uint32(1)
     volume.write(box, voxels)
@@ -162,7 +162,7 @@ def merge(path: str) -> None:
 
 
 def merge_through_view(path: str) -> None:
-    volume = Volume.open(path)
+    volume = WkwVolume.open(path)
     edge = volume.header.file_edge
     box = BoundingBox((edge - 65, 3, 5), (60, 70, 80))
     voxels = made(box) + np.uint32(2)
@@ -174,7 +174,7 @@ def merge_through_view(path: str) -> None:
     check_merged(volume, box, voxels)
 
 
-def check_merged(volume: Volume, box: BoundingBox, voxels: Any) -> None:
+def check_merged(volume: WkwVolume, box: BoundingBox, voxels: Any) -> None:
     """Compare what was written, and a layer of old voxels beside it."""
     grown = BoundingBox((a - 1 for a in box.topleft), (n + 2 for n in box.size))
     expected = made(grown)
@@ -188,7 +188,7 @@ def huge_claims(directory: str) -> None:
     small = VolumeHeader("uint8", block_edge=4, blocks_per_file_edge=2)
     pairs = ((header, demanded) for header in huge_headers() for demanded in (header, small))
     for number, (header, demanded) in enumerate(pairs):
-        volume = Volume.create(f"{directory}/{number}", demanded)
+        volume = WkwVolume.create(f"{directory}/{number}", demanded)
         path = Path(volume.file_path((0, 0, 0)))
         path.parent.mkdir(parents=True)
         path.write_bytes(header.to_bytes(header.data_offset_bytes) + bytes(10_000))
@@ -204,7 +204,7 @@ def huge_headers() -> Iterator[VolumeHeader]:
                 yield header
 
 
-def refuse(volume: Volume) -> None:
+def refuse(volume: WkwVolume) -> None:
     try:
         volume.read((range(1, 2),) * 3)
     except FormatError:
@@ -234,7 +234,7 @@ TASKS: dict[str, Callable[..., None]] = {
 def warm_up(directory: Path) -> None:
     """Load the compiled code and whatever else is loaded at first use, on tiny files."""
     for kind in BLOCK_TYPES:
-        volume = Volume.create(directory / kind, VolumeHeader("uint32", 1, 8, 2, kind))
+        volume = WkwVolume.create(directory / kind, VolumeHeader("uint32", 1, 8, 2, kind))
         box = BoundingBox((0, 0, 0), (16, 16, 16))
         volume.write(box, made(box))
         volume.write(BoundingBox((1, 1, 1), (3, 3, 3)), made(box)[:, :3, :3, :3])

@@ -44,7 +44,7 @@ class VolumeArray:
 
     Examples
     --------
-    >>> volume = Volume.create("tissue/1", VolumeHeader("uint8", block_edge=8))
+    >>> volume = WkwVolume.create("tissue/1", VolumeHeader("uint8", block_edge=8))
     >>> array = VolumeArray.of_box(volume, BoundingBox((5, 5, 5), (100, 100, 100)))
     >>> array.narrowed(np.s_[0, ..., ::-25]).shape
     (100, 100, 4)
@@ -61,7 +61,7 @@ class VolumeArray:
     @classmethod
     def of_box(cls, volume: Volume, box: BoundingBox) -> VolumeArray:
         """Return the array `(c, x, y, z)` of a box in absolute positions."""
-        return cls(volume, (range(volume.header.num_channels), *region_of(box)))
+        return cls(volume, (range(volume.layout.num_channels), *region_of(box)))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -76,7 +76,7 @@ class VolumeArray:
     @property
     def dtype(self) -> np.dtype[Any]:
         """The dtype of one channel."""
-        return np.dtype(self.volume.header.dtype)
+        return np.dtype(self.volume.layout.dtype)
 
     def narrowed(self, index: Any) -> VolumeArray:
         """Return the array of what a basic index asks for, Nones aside; nothing is read."""
@@ -156,7 +156,7 @@ def chunked(handle: VolumeArray, lengths: Chunks) -> da.Array:
     lengths = tuple(map(tuple, lengths))
     # The version makes the name new after every change, so that dask never returns older data.
     token = dask.base.tokenize(
-        volume.path, volume.header, handle.positions, handle.axes, lengths, volume.version()
+        volume.path, volume.layout, handle.positions, handle.axes, lengths, volume.version()
     )
     name = f"wkdask-{volume.key}-{token}"
     _HANDLES[name] = handle
@@ -243,8 +243,8 @@ def _ascending(axis: range) -> range:
 
 def file_lengths(handle: VolumeArray) -> Chunks:
     """Return how many positions of each axis lie in each file, in their order."""
-    header = handle.volume.header
-    edges = (header.num_channels, *(header.file_edge,) * 3)
+    layout = handle.volume.layout
+    edges = (layout.num_channels, *layout.file_size)
     return tuple(_lengths_per_cell(handle.positions[axis], edges[axis]) for axis in handle.axes)
 
 
@@ -271,8 +271,8 @@ def _chunks_per_axis(handle: VolumeArray, chunks: Any) -> tuple[Any, ...]:
     if isinstance(chunks, str):
         if chunks not in ("file", "auto"):
             raise ValueError("an unknown word")
-        edge = handle.volume.header.file_edge
-        return (-1, *((edge,) * 3 if chunks == "file" else _auto_edges(handle)))
+        is_file = chunks == "file"
+        return (-1, *(handle.volume.layout.file_size if is_file else _auto_edges(handle)))
     given = tuple(chunks) if isinstance(chunks, tuple | list | np.ndarray) else (chunks,) * 3
     if len(given) not in (3, 4):
         raise ValueError(f"these are {len(given)}")
@@ -293,11 +293,11 @@ def _axis_lengths(part: Any, start: int, size: int) -> tuple[int, ...]:
 
 def _auto_edges(handle: VolumeArray) -> list[int]:
     """Double a block's edges in turn while it stays within dask's `array.chunk-size`."""
-    header = handle.volume.header
+    layout = handle.volume.layout
     limit = dask.utils.parse_bytes(dask.config.get("array.chunk-size"))
-    edges = [header.block_edge] * 3
+    edges = list(layout.block_size)
     axis = 0
-    while math.prod(edges) * header.voxel_bytes * 2 <= limit:
+    while math.prod(edges) * layout.voxel_bytes * 2 <= limit:
         room = [edge < size for edge, size in zip(edges, handle.shape[1:], strict=True)]
         if not any(room):
             break

@@ -46,7 +46,7 @@ def pick(volume: Volume, index: Sequence[Any]) -> NDArray[Any]:
 
     Examples
     --------
-    >>> volume = Volume.create("tissue/1", VolumeHeader("uint8", block_edge=8))
+    >>> volume = WkwVolume.create("tissue/1", VolumeHeader("uint8", block_edge=8))
     >>> pick(volume, (0, np.array([5, 900]), np.array([7, 0]), 3))  # two points
     array([0, 0], dtype=uint8)
     >>> pick(volume, (0, np.array([[5], [900]]), np.array([7, 0, 7]), 3)).shape  # two rows of three
@@ -55,7 +55,7 @@ def pick(volume: Volume, index: Sequence[Any]) -> NDArray[Any]:
     arrays = [np.asarray(axis, dtype=np.int64) for axis in index]
     shape = np.broadcast_shapes(*(array.shape for array in arrays))
     if 0 in shape:
-        return np.zeros(shape, volume.header.dtype)
+        return np.zeros(shape, volume.layout.dtype)
     # Dimensions in front, as broadcasting adds them.
     arrays = [array.reshape((1,) * (len(shape) - array.ndim) + array.shape) for array in arrays]
     groups = [_Group.of(axes, arrays, shape) for axes in _joined(arrays)]
@@ -142,9 +142,9 @@ def _joined(arrays: Sequence[Ints]) -> list[tuple[int, ...]]:
 
 def _read(volume: Volume, groups: Sequence[_Group]) -> NDArray[Any]:
     """Return the voxels at every combination of points, one axis per group."""
-    header = volume.header
-    found: NDArray[Any] = np.empty([len(group.points) for group in groups], header.dtype)
-    edges = (header.num_channels, *(header.block_edge,) * 3)
+    layout = volume.layout
+    found: NDArray[Any] = np.empty([len(group.points) for group in groups], layout.dtype)
+    edges = (layout.num_channels, *layout.block_size)
     pieces = [list(group.exact()) for group in groups]
     if math.prod(map(len, pieces)) > EXACT_PIECES:
         pieces = [list(group.by_block(edges)) for group in groups]

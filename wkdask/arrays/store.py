@@ -71,7 +71,7 @@ def aligned_array(
         source = _wrapped(as_voxels(source), volume, corner)
     as_voxels(source._meta)
     if not is_new:
-        volume.check_header()
+        volume.check()
     if any(math.isnan(length) for length in source.shape):
         raise ArgumentError(
             f"the array has unknown chunks (shape {source.shape}), so nobody can say where they "
@@ -194,19 +194,15 @@ def _wrapped(source: NDArray[Any], volume: Volume, corner: Vec3) -> da.Array:
     """Return a NumPy array as a dask array with one chunk per file."""
     if source.ndim not in (3, 4):
         raise ArgumentError(f"the data have shape {source.shape}, but must be (c, x, y, z).")
-    edge = volume.header.file_edge
-    cuts = [
-        cut_axis(start, start + size, edge)
-        for start, size in zip(corner, source.shape[-3:], strict=True)
-    ]
+    axes = zip(corner, source.shape[-3:], volume.layout.file_size, strict=True)
+    cuts = [cut_axis(start, start + size, edge) for start, size, edge in axes]
     return da.from_array(source, chunks=(*source.shape[:-3], *cuts), name=False)
 
 
 def _aligned_chunks(chunks: Chunks, volume: Volume, corner: Vec3) -> Chunks:
     """Move each border between two chunks down to the grid on which tasks may meet."""
-    unit = volume.header.write_edge
-    axes = zip(chunks[1:], corner, strict=True)
-    return ((sum(chunks[0]),), *(_snapped(lengths, start, unit) for lengths, start in axes))
+    axes = zip(chunks[1:], corner, volume.layout.write_size, strict=True)
+    return ((sum(chunks[0]),), *(_snapped(*axis) for axis in axes))
 
 
 def _snapped(lengths: tuple[int, ...], start: int, unit: int) -> tuple[int, ...]:
@@ -221,8 +217,7 @@ def _without_empty(chunks: Chunks) -> Chunks:
 
 
 def _misaligned(chunks: Chunks, volume: Volume, corner: Vec3, aligned: Chunks) -> AlignmentError:
-    header = volume.header
-    unit = "file" if header.is_compressed else "block"
+    unit = volume.layout.write_unit
     if len(chunks[0]) > 1:
         problem = f"the channels lie in {len(chunks[0])} chunks {chunks[0]}, but a {unit} holds all"
     else:
@@ -235,17 +230,16 @@ def _misaligned(chunks: Chunks, volume: Volume, corner: Vec3, aligned: Chunks) -
 
 def _first_collision(chunks: Chunks, volume: Volume, corner: Vec3, unit: str) -> str:
     """Describe the first chunk that ends within a file or block."""
-    header = volume.header
-    edge = header.write_edge
-    for axis, (lengths, first) in enumerate(zip(chunks[1:], corner, strict=True)):
+    axes = zip(chunks[1:], corner, volume.layout.write_size, strict=True)
+    for axis, (lengths, first, edge) in enumerate(axes):
         stop = first
         for number, length in enumerate(lengths[:-1]):
             start, stop = stop, stop + length
             if stop % edge:
                 at = list(corner)
                 at[axis] = stop
-                cell = tuple(position // header.file_edge for position in at)
-                path = volume.file_path((cell[0], cell[1], cell[2]))
+                file = next(volume.cells(BoundingBox(at, (1, 1, 1))))
+                path = volume.file_path(file)
                 return (
                     f"chunk {number} of axis {'xyz'[axis]}, voxels [{start}, {stop}), ends inside "
                     f"a {unit} of edge {edge} in {path}"

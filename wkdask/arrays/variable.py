@@ -50,7 +50,7 @@ class LazyVoxels(BackendArray):
     def __dask_tokenize__(self) -> tuple[object, ...]:
         volume = self.handle.volume
         handle = (self.handle.positions, self.handle.axes)
-        return (volume.path, volume.header, *handle, volume.version())
+        return (volume.path, volume.layout, *handle, volume.version())
 
 
 class VoxelVariable(xr.Variable):

@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import Executor
 from copy import copy
-from dataclasses import replace
 from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex
@@ -28,24 +27,22 @@ from wkdask.arrays.labelled import Coords, Labels
 from wkdask.arrays.lazy import VolumeArray
 from wkdask.errors import ArgumentError, BoundsError, ReadOnlyError, StateError
 from wkdask.geometry import BoundingBox, Mag, Vec3, Vec3Like, cubed, vec3
-from wkdask.grids import ChunkGrid, check_apart, chunk_grid, paired_grids, region_of
+from wkdask.grids import ChunkGrid, check_apart, chunk_grid, edge_text, paired_grids, region_of
 from wkdask.runtime import memory
 from wkdask.runtime import run as chunkmap
 from wkdask.runtime.executors import active_client
 from wkdask.runtime.fingerprint import job_name
 from wkdask.runtime.journal import Journal
 from wkdask.runtime.report import RunReport
-from wkdask.storage.header import VolumeHeader
+from wkdask.storage.header import VolumeHeader, check_addressable
 from wkdask.storage.volume import Volume, as_voxels
+from wkdask.storage.wkw import WkwVolume, as_wkw
 
 if TYPE_CHECKING:
     import dask.array as da
     import xarray as xr
 
 __all__ = ["View"]
-
-_POSITIONS = 2**32
-"""Positions and sizes are unsigned 32-bit numbers in libwkw, the reference for WKW."""
 
 Auto = Literal["auto"]
 ChunkFunction = Callable[[tuple["View", int]], object]
@@ -101,8 +98,9 @@ class View:
         *,
         labels: Labels | None = None,
     ) -> None:
-        self._volume = Volume(os.fspath(path_to_mag_view), VolumeHeader.from_wkw(header))
-        self._box = _addressable(BoundingBox(global_offset, size))
+        volume = WkwVolume(os.fspath(path_to_mag_view), VolumeHeader.from_wkw(header))
+        self._volume: Volume = volume
+        self._box = check_addressable(BoundingBox(global_offset, size))
         self._is_bounded = bool(is_bounded)
         self._read_only = bool(read_only)
         self._mag_box = mag_view_bbox_at_creation
@@ -122,7 +120,7 @@ class View:
     @property
     def header(self) -> wkw.Header:
         """How voxels are stored, as `wkw` says it."""
-        return self._volume.header.to_wkw()
+        return as_wkw(self._volume).header.to_wkw()
 
     @property
     def size(self) -> Vec3:
@@ -167,12 +165,12 @@ class View:
     @property
     def num_channels(self) -> int:
         """Values per voxel."""
-        return self._volume.header.num_channels
+        return self._volume.layout.num_channels
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """The dtype of one channel."""
-        return np.dtype(self._volume.header.dtype)
+        return np.dtype(self._volume.layout.dtype)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -202,7 +200,7 @@ class View:
         """
         if self._is_open:
             raise StateError(f"{self!r} is open already; close it before you open it again.")
-        self._volume.check_header()
+        self._volume.check()
         self._is_open = True
         return self
 
@@ -253,7 +251,7 @@ class View:
         """
         box = self._checked_box(offset, self.size if size is None else size)
         if not self._is_open:
-            self._volume.check_header()
+            self._volume.check()
         return self._volume.read(region_of(box))
 
     def read_bbox(self, bbox: BoundingBox | None = None) -> NDArray[np.generic]:
@@ -348,7 +346,7 @@ class View:
         given = {"fsync": fsync, "keep_zeros": keep_zeros, "hc_level": hc_level}
         changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
         other = copy(self)
-        other._volume = replace(self._volume, options=replace(self._volume.options, **changes))
+        other._volume = self._volume.with_options(**changes)
         return other
 
     # --- voxels, lazily ---------------------------------------------------------------------
@@ -557,8 +555,8 @@ class View:
         view = self._whole()
         grid = view._grid(chunk_size, executor)
         if not view.read_only:
-            header = view._volume.header
-            check_apart(grid, header.write_edge, header.write_unit)
+            layout = view._volume.layout
+            check_apart(grid, layout.write_size, layout.write_unit)
         work = partial(_work_on_chunk, view, grid, work_on_chunk)
         if not compute:
             return chunkmap.chunk_graph(work, grid, on_error=on_error)
@@ -622,7 +620,7 @@ class View:
             target.bounding_box,
             None if source_chunk_size is None else cubed(source_chunk_size, "source_chunk_size"),
             None if target_chunk_size is None else cubed(target_chunk_size, "target_chunk_size"),
-            target._volume.header.file_edge,
+            target._volume.layout.file_size,
         )
         work = partial(_work_on_pair, source, grids[0], target, grids[1], work_on_chunk)
         if not compute:
@@ -706,7 +704,7 @@ class View:
                 f"the box {part} (relative to the view) leaves the view, which has size "
                 f"{self.size}. Give offset and size that fit, or take a larger view."
             )
-        return _addressable(part.moved_by(self.global_offset))
+        return check_addressable(part.moved_by(self.global_offset))
 
     def _write(self, data: NDArray[Any], offset: Vec3Like) -> BoundingBox:
         """Write as `write` says, which calls this, and return the absolute box."""
@@ -721,19 +719,21 @@ class View:
         return box
 
     def _warn_if_unaligned(self, box: BoundingBox) -> None:
-        header = self._volume.header
-        if not header.is_compressed:
+        layout = self._volume.layout
+        if layout.write_unit != "file":
             return
         sides = (*box.topleft, *box.bottomright)
+        edges = layout.file_size * 2
         # Where the layer ends, there are no voxels beyond that would be read and written again.
         layer = self.layer_box
         ends = (*layer.topleft, *layer.bottomright) if layer else [None] * 6
-        if any(at % header.file_edge and at != end for at, end in zip(sides, ends, strict=True)):
+        axes = zip(sides, ends, edges, strict=True)
+        if any(at % edge and at != end for at, end, edge in axes):
             # The text is the same for every box, so that Python shows it once and not per chunk.
             warnings.warn(
                 f"writing parts of compressed files is slow: the whole files (edge "
-                f"{header.file_edge} in {self.path}) are read and written again. Write boxes that "
-                "lie on multiples of the file edge.",
+                f"{edge_text(layout.file_size)} in {self.path}) are read and written again. Write "
+                "boxes that lie on multiples of the file edge.",
                 RuntimeWarning,
                 stacklevel=4,
             )
@@ -745,24 +745,25 @@ class View:
         self, chunk_size: SupportsIndex | Vec3Like | Auto | None, executor: Client | Executor | None
     ) -> ChunkGrid:
         """Return the chunks that `for_each_chunk` runs over."""
-        box, header = self.bounding_box, self._volume.header
+        box, layout = self.bounding_box, self._volume.layout
         if not isinstance(chunk_size, str):
-            size = header.file_edge if chunk_size is None else chunk_size
-            return chunk_grid(box, cubed(size, "chunk_size"))
+            if chunk_size is None:
+                return chunk_grid(box, layout.file_size)
+            return chunk_grid(box, cubed(chunk_size, "chunk_size"))
         if chunk_size != "auto":
             raise ArgumentError(f'chunk_size is {chunk_size!r}, but must be "auto" or numbers.')
-        edge = memory.auto_edge(
-            lambda edge: 2 * self._bytes_of(chunk_grid(box, cubed(edge, "chunk_size"))),
-            lambda edge: len(chunk_grid(box, cubed(edge, "chunk_size"))),
-            header.write_edge,
+        size = memory.auto_size(
+            lambda size: 2 * self._bytes_of(chunk_grid(box, size)),
+            lambda size: len(chunk_grid(box, size)),
+            layout.write_size,
             executor,
         )
-        return chunk_grid(box, cubed(edge, "chunk_size"))
+        return chunk_grid(box, size)
 
     def _bytes_of(self, grid: ChunkGrid) -> int:
         """Return what the voxels of the largest chunk take in memory, and the engine for them."""
         size = map(min, grid.chunk_size, grid.box.size)
-        return prod(size) * self._volume.header.voxel_bytes + memory.TASK_BYTES // 2
+        return prod(size) * self._volume.layout.voxel_bytes + memory.TASK_BYTES // 2
 
     def _journal(self, resume: bool | str, function: Any, *facts: Any) -> Journal | None:
         """Return where a job that writes this view notes what is done, if it shall."""
@@ -795,15 +796,6 @@ class View:
 def _check_callable(function: Any) -> None:
     if not callable(function):
         raise ArgumentError(f"work_on_chunk is {function!r}, but must be a function.")
-
-
-def _addressable(box: BoundingBox) -> BoundingBox:
-    """Return an absolute box, or raise if WKW has no numbers for its voxels."""
-    if min(box.topleft) < 0:
-        raise BoundsError(f"the box {box} begins at a negative position; WKW begins at 0.")
-    if max(box.bottomright) > _POSITIONS or max(box.size) == _POSITIONS:
-        raise BoundsError(f"the box {box} goes beyond 2**32 voxels, which WKW can't hold.")
-    return box
 
 
 def _work_on_chunk(view: View, grid: ChunkGrid, function: ChunkFunction, position: Vec3) -> None:

@@ -26,8 +26,9 @@ from wkdask.geometry import BoundingBox, Vec3
 from wkdask.runtime.executors import run_all
 from wkdask.storage import atomic
 from wkdask.storage.atomic import TEMPORARY_SUFFIX
-from wkdask.storage.reader import WkwFile
-from wkdask.storage.volume import HEADER_NAME, Volume
+from wkdask.storage.opening import is_volume, open_volume
+from wkdask.storage.volume import Volume
+from wkdask.storage.wkw import HEADER_NAME
 
 __all__ = ["CheckReport", "Finding", "as_json", "check"]
 
@@ -153,8 +154,7 @@ def check(
 
 
 def _is_bare_mag(root: str) -> bool:
-    header, properties = (os.path.join(root, name) for name in (HEADER_NAME, FILE_NAME))
-    return os.path.exists(header) and not os.path.exists(properties)
+    return is_volume(root) and not os.path.exists(os.path.join(root, FILE_NAME))
 
 
 def _layers(root: str) -> list[Layer]:
@@ -169,7 +169,7 @@ def _volumes(
 ) -> Iterator[tuple[Volume, BoundingBox | None]]:
     """Yield the mags that can be opened, and what is shown of them; what can't be is a finding."""
     if _is_bare_mag(root):
-        yield Volume.open(root), None
+        yield open_volume(root), None
     for layer in layers:
         for entry in layer.properties.mags:
             try:
@@ -201,12 +201,7 @@ def _check_files(volume: Volume, cells: list[Vec3], level: int) -> list[Finding]
 def _check_file(volume: Volume, cell: Vec3, level: int) -> Iterator[Finding]:
     path = volume.file_path(cell)
     try:
-        with WkwFile.open(path, volume.header) as file:
-            if level > 1:
-                file.decode_all()
-    except FileNotFoundError:
-        # Removed since it was listed, as writers of zeros do: missing means zeros.
-        return
+        volume.check_file(cell, decode=level > 1)
     except WkdaskError as error:
         yield Finding("unreadable", path, str(error))
 
@@ -215,10 +210,8 @@ def _outside(volume: Volume, shown: BoundingBox | None, cells: list[Vec3]) -> It
     """Yield the files of which no voxel is shown, because the layer's box does not reach them."""
     if shown is None:
         return
-    edge = volume.header.file_edge
     for cell in cells:
-        box = BoundingBox((at * edge for at in cell), (edge,) * 3)
-        if shown.intersected_with(box, dont_assert=True).is_empty:
+        if shown.intersected_with(volume.file_box(cell), dont_assert=True).is_empty:
             path = volume.file_path(cell)
             yield Finding("outside", path, f"{path} lies outside of the layer's box")
 

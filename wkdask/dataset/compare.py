@@ -28,7 +28,8 @@ from wkdask.geometry import BoundingBox, Mag, MagLike, Vec3, mag_list
 from wkdask.grids import ChunkGrid, region_of
 from wkdask.runtime.executors import Bar, check_executor
 from wkdask.runtime.stream import stream_calls
-from wkdask.storage.volume import HEADER_NAME, Volume
+from wkdask.storage.opening import is_volume
+from wkdask.storage.volume import Volume
 
 __all__ = ["Comparison", "Difference", "as_json", "equal"]
 
@@ -164,8 +165,8 @@ def equal(
     difference = search.first(executor, retries)
     for pair in pairs:
         # Were a whole directory gone by now, its files would have counted as zeros.
-        pair.a.check_header()
-        pair.b.check_header()
+        pair.a.check()
+        pair.b.check()
     return Comparison(difference, search.voxels)
 
 
@@ -280,8 +281,8 @@ def _compare_chunk(pairs: list[_Pair], item: _Item) -> tuple[Difference | None, 
     """Return the first difference in a chunk, and how many voxels were read."""
     index, position = item
     pair = pairs[index]
-    header = pair.a.header
-    edge = 2 ** (int(math.log2(max(1, _PIECE_BYTES // header.voxel_bytes))) // 3)
+    layout = pair.a.layout
+    edge = 2 ** (int(math.log2(max(1, _PIECE_BYTES // layout.voxel_bytes))) // 3)
     voxels = 0
     for box in ChunkGrid(pair.grid.chunk_box(position), (edge,) * 3):
         region = region_of(box)
@@ -330,10 +331,8 @@ def _opened(side: Comparable) -> Dataset | Layer | View:
             f"{side!r} can't be compared: give a Dataset, a Layer, a View, or the path of a "
             "dataset or mag directory."
         )
-    has_header, has_json = (
-        os.path.exists(os.path.join(side, name)) for name in (HEADER_NAME, FILE_NAME)
-    )
-    return open_mag(side) if has_header and not has_json else Dataset(side)
+    has_json = os.path.exists(os.path.join(side, FILE_NAME))
+    return open_mag(side) if is_volume(side) and not has_json else Dataset(side)
 
 
 def _walk(
@@ -384,8 +383,8 @@ def _views(a: View, b: View) -> Iterator[_Pair | Difference]:
     else:
         yield from _facts("bounding_box", box, b.bounding_box, name, mag)
     if not box.is_empty:
-        edge = max(view.volume.header.file_edge for view in (a, b))
-        yield _Pair(a.volume, b.volume, ChunkGrid(box, (edge,) * 3), name, mag)
+        x, y, z = map(max, a.volume.layout.file_size, b.volume.layout.file_size)
+        yield _Pair(a.volume, b.volume, ChunkGrid(box, (x, y, z)), name, mag)
 
 
 def _has_no_box(view: View) -> bool:

@@ -23,6 +23,7 @@ from wkdask.pyramid import rewrite as rewriting
 from wkdask.runtime.report import RunReport
 from wkdask.runtime.run import Run
 from wkdask.storage.header import BlockType, VolumeHeader
+from wkdask.storage.wkw import as_wkw
 
 __all__ = ["copy"]
 
@@ -142,7 +143,7 @@ def _copy_layer(
 def _headers(layer: Layer, block_type: BlockType | None) -> dict[Mag, VolumeHeader]:
     """Return how the mags of a copy are stored; raise if one can't be opened."""
     layer._check_format()
-    headers = {mag: view.volume.header for mag, view in layer.mags.items()}
+    headers = {mag: as_wkw(view.volume).header for mag, view in layer.mags.items()}
     if block_type is None:
         return headers
     return {mag: replace(header, block_type=block_type) for mag, header in headers.items()}
@@ -167,7 +168,7 @@ def _copy_mag(
 
 def _copy_view(source: View, target: View, run: Run, resume: bool) -> RunReport:
     target._check_writable()
-    what = [(view.size, str(view.dtype), view.num_channels) for view in (source, target)]
+    what = [(view.size, *view.volume.layout.voxel_type) for view in (source, target)]
     if what[0] != what[1] or 0 in source.size:
         raise ArgumentError(
             f"the source has size, dtype and channels {what[0]}, but the target {what[1]}. Both "
@@ -184,7 +185,7 @@ def _copy_view(source: View, target: View, run: Run, resume: bool) -> RunReport:
     try:
         return rewriting.copy_voxels(
             source.volume, target.volume, target.bounding_box, run,
-            shift=shift, journal=journal, is_owner=False,
+            shift=shift, journal=journal, exclusive=False,
         )  # fmt: skip
     finally:
         target.volume.note_change()

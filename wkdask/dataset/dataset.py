@@ -35,7 +35,7 @@ from wkdask.errors import (
     PropertiesError,
     storage_error,
 )
-from wkdask.geometry import BoundingBox, Mag, MagLike, Vec3, Vec3Like, vec3, whole
+from wkdask.geometry import BoundingBox, Mag, MagLike, Vec3, Vec3Like, absolute, vec3, whole
 from wkdask.pyramid import mags as ladder
 from wkdask.pyramid import plan as planning
 from wkdask.pyramid import resample as pyramid
@@ -43,8 +43,10 @@ from wkdask.pyramid import rewrite as rewriting
 from wkdask.pyramid.plan import PyramidPlan
 from wkdask.runtime.report import RunReport
 from wkdask.runtime.run import Run
-from wkdask.storage.header import DTYPES, BlockType, VolumeHeader
-from wkdask.storage.volume import HEADER_NAME, JOURNALS_NAME, Volume, absolute
+from wkdask.storage.header import DTYPES, BlockType, VolumeHeader, check_addressable
+from wkdask.storage.opening import create_volume, is_volume, open_volume, volume_at
+from wkdask.storage.volume import JOURNALS_NAME, Layout, Volume
+from wkdask.storage.wkw import HEADER_NAME, as_wkw
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -140,7 +142,7 @@ def open_mag(path: Path_) -> MagView:
     FormatError
         If `header.wkw` is not a WKW header.
     """
-    volume = Volume.open(path)
+    volume = open_volume(path)
     mag = mag_named(os.path.basename(volume.path))
     return MagView(volume, volume.box_on_disk(), Labels(mag=mag))
 
@@ -660,7 +662,7 @@ class Layer:
             source=start,
             mags=mags,
             mode=mode,
-            header=replace(self[start].volume.header, block_type=block_type),
+            header=replace(as_wkw(self[start].volume).header, block_type=block_type),
             box=self.bounding_box,
             voxel_size=self._dataset.voxel_size,
             unit=self._dataset.unit,
@@ -719,18 +721,18 @@ class Layer:
 
         self._change(noted)
 
-    def _new_entry(self, mag: Mag, header: VolumeHeader) -> MagProperties:
-        axes = {"axisOrder": {"c": 0, "x": 1, "y": 2, "z": 3}, "cubeLength": header.file_edge}
+    def _new_entry(self, mag: Mag, header: Layout) -> MagProperties:
+        axes = {"axisOrder": {"c": 0, "x": 1, "y": 2, "z": 3}, "cubeLength": header.file_size[0]}
         return MagProperties(mag, f"./{self.name}/{mag}", axes)
 
-    def _prepare(self, entry: MagProperties, header: VolumeHeader, *, resume: bool) -> bool:
+    def _prepare(self, entry: MagProperties, header: Layout, *, resume: bool) -> bool:
         """Make the directory of a mag that is not listed yet; False if an earlier run did."""
         path = self._mag_path(entry)
-        if resume and (path / HEADER_NAME).is_file():
-            found = Volume.open(path).header
+        if resume and is_volume(path):
+            found = open_volume(path).layout
             if found != header:
                 raise ExistsError(
-                    f"{path} was begun with {found.difference_to(header) or found.block_type}: "
+                    f"{path} was begun with {found.difference_to(header)}: "
                     "delete the directory, or use the same options."
                 )
             return False
@@ -749,10 +751,10 @@ class Layer:
 
         self._change(extended)
 
-    def _create_volume(self, path: Path, header: VolumeHeader) -> None:
+    def _create_volume(self, path: Path, header: Layout) -> None:
         """Make the directory of a mag; a header that a crash left behind is replaced."""
         self._check_inside(path)
-        volume = Volume(str(path), header)
+        volume = volume_at(path, header)
         if path.is_dir() and next(volume.files(), None) is not None:
             raise ExistsError(
                 f"{path} holds voxels, though {properties.FILE_NAME} does not list it: delete the "
@@ -762,12 +764,12 @@ class Layer:
             (path / HEADER_NAME).unlink(missing_ok=True)
         except OSError as error:
             raise storage_error(error, path, "replacing an unused header") from None
-        Volume.create(path, header)
+        create_volume(path, header)
 
     def _open(self, entry: MagProperties) -> MagView:
         self._check_format()
         path = self._mag_path(entry)
-        volume = Volume.open(path)
+        volume = open_volume(path)
         self._check_against(volume)
         labels = Labels(
             entry.mag, self.name, self.category, self._dataset.voxel_size, self._dataset.unit,
@@ -806,13 +808,12 @@ class Layer:
             )
 
     def _check_against(self, volume: Volume) -> None:
-        header, said = volume.header, self.properties
-        if (header.dtype, header.num_channels) != (said.dtype, said.num_channels):
+        found, said = volume.layout.voxel_type, self.properties.voxel_type
+        if found != said:
             raise PropertiesError(
                 f"{self._dataset.path / properties.FILE_NAME} says that layer {self.name!r} has "
-                f"{said.num_channels} channel(s) of {said.dtype}, but "
-                f"{os.path.join(volume.path, HEADER_NAME)} says {header.num_channels} of "
-                f"{header.dtype}. Correct the one that is wrong."
+                f"{said}, but {os.path.join(volume.path, HEADER_NAME)} says {found}. "
+                "Correct the one that is wrong."
             )
 
 
@@ -834,7 +835,7 @@ class MagView(View):
     ) -> None:
         super().__init__(
             volume.path,
-            volume.header.to_wkw(),
+            as_wkw(volume).header.to_wkw(),
             bounding_box.bottomright,
             is_bounded=False,
             read_only=read_only,
@@ -950,13 +951,14 @@ class MagView(View):
         >>> mag.write(np.full((64, 64, 64), 7, np.uint8))
         >>> mag.compress().done
         1
-        >>> ds["color"][1].volume.header.block_type
+        >>> ds["color"][1].volume.layout.describe()["block_type"]
         'lz4hc'
         """
         self._check_writable()
-        header = replace(self.volume.header, block_type=block_type)
+        volume = as_wkw(self.volume)
+        header = replace(volume.header, block_type=block_type)
         run = Run(executor, retries=retries, progress=progress)
-        return self._rewritten(rewriting.recompress(self.volume, block_type, run), header)
+        return self._rewritten(rewriting.recompress(volume, block_type, run), header)
 
     def rechunk(
         self,
@@ -1000,24 +1002,22 @@ class MagView(View):
         8
         """
         self._check_writable()
-        old = self.volume.header
-        header = VolumeHeader(
-            old.dtype,
-            old.num_channels,
-            old.block_edge if block_edge is None else whole(block_edge, "block_edge"),
-            old.blocks_per_file_edge
-            if blocks_per_file_edge is None
-            else whole(blocks_per_file_edge, "blocks_per_file_edge"),
-            block_type or old.block_type,
-        )
+        volume = as_wkw(self.volume)
+        given = {
+            "block_edge": block_edge,
+            "blocks_per_file_edge": blocks_per_file_edge,
+            "block_type": block_type,
+        }
+        changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+        header = replace(volume.header, **changes)
         run = Run(executor, retries=retries, progress=progress)
-        return self._rewritten(rewriting.rechunk(self.volume, header, run), header)
+        return self._rewritten(rewriting.rechunk(volume, header, run), header)
 
     def _rewritten(self, report: RunReport, header: VolumeHeader) -> RunReport:
         """Let the view, and the JSON where there is one, know how the voxels are stored now."""
-        self._volume = replace(self._volume, header=header)
+        self._volume = replace(as_wkw(self._volume), header=header)
         if self._layer is not None and self.mag is not None:
-            self._layer._note_file_edge(self.mag, header.file_edge)
+            self._layer._note_file_edge(self.mag, header.file_size[0])
         return report
 
     def _whole(self) -> View:
@@ -1026,9 +1026,7 @@ class MagView(View):
 
 def _checked_box(box: BoundingBox) -> BoundingBox:
     """Return a layer's box, or raise if WKW has no numbers for its voxels."""
-    if isinstance(box, BoundingBox) and (min(box.topleft) < 0 or max(box.bottomright) > 2**32):
-        raise ArgumentError(f"bounding_box is {box}, but WKW holds voxels from 0 to 2**32.")
-    return box
+    return check_addressable(box, "bounding_box") if isinstance(box, BoundingBox) else box
 
 
 def _dtype_name(dtype: DTypeLike) -> str:

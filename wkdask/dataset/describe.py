@@ -10,7 +10,7 @@ from wkdask.dataset.dataset import Dataset, Layer, MagView, open_mag
 from wkdask.dataset.properties import FILE_NAME
 from wkdask.errors import WkdaskError
 from wkdask.geometry import Mag
-from wkdask.storage.volume import HEADER_NAME
+from wkdask.storage.opening import is_volume
 
 __all__ = ["as_text", "describe", "has_errors"]
 
@@ -23,7 +23,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     WkdaskError
         If the path is neither, or can't be understood.
     """
-    is_mag = os.path.exists(os.path.join(path, HEADER_NAME))
+    is_mag = is_volume(path)
     if is_mag and not os.path.exists(os.path.join(path, FILE_NAME)):
         return {"path": os.path.abspath(path), "mags": [_describe_mag(open_mag(path))]}
     dataset = Dataset(path)
@@ -77,17 +77,15 @@ def _describe_entry(layer: Layer, mag: Mag) -> dict[str, Any]:
 
 
 def _describe_mag(mag: MagView) -> dict[str, Any]:
-    header = mag.volume.header
+    layout = mag.volume.layout
     sizes_bytes = [size_bytes for _, size_bytes in mag.volume.files()]
     return {
         "mag": None if mag.mag is None else str(mag.mag),
         "path": mag.path,
-        "dtype": header.dtype,
-        "num_channels": header.num_channels,
+        "dtype": layout.dtype,
+        "num_channels": layout.num_channels,
         "bounding_box": _describe_box(mag.bounding_box),
-        "block_type": header.block_type,
-        "block_edge": header.block_edge,
-        "file_edge": header.file_edge,
+        **layout.describe(),
         "files": len(sizes_bytes),
         "bytes": sum(sizes_bytes),
     }

@@ -13,8 +13,9 @@ from typing import Any
 from wkdask.dataset.dataset import Dataset, Layer, MagView, mag_named, open_mag
 from wkdask.dataset.properties import FILE_NAME
 from wkdask.errors import MissingError, NameLookupError, WkdaskError
-from wkdask.geometry import Mag, MagLike
-from wkdask.storage.volume import HEADER_NAME, absolute
+from wkdask.geometry import Mag, MagLike, absolute
+from wkdask.storage.opening import is_volume
+from wkdask.storage.wkw import HEADER_NAME
 
 __all__ = ["Found", "can_open", "find", "other_mag"]
 
@@ -123,7 +124,7 @@ def find(path: Path_, leave_out: Collection[str] = ()) -> Found:
 def _found(directory: Path) -> Found:
     if (directory / FILE_NAME).is_file():
         return _of_dataset(Dataset(directory))
-    if (directory / HEADER_NAME).is_file():
+    if is_volume(directory):
         return _of_mag(directory)
     if layer := _layer_at(directory):
         return _of_layer(layer)
@@ -141,7 +142,7 @@ def can_open(path: Any) -> bool:
         return False
     try:
         directory = Path(absolute(path))
-        if any((directory / name).is_file() for name in (FILE_NAME, HEADER_NAME)):
+        if is_volume(directory) or (directory / FILE_NAME).is_file():
             return True
         return bool(_layer_at(directory) or next(_mags_in(directory), None))
     except (WkdaskError, OSError, ValueError, TypeError):
@@ -220,7 +221,7 @@ def _mags_in(directory: Path) -> Iterator[tuple[str, Mag]]:
         with os.scandir(directory) as entries:
             for entry in entries:
                 mag = mag_named(entry.name)
-                if mag is not None and os.path.isfile(os.path.join(entry.path, HEADER_NAME)):
+                if mag is not None and is_volume(entry.path):
                     yield entry.name, mag
 
 

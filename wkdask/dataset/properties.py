@@ -37,6 +37,7 @@ from wkdask.errors import (
     storage_error,
 )
 from wkdask.geometry import BoundingBox, Mag, whole
+from wkdask.storage.volume import VoxelType
 
 __all__ = [
     "CATEGORIES",
@@ -169,6 +170,11 @@ class LayerProperties:
         _check_unique([entry.mag for entry in self.mags], f"layer {self.name!r} lists mag")
         ordered = tuple(sorted(self.mags, key=lambda entry: entry.mag))
         object.__setattr__(self, "mags", ordered)
+
+    @property
+    def voxel_type(self) -> VoxelType:
+        """What a voxel holds."""
+        return VoxelType(self.dtype, self.num_channels)
 
     def with_mag(self, mag_properties: MagProperties) -> LayerProperties:
         """Return a layer that lists this mag, in place of an entry for the same mag."""

@@ -20,9 +20,9 @@ from wkdask.formats import ome_zarr as zarrs
 from wkdask.formats import tiff as tiffs
 from wkdask.formats import wkw as importing
 from wkdask.formats.image import Image, of_array, of_layer, of_npy, of_view
-from wkdask.geometry import MagLike, Vec3Like
+from wkdask.geometry import MagLike, Vec3Like, absolute
 from wkdask.runtime.run import Run
-from wkdask.storage.volume import HEADER_NAME, absolute
+from wkdask.storage.opening import is_volume
 
 __all__ = ["TARGET_FORMATS", "TargetFormat", "convert", "read"]
 
@@ -169,7 +169,7 @@ def read(
     path = absolute(source)
     if os.path.exists(os.path.join(path, FILE_NAME)):
         return read(Dataset(path))
-    if os.path.exists(os.path.join(path, HEADER_NAME)):
+    if is_volume(path):
         return (of_view(open_mag(path)),)
     if zarrs.is_zarr(path):
         return zarrs.read(path, axes=axes, offset=offset)

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from wkdask.arrays.view import View
 from wkdask.dataset.dataset import Layer, MagView
 from wkdask.errors import ArgumentError, FormatError, WkdaskError, storage_error
-from wkdask.geometry import BoundingBox, Mag, MagLike, Vec3, mag_list
+from wkdask.geometry import BoundingBox, Mag, MagLike, Vec3, absolute, mag_list
 from wkdask.grids import Chunks, cut_axis, region_of
-from wkdask.storage.volume import absolute, as_voxels
+from wkdask.storage.volume import as_voxels
 
 __all__ = [
     "FileArray",

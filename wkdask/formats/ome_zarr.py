@@ -38,10 +38,9 @@ from wkdask.formats.multiscales import (
     parsed_box,
     parsed_size,
 )
-from wkdask.geometry import BoundingBox, Mag, Vec3, Vec3Like, vec3
+from wkdask.geometry import BoundingBox, Mag, Vec3, Vec3Like, absolute, vec3
 from wkdask.grids import ChunkGrid
 from wkdask.runtime.run import Run, run_chunk, run_graph
-from wkdask.storage.volume import absolute
 
 __all__ = ["is_zarr", "read", "write", "write_array"]
 
@@ -303,7 +302,9 @@ def _gone_on_failure(path: str) -> Iterator[None]:
 
 def _shard(level: Level) -> Vec3:
     """Return voxels per shard: about a file, at most some memory, and no more than there are."""
-    edge = level.source.volume.header.file_edge if isinstance(level.source, View) else _SHARD_EDGE
+    edge = (
+        level.source.volume.layout.file_size[0] if isinstance(level.source, View) else _SHARD_EDGE
+    )
     voxel_bytes = level.num_channels * level.dtype.itemsize
     while edge > _CHUNK_EDGE and edge**3 * voxel_bytes > _SHARD_BYTES:
         edge //= 2

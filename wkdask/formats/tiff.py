@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 
 from wkdask.errors import FormatError, MissingError, extra_error, storage_error
 from wkdask.formats.image import Image, Level, version_of
-from wkdask.geometry import Mag
-from wkdask.storage.volume import absolute
+from wkdask.geometry import Mag, absolute
 
 __all__ = ["TiffStack", "is_tiff", "read"]
 

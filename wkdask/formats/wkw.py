@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from wkdask.arrays.view import View
 from wkdask.dataset.dataset import Dataset, Layer, MagView
 from wkdask.dataset.properties import LayerProperties
-from wkdask.errors import ArgumentError, BoundsError, ExistsError
+from wkdask.errors import ArgumentError, ExistsError
 from wkdask.formats.image import Image, Level
-from wkdask.geometry import BoundingBox, Mag, whole
+from wkdask.geometry import BoundingBox, Mag, Vec3, whole
 from wkdask.grids import slices_in
 from wkdask.runtime import memory
 from wkdask.runtime.run import Run
-from wkdask.storage.header import VolumeHeader
+from wkdask.storage.header import VolumeHeader, check_addressable
+from wkdask.storage.volume import Layout
 
 __all__ = ["add_image", "check"]
 
@@ -46,11 +47,12 @@ def check(image: Image, name: str, run: Run, blocks_per_file_edge: SupportsIndex
     )  # fmt: skip
     if category == "segmentation" and finest.dtype.kind not in "ui":
         raise ArgumentError(f"a segmentation holds whole numbers, but dtype is {dtype}.")
-    if min(image.box.topleft) < 0 or max(image.box.bottomright) > 2**32:
-        raise BoundsError(f"the box is {image.box}, but WKW holds voxels from 0 to 2**32.")
-    edge = header.file_edge if finest.is_computed else _unit_edge(header)
-    size = [min(edge, length) for length in finest.box.size]
-    files = math.prod(-(-length // header.file_edge) for length in finest.box.size)
+    check_addressable(image.box)
+    unit = header.file_size if finest.is_computed else _unit_size(header)
+    size = list(map(min, unit, finest.box.size))
+    files = math.prod(
+        -(-length // edge) for length, edge in zip(finest.box.size, header.file_size, strict=True)
+    )
     copies = 2 if finest.is_computed else 1
     needed = copies * math.prod(size) * header.voxel_bytes + memory.TASK_BYTES
     memory.check_memory(needed, (size[0], size[1], size[2]), files, run.executor)
@@ -133,7 +135,7 @@ def _store(mag: MagView, level: Level, run: Run, resume: bool) -> None:
         "progress": run.progress,
     }
     if level.is_computed:
-        view.store(level.cut((mag.volume.header.file_edge,) * 3), **options)
+        view.store(level.cut(mag.volume.layout.file_size), **options)
     else:
         view.for_each_chunk(partial(_fill_chunk, level), **options)
 
@@ -142,7 +144,7 @@ def _fill_chunk(level: Level, chunk: tuple[View, int]) -> None:
     """Write a file from a level, of which large parts are read at a time."""
     view, _ = chunk
     volume, box = view.volume, view.bounding_box
-    edge = _unit_edge(volume.header)
+    size = _unit_size(volume.layout)
     unit = BoundingBox((0, 0, 0), (0, 0, 0))
     voxels: Any = None
 
@@ -151,21 +153,21 @@ def _fill_chunk(level: Level, chunk: tuple[View, int]) -> None:
         if not unit.contains_bbox(piece):
             # Before the next, because both would not fit.
             voxels = None
-            corner = [at // edge * edge for at in piece.topleft]
-            unit = BoundingBox(corner, (edge,) * 3).intersected_with(box)
+            corner = [at // edge * edge for at, edge in zip(piece.topleft, size, strict=True)]
+            unit = BoundingBox(corner, size).intersected_with(box)
             voxels = level.read(unit)
         part: NDArray[Any] = voxels[(slice(None), *slices_in(piece, unit.topleft))]
         return part
 
-    volume.fill(box, produce, is_owner=True)
+    volume.fill(box, produce, exclusive=True)
 
 
-def _unit_edge(header: VolumeHeader) -> int:
-    """Return the edge of what is read at a time: a file, or a part of one that is too large.
+def _unit_size(layout: Layout) -> Vec3:
+    """Return the size of what is read at a time: a file, or a part of one that is too large.
 
     The larger, the fewer chunks, strips and tiles of the source are decoded more than once.
     """
-    edge = header.file_edge
-    while edge**3 * header.voxel_bytes > _READ_BYTES and edge > header.block_edge:
-        edge //= 2
-    return edge
+    x, y, z = layout.file_size
+    while x * y * z * layout.voxel_bytes > _READ_BYTES and x > layout.block_size[0]:
+        x, y, z = x // 2, y // 2, z // 2
+    return x, y, z

@@ -26,7 +26,8 @@ from wkdask.runtime.memory import threads_of
 from wkdask.runtime.report import RunReport
 from wkdask.runtime.run import Log, Run, run_chunk
 from wkdask.runtime.stream import stream_calls
-from wkdask.storage.volume import Volume, counting
+from wkdask.storage.volume import Volume, count_writes
+from wkdask.storage.wkw import as_wkw
 from wkdask.storage.writer import Part, piece_count, pieces_of
 
 __all__ = ["Making", "Step", "fill_volumes"]
@@ -55,15 +56,15 @@ class Step:
     """Which voxels; not empty."""
     making: Making
     """Makes them, of the target of the step before where there is one."""
-    is_owner: bool = True
+    exclusive: bool = True
     """Whether nobody else writes to the files of the box meanwhile."""
 
     @property
     def cells(self) -> tuple[range, ...]:
         """The cells `(x, y, z)` of its files, per axis."""
-        edge = self.target.header.file_edge
-        corners = zip(self.box.topleft, self.box.bottomright, strict=True)
-        return tuple(range(start // edge, -(-stop // edge)) for start, stop in corners)
+        size = self.target.layout.file_size
+        axes = zip(self.box.topleft, self.box.bottomright, size, strict=True)
+        return tuple(range(start // edge, -(-stop // edge)) for start, stop, edge in axes)
 
     def part_box(self, cell: Vec3) -> BoundingBox:
         """Return the voxels that are written to the file of a cell."""
@@ -72,7 +73,7 @@ class Step:
     def writes_whole(self, cell: Vec3) -> bool:
         """Return whether the file of a cell is written anew, and not patched in place."""
         is_whole = self.box.contains_bbox(self.target.file_box(cell))
-        return is_whole or self.is_owner or self.target.header.is_compressed
+        return is_whole or self.exclusive or self.target.layout.write_unit == "file"
 
 
 def fill_volumes(
@@ -153,14 +154,16 @@ def _run_task(job: _Job, task: _Task) -> Any:
     """Do a task, and return the part that was packed, or the voxels and bytes of a file."""
     step = job.steps[task.step]
     if task.pieces is not None:
-        with counting(job.tag):
-            return step.target.fill_part(task.cell, step.box, step.making, range(*task.pieces))
+        with count_writes(job.tag):
+            return as_wkw(step.target).fill_part(
+                task.cell, step.box, step.making, range(*task.pieces)
+            )
 
     def make(_: Any) -> None:
         if task.parts:
-            step.target.join(task.cell, step.box, task.parts)
+            as_wkw(step.target).join(task.cell, step.box, task.parts)
         else:
-            step.target.fill(step.part_box(task.cell), step.making, is_owner=step.is_owner)
+            step.target.fill(step.part_box(task.cell), step.making, exclusive=step.exclusive)
 
     return run_chunk(make, job, job.journals[task.step], job.tag, (task.step, *task.cell))
 
@@ -290,7 +293,7 @@ class _Plan:
         wanted = _PARTS_PER_THREAD * self._threads // math.prod(map(len, step.cells))
         if self._threads < 2 or wanted < _PARTS_PER_THREAD or not step.writes_whole(file.cell):
             return []
-        header, corner = step.target.header, step.target.file_box(file.cell).topleft
+        header, corner = as_wkw(step.target).header, step.target.file_box(file.cell).topleft
         inside = step.part_box(file.cell).moved_by(-at for at in corner)
         full = [
             number

@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass
 from html import escape
 from typing import Any
 
-from wkdask.geometry import BoundingBox, Mag
-from wkdask.storage.header import VolumeHeader
+from wkdask.geometry import BoundingBox, Mag, Vec3
+from wkdask.grids import edge_text
+from wkdask.storage.volume import Layout
 from wkdask.units import nm_per
 
 __all__ = ["PlannedMag", "PyramidPlan", "plan_pyramid"]
@@ -46,7 +47,7 @@ class PyramidPlan:
     """The mag that the first one is made from; each other one is made from the one before it."""
     mode: str
     """How voxels become one, or one becomes many."""
-    header: VolumeHeader
+    header: Layout
     """How the mags will be stored."""
     mags: tuple[PlannedMag, ...]
     """In the order in which they are made."""
@@ -69,7 +70,7 @@ class PyramidPlan:
             "layer": self.layer,
             "source": str(self.source),
             "mode": self.mode,
-            "block_type": self.header.block_type,
+            "block_type": self.header.describe()["block_type"],
             "mags": [
                 {**asdict(planned), "mag": str(planned.mag), "box": asdict(planned.box)}
                 for planned in self.mags
@@ -102,9 +103,10 @@ class PyramidPlan:
 
     @property
     def _title(self) -> str:
+        edge, block_type = edge_text(self.header.file_size), self.header.describe()["block_type"]
         return (
-            f"{self.layer}: from mag {self.source} by {self.mode}, files of edge "
-            f"{self.header.file_edge}, {self.header.block_type}"
+            f"{self.layer}: from mag {self.source} by {self.mode}, files of edge {edge}, "
+            f"{block_type}"
         )
 
     @property
@@ -121,7 +123,7 @@ def plan_pyramid(
     source: Mag,
     mags: Sequence[Mag],
     mode: str,
-    header: VolumeHeader,
+    header: Layout,
     box: BoundingBox,
     voxel_size: Sequence[float],
     unit: str,
@@ -146,12 +148,12 @@ def plan_pyramid(
         own = box.align_with_mag(mag, ceil=True).in_mag(mag)
         x, y, z = (size * nm * factor for size, factor in zip(voxel_size, mag, strict=True))
         size_bytes = own.volume * header.voxel_bytes
-        planned.append(PlannedMag(mag, (x, y, z), own, _files(own, header.file_edge), size_bytes))
+        planned.append(PlannedMag(mag, (x, y, z), own, _files(own, header.file_size), size_bytes))
     return PyramidPlan(layer, source, mode, header, tuple(planned), task_bytes)
 
 
-def _files(box: BoundingBox, edge: int) -> int:
-    return box.align_with_mag((edge,) * 3, ceil=True).in_mag((edge,) * 3).volume
+def _files(box: BoundingBox, size: Vec3) -> int:
+    return box.align_with_mag(size, ceil=True).in_mag(size).volume
 
 
 def _cells(planned: PlannedMag) -> tuple[str, ...]:

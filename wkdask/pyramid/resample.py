@@ -104,7 +104,7 @@ def downsample(
     """
     views = _two_views(source_view, target_view)
     run = Run(executor, retries=retries, progress=progress)
-    return sample_mags(views, mode, "down", run, resume=resume, force=force, is_owner=False)
+    return sample_mags(views, mode, "down", run, resume=resume, force=force, exclusive=False)
 
 
 def upsample(
@@ -156,7 +156,7 @@ def upsample(
     """
     views = _two_views(source_view, target_view)
     run = Run(executor, retries=retries, progress=progress)
-    return sample_mags(views, mode, "up", run, resume=resume, force=force, is_owner=False)
+    return sample_mags(views, mode, "up", run, resume=resume, force=force, exclusive=False)
 
 
 def sample_mags(
@@ -167,7 +167,7 @@ def sample_mags(
     *,
     resume: bool | str = False,
     force: bool = False,
-    is_owner: bool = True,
+    exclusive: bool = True,
 ) -> RunReport:
     """Fill views of several mags, each from the one before it, as one run without barriers.
 
@@ -183,7 +183,7 @@ def sample_mags(
         Where.
     resume, force
         See `downsample`.
-    is_owner
+    exclusive
         Whether nobody else writes to the files of the targets meanwhile.
 
     Raises
@@ -195,7 +195,7 @@ def sample_mags(
     mode = check_mode(mode, direction, source.category, force=force)
     makings = [_making(*pair, mode, direction) for pair in pairwise(views)]
     steps = [
-        Step(target.volume, target.bounding_box, making, is_owner)
+        Step(target.volume, target.bounding_box, making, exclusive)
         for target, making in zip(targets, makings, strict=True)
     ]
     factors = [making.factors for making in makings]
@@ -269,10 +269,10 @@ def _layer_box(source: View) -> BoundingBox:
 
 
 def _check_voxels(source: View, target: View) -> None:
-    if (source.dtype, source.num_channels) != (target.dtype, target.num_channels):
+    ours, theirs = source.volume.layout.voxel_type, target.volume.layout.voxel_type
+    if ours != theirs:
         raise ArgumentError(
-            f"the source has {source.num_channels} channel(s) of {source.dtype}, but the target "
-            f"{target.num_channels} of {target.dtype}. Both must be the same."
+            f"the source has {ours}, but the target {theirs}. Both must be the same."
         )
     for name, view in (("source", source), ("target", target)):
         if view.bounding_box.is_empty:

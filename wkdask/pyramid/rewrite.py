@@ -23,11 +23,10 @@ from wkdask.pyramid.fill import Step, fill_volumes
 from wkdask.runtime.journal import Journal
 from wkdask.runtime.report import RunReport
 from wkdask.runtime.run import Run
-from wkdask.storage import intrinsics as clib
-from wkdask.storage.atomic import fsync_directory, naming, replacing
+from wkdask.storage.atomic import fsync_directory, naming, try_exchange
 from wkdask.storage.header import BlockType, VolumeHeader
-from wkdask.storage.volume import HEADER_NAME, JOURNALS_NAME, Volume
-from wkdask.storage.writer import is_zero
+from wkdask.storage.volume import JOURNALS_NAME, Volume, is_zero
+from wkdask.storage.wkw import HEADER_NAME, WkwVolume
 
 __all__ = ["Copying", "copy_voxels", "rechunk", "recompress"]
 
@@ -48,7 +47,7 @@ class Copying:
         """Return the voxels `(c, x, y, z)` of a box of the target; None if all are zero."""
         there = self.reads(box)
         if self.source.is_missing(there):
-            self.source.check_header()
+            self.source.check()
             return None
         voxels = self.source.read(region_of(there))
         return None if is_zero(voxels) else voxels
@@ -66,7 +65,7 @@ def copy_voxels(
     *,
     shift: Vec3 = (0, 0, 0),
     journal: Journal | None = None,
-    is_owner: bool = True,
+    exclusive: bool = True,
 ) -> RunReport:
     """Fill a box of a volume with the voxels of another one, one task per file.
 
@@ -82,18 +81,18 @@ def copy_voxels(
         How much further on the voxels lie in the source.
     journal
         Where files that are done are noted.
-    is_owner
+    exclusive
         Whether nobody else writes to the files of the box meanwhile.
     """
     run = run.of(journal)
     try:
-        step = Step(target, box, Copying(source, shift), is_owner)
+        step = Step(target, box, Copying(source, shift), exclusive)
         return fill_volumes([step], run, [journal])
     finally:
         target.sweep(run.tag, box)
 
 
-def recompress(volume: Volume, block_type: BlockType, run: Run) -> RunReport:
+def recompress(volume: WkwVolume, block_type: BlockType, run: Run) -> RunReport:
     """Store the files of a volume with other blocks: each is replaced by one of the same voxels.
 
     An interrupted run leaves some files of either kind, which WKW allows; run it again.
@@ -111,22 +110,16 @@ def recompress(volume: Volume, block_type: BlockType, run: Run) -> RunReport:
     box = volume.box_on_disk()
     # First where files get compressed: these may be written while the header says so, but not while
     # it says that they are raw.
-    if target.header.is_compressed:
-        _replace_header(target)
+    becomes_compressed = target.layout.write_unit == "file"
+    if becomes_compressed:
+        target.replace_header()
     report = RunReport(0) if box.is_empty else copy_voxels(volume, target, box, run)
-    if not target.header.is_compressed:
-        _replace_header(target)
+    if not becomes_compressed:
+        target.replace_header()
     return report
 
 
-def _replace_header(volume: Volume) -> None:
-    path = os.path.join(volume.path, HEADER_NAME)
-    with replacing(path, fsync=True) as descriptor:
-        os.write(descriptor, volume.header.to_bytes())
-    volume.note_change()
-
-
-def rechunk(volume: Volume, header: VolumeHeader, run: Run) -> RunReport:
+def rechunk(volume: WkwVolume, header: VolumeHeader, run: Run) -> RunReport:
     """Store a volume with blocks and files of other edges, in a directory that replaces the old.
 
     Parameters
@@ -150,7 +143,7 @@ def rechunk(volume: Volume, header: VolumeHeader, run: Run) -> RunReport:
     for leftover in glob.glob(f"{glob.escape(path)}.*{_SUFFIX}"):
         shutil.rmtree(leftover, ignore_errors=True)
     temporary = f"{path}.{uuid.uuid4().hex}{_SUFFIX}"
-    target = replace(Volume.create(temporary, header), options=volume.options)
+    target = replace(WkwVolume.create(temporary, header), options=volume.options)
     box = volume.box_on_disk()
     try:
         report = RunReport(0) if box.is_empty else copy_voxels(volume, target, box, run)
@@ -182,7 +175,7 @@ def _others(directory: str) -> Iterable[str]:
 
 def _exchange(new: str, old: str) -> None:
     """Let two directories have each other's name, at once where the file system can do that."""
-    if clib.try_exchange(new, old):
+    if try_exchange(new, old):
         fsync_directory(os.path.dirname(old))
         return
     aside = f"{new}-old"

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from wkdask import kernels
 from wkdask.geometry import BoundingBox, Vec3
 from wkdask.grids import ChunkGrid, region_of, slices_in
-from wkdask.storage.volume import Volume
-from wkdask.storage.writer import is_zero
+from wkdask.storage.volume import Volume, is_zero
 
 __all__ = ["Downsampling", "Upsampling"]
 
@@ -53,7 +52,7 @@ class Downsampling:
     def _edge(self) -> int:
         """Return the edge of a cubic piece of the target, a power of two."""
         edge = 1
-        scale = prod(self.factors) * self.source.header.voxel_bytes
+        scale = prod(self.factors) * self.source.layout.voxel_bytes
         while (2 * edge) ** 3 * scale <= _SOURCE_BYTES:
             edge *= 2
         return edge
@@ -82,7 +81,7 @@ class Upsampling:
     def __call__(self, box: BoundingBox) -> Voxels | None:
         """Return the voxels `(c, x, y, z)` of a box of the target; None if all are zero."""
         edge = 1
-        while (2 * edge) ** 3 * self.source.header.voxel_bytes <= _SOURCE_BYTES:
+        while (2 * edge) ** 3 * self.source.layout.voxel_bytes <= _SOURCE_BYTES:
             edge *= 2
         return _assembled(self.source, box, edge, self._piece)
 
@@ -115,8 +114,8 @@ def _assembled(source: Volume, box: BoundingBox, edge: int, piece_of: Any) -> Vo
         if piece == box:
             return np.asfortranarray(voxels)
         if out is None:
-            shape = (source.header.num_channels, *box.size)
-            out = np.zeros(shape, source.header.dtype, order="F")
+            shape = (source.layout.num_channels, *box.size)
+            out = np.zeros(shape, source.layout.dtype, order="F")
         out[(slice(None), *slices_in(piece, box.topleft))] = voxels
     return out
 
@@ -125,7 +124,7 @@ def _read(source: Volume, box: BoundingBox, inside: BoundingBox) -> Voxels | Non
     """Read a box, mirrored where it leaves another one; None if all voxels are zero."""
     needed = _inside(box, inside)
     if source.is_missing(needed):
-        source.check_header()
+        source.check()
         return None
     voxels = source.read(region_of(needed))
     if is_zero(voxels):

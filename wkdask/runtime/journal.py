@@ -62,14 +62,15 @@ class Journal:
 
     def _state(self, box: BoundingBox) -> list[Any]:
         """Return plain values that say what a box is, and what its files are."""
-        header = self.volume.header
-        edge = header.file_edge
+        layout = self.volume.layout
+        size = layout.file_size
         # A layer may have grown within its last files, under the name of the same job.
         place = [*box.topleft, *box.size]
-        if not header.is_compressed and any(at % edge for at in (*box.topleft, *box.bottomright)):
-            # Other chunks may write the same raw file after this one.
+        sides = zip((*box.topleft, *box.bottomright), (*size, *size), strict=True)
+        if layout.write_size != size and any(at % edge for at, edge in sides):
+            # Other chunks may write blocks of the same file after this one.
             return [place, self._content(box)]
-        parts = overlaps(region_of(box), (edge,) * 3)
+        parts = overlaps(region_of(box), size)
         files = [[*part.cell, *_identity(self.volume.file_path(part.cell))] for part in parts]
         return [place, *files]
 

@@ -18,7 +18,7 @@ from wkdask.errors import ArgumentError, MemoryLimitError
 from wkdask.geometry import Vec3
 from wkdask.runtime.executors import active_client, asking, workers_of
 
-__all__ = ["TASK_BYTES", "auto_edge", "bytes_of", "check_memory", "threads_of"]
+__all__ = ["TASK_BYTES", "auto_size", "bytes_of", "check_memory", "threads_of"]
 
 TASK_BYTES = 2**26
 """What the file engine takes for one task, beside the voxels that are read or written at once:
@@ -77,37 +77,42 @@ def check_memory(
             )
 
 
-def auto_edge(
-    bytes_of: Callable[[int], int],
-    chunks_of: Callable[[int], int],
-    smallest: int,
+def auto_size(
+    bytes_of: Callable[[Vec3], int],
+    chunks_of: Callable[[Vec3], int],
+    smallest: Vec3,
     executor: Client | Executor | None,
-) -> int:
-    """Return the largest edge of a chunk that fits, `smallest` times a power of two.
+) -> Vec3:
+    """Return the largest size of a chunk that fits, `smallest` times a power of two.
 
     It leaves a chunk for every thread, where there are as many of the smallest size.
 
     Parameters
     ----------
     bytes_of
-        What a task with chunks of an edge needs.
+        What a task with chunks of a size needs.
     chunks_of
-        How many chunks there are of an edge.
+        How many chunks there are of a size.
     smallest
-        The edge that is taken where nothing larger fits.
+        The size that is taken where nothing larger fits.
     executor
         What runs the tasks.
     """
     hosts = list(_hosts(executor))
     threads = sum(host.threads for host in hosts)
     limits = [host.task_bytes for host in hosts if host.limit_bytes]
-    edge = smallest
+    size = smallest
     # A cluster that has no workers yet tells nothing.
-    while hosts and threads <= chunks_of(2 * edge) < chunks_of(edge):
-        if limits and bytes_of(2 * edge) > min(limits):
+    while hosts and threads <= chunks_of(double := _doubled(size)) < chunks_of(size):
+        if limits and bytes_of(double) > min(limits):
             break
-        edge *= 2
-    return edge
+        size = double
+    return size
+
+
+def _doubled(size: Vec3) -> Vec3:
+    x, y, z = size
+    return 2 * x, 2 * y, 2 * z
 
 
 def bytes_of(text: str, what: str) -> int:

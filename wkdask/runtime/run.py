@@ -32,7 +32,7 @@ from wkdask.runtime.journal import Journal
 from wkdask.runtime.pickling import ByValue, portable
 from wkdask.runtime.report import ChunkFailure, RunReport
 from wkdask.runtime.stream import stream_blocks, stream_calls
-from wkdask.storage.volume import counting
+from wkdask.storage.volume import count_writes
 
 __all__ = [
     "ChunkReceipt",
@@ -283,7 +283,7 @@ def run_chunk(
     An exception gets a note that names the chunk. The journal, if any, learns of its end, and
     unfinished files carry the tag.
     """
-    with counting(tag) as written:
+    with count_writes(tag) as written:
         try:
             work(position)
             if journal is not None:

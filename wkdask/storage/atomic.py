@@ -6,6 +6,7 @@ It knows paths, locks and bytes, and nothing of what a file holds.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import os
@@ -14,11 +15,10 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextvars import ContextVar
+from functools import cache
 from typing import Any
 
 from wkdask.errors import WkdaskError, storage_error
-from wkdask.storage import intrinsics as clib
-from wkdask.storage.header import HEADER_BYTES
 
 __all__ = [
     "TEMPORARY_SUFFIX",
@@ -35,6 +35,8 @@ __all__ = [
     "replacing",
     "sweep_leftover",
     "tagged",
+    "try_exchange",
+    "try_fallocate",
     "write_all",
 ]
 
@@ -45,7 +47,11 @@ _tag: ContextVar[str] = ContextVar("wkdask-tag", default="")
 
 # What file systems without hard links say: FAT, and some of networks and of users.
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+_NO_NEW_NAME = "this file system has neither hard links nor renameat2 with RENAME_NOREPLACE"
 _TRIES = 3
+
+# Of the C function renameat2.
+_AT_FDCWD, _RENAME_NOREPLACE, _RENAME_EXCHANGE = -100, 1, 2
 
 
 @contextlib.contextmanager
@@ -89,7 +95,7 @@ def commit(descriptor: int, temporary: str, path: str, fsync: bool) -> None:
         fsync_names(path)
 
 
-def claim(descriptor: int, temporary: str, path: str) -> bool:
+def claim(temporary: str, path: str) -> bool:
     """Give a private file of a header and zeros its name; False if another file has it.
 
     Renaming would take the name from another task, which may have written voxels to its file.
@@ -100,8 +106,8 @@ def claim(descriptor: int, temporary: str, path: str) -> bool:
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
-            if not clib.try_rename_new(temporary, path):
-                _copy_new(descriptor, path)
+            if not _try_rename_new(temporary, path):
+                raise OSError(error.errno, f"{error.strerror}; {_NO_NEW_NAME}") from None
     except FileExistsError:
         return False
     return True
@@ -225,6 +231,27 @@ def write_all(descriptor: int, data: Any, start: int) -> None:
         view, start = view[count:], start + count
 
 
+def try_fallocate(descriptor: int, start: int, count: int) -> bool:
+    """Make a file longer with space on the disk behind it, and return whether that was possible.
+
+    Unlike `os.posix_fallocate` nothing is written where it can't; nor is a full disk an error.
+    """
+    function = _function("fallocate")
+    if function is None:
+        return False
+    failed: int = function(descriptor, 0, ctypes.c_int64(start), ctypes.c_int64(count))
+    return not failed
+
+
+def try_exchange(one: str, other: str) -> bool:
+    """Let two files or directories have each other's name, and return whether that was possible."""
+    function = _function("renameat2")
+    if function is None:
+        return False
+    first, second = os.fsencode(one), os.fsencode(other)
+    return not function(_AT_FDCWD, first, _AT_FDCWD, second, _RENAME_EXCHANGE)
+
+
 @contextlib.contextmanager
 def _taken_over(path: str, flags: int, lock: int) -> Iterator[os.stat_result | None]:
     """Hold the lock of a dead writer, and yield the status of its file; None if there is none."""
@@ -262,18 +289,25 @@ def _new_locked_file(path: str) -> tuple[int, str]:
     return descriptor, temporary
 
 
-def _copy_new(descriptor: int, path: str) -> None:
-    """Copy a file of a header and zeros to a name that nobody has.
+def _try_rename_new(source: str, target: str) -> bool:
+    """Rename a file to a name that nobody has, and return whether the file system can do that.
 
-    Others may see it for an instant without its header, which is an error and never zeros.
+    Raises
+    ------
+    FileExistsError
+        If somebody has it.
     """
-    copy = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o666)
-    try:
-        os.ftruncate(copy, os.fstat(descriptor).st_size)
-        write_all(copy, read_all(descriptor, HEADER_BYTES, 0), 0)
-        os.fsync(copy)
-    except BaseException:
-        os.unlink(path)
-        raise
-    finally:
-        os.close(copy)
+    function = _function("renameat2")
+    if function is None:
+        return False
+    old, new = os.fsencode(source), os.fsencode(target)
+    failed: int = function(_AT_FDCWD, old, _AT_FDCWD, new, _RENAME_NOREPLACE)
+    if failed and ctypes.get_errno() == errno.EEXIST:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
+    return not failed
+
+
+@cache
+def _function(name: str) -> Any:
+    """Return a function of the C library for calls from Python; None if it lacks it."""
+    return getattr(ctypes.CDLL(None, use_errno=True), name, None)

@@ -18,10 +18,18 @@ from typing import Any, Literal, cast
 import numpy as np
 import wkw
 
-from wkdask.errors import ArgumentError, FormatError
-from wkdask.geometry import whole
+from wkdask.errors import ArgumentError, BoundsError, FormatError
+from wkdask.geometry import BoundingBox, Vec3, whole
+from wkdask.storage.volume import VoxelType
 
-__all__ = ["BLOCK_TYPES", "DTYPES", "HEADER_BYTES", "BlockType", "VolumeHeader"]
+__all__ = [
+    "BLOCK_TYPES",
+    "DTYPES",
+    "HEADER_BYTES",
+    "BlockType",
+    "VolumeHeader",
+    "check_addressable",
+]
 
 HEADER_BYTES = 16
 
@@ -33,7 +41,11 @@ DTYPES: tuple[str, ...] = tuple(np.dtype(t).name for t in wkw.Header.VALID_VOXEL
 """Names of the NumPy dtypes that a voxel may have; the format numbers them from 1."""
 
 _LAYOUT = struct.Struct("<3sBBBBBQ")
+# What all files of a volume agree in.
+_GEOMETRY = ("dtype", "num_channels", "block_edge", "blocks_per_file_edge")
 _VERSION = 1
+# Positions and sizes are unsigned 32-bit numbers in libwkw, the reference for WKW.
+_POSITIONS = 2**32
 _MAX_LOG2 = 15
 _MAX_VOXEL_BYTES = 255
 # LZ4 takes no more than this in one piece (LZ4_MAX_INPUT_SIZE of the LZ4 block format).
@@ -131,13 +143,28 @@ class VolumeHeader:
         return self.block_type != "raw"
 
     @property
-    def write_edge(self) -> int:
-        """Edge of the smallest cube that one task may write beside others: a file or a block."""
-        return self.file_edge if self.is_compressed else self.block_edge
+    def voxel_type(self) -> VoxelType:
+        """What a voxel holds."""
+        return VoxelType(self.dtype, self.num_channels)
+
+    @property
+    def file_size(self) -> Vec3:
+        """Voxels per axis of a file."""
+        return (self.file_edge,) * 3
+
+    @property
+    def block_size(self) -> Vec3:
+        """Voxels per axis of a block."""
+        return (self.block_edge,) * 3
+
+    @property
+    def write_size(self) -> Vec3:
+        """Voxels per axis of the smallest box that two tasks must not share: a file or a block."""
+        return self.file_size if self.is_compressed else self.block_size
 
     @property
     def write_unit(self) -> str:
-        """What the cube of `write_edge` is called."""
+        """What a box of `write_size` is called."""
         return "file" if self.is_compressed else "block"
 
     @property
@@ -222,18 +249,44 @@ class VolumeHeader:
 
     def same_voxels_as(self, other: VolumeHeader) -> bool:
         """Return whether files of both can lie in one volume: all but the block type agrees."""
-        return self._geometry() == other._geometry()
+        return all(getattr(self, name) == getattr(other, name) for name in _GEOMETRY)
 
-    def difference_to(self, demanded: VolumeHeader) -> str:
-        """Return in words where files of this header do not fit into a volume of another one."""
-        names = ("dtype", "num_channels", "block_edge", "blocks_per_file_edge")
+    def describe(self) -> dict[str, Any]:
+        """Return block type, block edge and file edge, as plain values."""
+        return {
+            "block_type": self.block_type,
+            "block_edge": self.block_edge,
+            "file_edge": self.file_edge,
+        }
+
+    def difference_to(self, demanded: Any) -> str:
+        """Return in words where files of this header do not fit into a volume of another one.
+
+        The block type is named where nothing else differs.
+        """
+        if not isinstance(demanded, VolumeHeader):
+            return f"{self} instead of {demanded}"
+        is_fitting = self.same_voxels_as(demanded)
+        names = ("block_type",) if is_fitting else _GEOMETRY
         pairs = ((name, getattr(self, name), getattr(demanded, name)) for name in names)
         return ", ".join(
             f"{name} {mine} instead of {theirs}" for name, mine, theirs in pairs if mine != theirs
         )
 
-    def _geometry(self) -> tuple[Any, ...]:
-        return self.dtype, self.num_channels, self.block_edge, self.blocks_per_file_edge
+
+def check_addressable(box: BoundingBox, what: str = "the box") -> BoundingBox:
+    """Return an absolute box, or raise if WKW has no numbers for its voxels.
+
+    Raises
+    ------
+    BoundsError
+        If it does; the text calls it `what`.
+    """
+    if min(box.topleft) < 0:
+        raise BoundsError(f"{what} {box} begins at a negative position; WKW begins at 0.")
+    if max(box.bottomright) > _POSITIONS or max(box.size) == _POSITIONS:
+        raise BoundsError(f"{what} {box} goes beyond 2**32 voxels, which WKW can't hold.")
+    return box
 
 
 def _parse(data: bytes) -> tuple[VolumeHeader, int]:

@@ -9,8 +9,6 @@ machine code on disk.
 from __future__ import annotations
 
 import ctypes
-import errno
-import os
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -31,12 +29,7 @@ __all__ = [
     "finish_streams",
     "state_bytes",
     "stream_16_bytes",
-    "try_exchange",
-    "try_fallocate",
-    "try_rename_new",
 ]
-
-_AT_FDCWD, _RENAME_NOREPLACE, _RENAME_EXCHANGE = -100, 1, 2
 
 
 def _intrinsic(function: Callable[..., Any]) -> Any:
@@ -69,51 +62,6 @@ def state_bytes(name: str) -> int:
     """Return the bytes of working memory that a compression function needs."""
     size: int = ctypes.CFUNCTYPE(ctypes.c_int)(address_of(name))()
     return size
-
-
-def try_fallocate(descriptor: int, start: int, count: int) -> bool:
-    """Make a file longer with space on the disk behind it, and return whether that was possible.
-
-    Unlike `os.posix_fallocate` nothing is written where it can't; nor is a full disk an error.
-    """
-    function = _function("fallocate")
-    if function is None:
-        return False
-    failed: int = function(descriptor, 0, ctypes.c_int64(start), ctypes.c_int64(count))
-    return not failed
-
-
-def try_rename_new(source: str, target: str) -> bool:
-    """Rename a file to a name that nobody has, and return whether the file system can do that.
-
-    Raises
-    ------
-    FileExistsError
-        If somebody has it.
-    """
-    function = _function("renameat2")
-    if function is None:
-        return False
-    old, new = os.fsencode(source), os.fsencode(target)
-    failed: int = function(_AT_FDCWD, old, _AT_FDCWD, new, _RENAME_NOREPLACE)
-    if failed and ctypes.get_errno() == errno.EEXIST:
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
-    return not failed
-
-
-def try_exchange(one: str, other: str) -> bool:
-    """Let two files or directories have each other's name, and return whether that was possible."""
-    function = _function("renameat2")
-    if function is None:
-        return False
-    first, second = os.fsencode(one), os.fsencode(other)
-    return not function(_AT_FDCWD, first, _AT_FDCWD, second, _RENAME_EXCHANGE)
-
-
-@cache
-def _function(name: str) -> Any:
-    """Return a function of the C library for calls from Python; None if it lacks it."""
-    return getattr(ctypes.CDLL(None, use_errno=True), name, None)
 
 
 def _c_function(result: Any, *arguments: Any) -> Any:

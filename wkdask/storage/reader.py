@@ -11,7 +11,6 @@ import errno
 import os
 import stat
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,11 +30,10 @@ from wkdask.storage.atomic import (
     write_all,
 )
 from wkdask.storage.header import HEADER_BYTES, VolumeHeader
-from wkdask.storage.writer import WriteOptions, is_zero, pieces_of
+from wkdask.storage.volume import Voxels, WriteOptions, is_zero
+from wkdask.storage.writer import pieces_of
 
 __all__ = ["WkwFile", "create_header", "is_missing", "patch", "read_into"]
-
-Voxels = NDArray[Any]
 
 _NO_ENDS = np.empty(0, dtype=np.int64)
 _READ_ATTEMPTS = 3
@@ -222,7 +220,7 @@ def create_header(path: str, header: VolumeHeader) -> bool:
     with private(path) as (descriptor, temporary), naming(path, "writing"):
         write_all(descriptor, header.to_bytes(), 0)
         os.fsync(descriptor)
-        is_new = claim(descriptor, temporary, path)
+        is_new = claim(temporary, path)
         fsync_directory(os.path.dirname(path))
         return is_new
 
@@ -392,7 +390,7 @@ def _create_zeros(path: str, header: VolumeHeader, parts: list[Overlap]) -> None
         write_all(descriptor, header.to_bytes(header.data_offset_bytes), 0)
         os.ftruncate(descriptor, size_bytes)
         WkwFile(descriptor, path, header, _NO_ENDS).reserve(parts)
-        claim(descriptor, temporary, path)
+        claim(temporary, path)
 
 
 def _allocate(descriptor: int, start: int, count: int) -> None:

@@ -1,162 +1,151 @@
-"""A mag directory: a volume of voxels over many files; the one seam between arrays and disk.
+"""`Volume` and `Layout`: what the rest of the package knows of stored voxels, whatever the format.
 
-A `Volume` is a path and a header: small, picklable, without a handle. It knows where files lie and
-nothing of views, datasets or dask.
+A volume is a small frozen value without an open file, so that it can be sent to any worker. This
+module names no format: `storage.wkw` implements the protocol, and `storage.opening` finds out which
+implementation a path needs. Nothing above `storage` implements it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import re
-import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wkdask.errors import (
-    ArgumentError,
-    BoundsError,
-    DtypeError,
-    ExistsError,
-    FormatError,
-    MissingError,
-    storage_error,
-)
-from wkdask.geometry import BoundingBox, Vec3
-from wkdask.grids import Overlap, Region, overlaps, region_of, slices_in
-from wkdask.storage import atomic
-from wkdask.storage import reader as wkwfile
-from wkdask.storage import writer as filewriter
-from wkdask.storage.buffers import new_array
-from wkdask.storage.header import HEADER_BYTES, VolumeHeader
-from wkdask.storage.reader import WkwFile
-from wkdask.storage.writer import WriteOptions
+from wkdask.errors import ArgumentError, DtypeError
+from wkdask.geometry import BoundingBox, Vec3, whole
+from wkdask.grids import Region, overlaps, region_of
+from wkdask.storage.atomic import tagged
 
 __all__ = [
-    "HEADER_NAME",
     "JOURNALS_NAME",
+    "Layout",
     "Produce",
     "Volume",
+    "VoxelType",
+    "Voxels",
+    "WriteOptions",
     "Written",
-    "absolute",
+    "add_written",
     "as_voxels",
-    "counting",
+    "count_writes",
+    "is_zero",
 ]
 
-HEADER_NAME = "header.wkw"
 JOURNALS_NAME = ".wkdask-journal"
-"""Where runs that can be resumed note what is done; no reader of WKW looks there."""
-
-# Counts this process's own writes per directory, where modification times can't tell them apart.
-_CHANGES: Counter[str] = Counter()
-
+"""Where runs that can be resumed note what is done; no reader of voxels looks there."""
 
 Voxels = NDArray[Any]
 Produce = Callable[[BoundingBox], Voxels | None]
-"""Makes the voxels `(c, x, y, z)` of a box; None is zeros."""
+"""Returns the voxels `(c, x, y, z)` of a box; None stands for zeros."""
 
 
-@dataclass(slots=True)
-class Written:
-    """What was written while it was counted."""
+class VoxelType(NamedTuple):
+    """What one voxel holds. Voxels can be copied between volumes where this is equal."""
 
-    voxels: int = 0
-    """Once per channel."""
-    size_bytes: int = 0
-    """Bytes of files, as they are stored."""
+    dtype: str
+    """Name of the NumPy dtype of one channel."""
+    num_channels: int
+    """Values per voxel."""
+
+    def __str__(self) -> str:
+        return f"{self.num_channels} channel(s) of {self.dtype}"
 
 
-_written: ContextVar[Written | None] = ContextVar("wkdask-written", default=None)
+class Layout(Protocol):
+    """How the voxels of a volume are stored, wherever that is; a frozen, hashable value."""
 
+    @property
+    def voxel_type(self) -> VoxelType:
+        """What a voxel holds."""
 
-@contextlib.contextmanager
-def counting(tag: str = "") -> Iterator[Written]:
-    """Count what this thread writes to any volume; unfinished files carry the tag."""
-    written = Written()
-    token = _written.set(written)
-    try:
-        with atomic.tagged(tag):
-            yield written
-    finally:
-        _written.reset(token)
+    @property
+    def dtype(self) -> str:
+        """Name of the NumPy dtype of one channel."""
+
+    @property
+    def num_channels(self) -> int:
+        """Values per voxel."""
+
+    @property
+    def voxel_bytes(self) -> int:
+        """Bytes of a voxel, all channels, before compression."""
+
+    @property
+    def file_size(self) -> Vec3:
+        """Voxels per axis of a file, which is what one task writes."""
+
+    @property
+    def block_size(self) -> Vec3:
+        """Voxels per axis of a block, the smallest box that is read or decoded alone."""
+
+    @property
+    def write_size(self) -> Vec3:
+        """Voxels per axis of the smallest box that two tasks must not share: a file or a block."""
+
+    @property
+    def write_unit(self) -> str:
+        """What a box of `write_size` is called: `"file"` or `"block"`."""
+
+    def difference_to(self, demanded: Any) -> str:
+        """Return in words what differs from another layout; an empty text if nothing does."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the format calls its parts, as plain values for people and for JSON."""
 
 
 @dataclass(frozen=True, slots=True)
-class Volume:
-    """A mag directory and how its voxels are stored. Making one touches no disk.
+class WriteOptions:
+    """How files are written; the defaults are right for nearly everybody."""
 
-    Examples
-    --------
-    >>> volume = Volume.create("tissue/1", VolumeHeader("uint8", block_edge=8))
-    >>> volume.write(BoundingBox((5, 0, 0), (1, 2, 3)), np.full((1, 1, 2, 3), 7, np.uint8))
-    >>> volume.read((range(4, 7), range(1), range(1)))[0, :, 0, 0]
-    array([0, 7, 0], dtype=uint8)
+    fsync: bool = False
+    """Whether each file and its name are on the disk, and not only in the system's memory, when it
+    counts as written. Without it a power cut, but no killed process, can lose what was written
+    last."""
+    keep_zeros: bool = False
+    """Whether files of nothing but zeros are written. A missing file means the same."""
+    hc_level: int | None = None
+    """How hard LZ4HC tries, from 3 to 12: smaller files against time. By default 10 for blocks
+    that shrink to less than a sixteenth, where it pays, and 5 for others."""
+
+    def __post_init__(self) -> None:
+        for name in ("fsync", "keep_zeros"):
+            value = getattr(self, name)
+            if not isinstance(value, bool):
+                raise ArgumentError(f"{name} is {value!r}, but must be True or False.")
+        if self.hc_level is None:
+            return
+        object.__setattr__(self, "hc_level", whole(self.hc_level, "hc_level"))
+        if not 3 <= self.hc_level <= 12:
+            raise ArgumentError(f"hc_level is {self.hc_level}, but LZ4HC has levels 3 to 12.")
+
+
+@dataclass(frozen=True, slots=True)
+class Volume(ABC):
+    """Voxels `(c, x, y, z)` over many files, at one place. Making a volume touches no file.
+
+    A subclass adds its layout as a field. Positions are absolute voxels of the volume's own mag.
     """
 
     path: str
-    """The directory, absolute, so that it means the same on every worker."""
-    header: VolumeHeader
-    """What every file must hold; the block type is that of files to be written."""
-    options: WriteOptions = field(default_factory=WriteOptions)
+    """Where the volume lies; it means the same in every process."""
+    options: WriteOptions = field(default_factory=WriteOptions, kw_only=True)
     """How files are written; what they hold does not depend on it."""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "path", absolute(self.path))
-
-    @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Volume:
-        """Return the volume of an existing directory, after reading its `header.wkw`.
-
-        Raises
-        ------
-        MissingError
-            If there is no directory or no `header.wkw` in it.
-        FormatError
-            If `header.wkw` is not a WKW header.
-        """
-        directory = absolute(path)
-        return cls(directory, _read_header(directory))
-
-    @classmethod
-    def create(cls, path: str | os.PathLike[str], header: VolumeHeader) -> Volume:
-        """Make a directory with its `header.wkw`.
-
-        Raises
-        ------
-        ExistsError
-            If there is a `header.wkw` already; nothing is changed.
-        StorageError
-            If the file system refuses; no `header.wkw` is left behind.
-        """
-        volume = cls(os.fspath(path), header)
-        target = os.path.join(volume.path, HEADER_NAME)
-        # Asked before, too, because nobody may write to the directory of a finished volume.
-        if os.path.lexists(target) or not wkwfile.create_header(target, header):
-            raise ExistsError(f"{target} exists: open the volume, or choose another path.")
-        return volume
-
     @property
-    def key(self) -> str:
-        """A short text that stands for the directory in the names of tasks."""
-        return hashlib.blake2b(self.path.encode(), digest_size=6).hexdigest()
+    @abstractmethod
+    def layout(self) -> Layout:
+        """How the voxels are stored."""
 
-    def check_header(self) -> None:
-        """Raise unless `header.wkw` on disk still says what this volume's header says."""
-        found = _read_header(self.path)
-        if not found.same_voxels_as(self.header):
-            raise FormatError(
-                f"{os.path.join(self.path, HEADER_NAME)} has {found.difference_to(self.header)}, "
-                "which is what the view was made with. Open it again."
-            )
+    # --- voxels -----------------------------------------------------------------------------
 
+    @abstractmethod
     def read(self, region: Region) -> NDArray[np.generic]:
         """Return the voxels of a region, `(c, x, y, z)` in Fortran order; missing files are zeros.
 
@@ -165,25 +154,12 @@ class Volume:
         FormatError
             If a file that the region touches is unreadable.
         MissingError
-            If the whole directory is gone.
+            If the whole volume is gone.
         """
-        shape = (self.header.num_channels, *map(len, region))
-        out, is_zero = new_array(shape, self.header.dtype)
-        complete = True
-        for part in self._parts(region):
-            target = out[(slice(None), *part.target)]
-            path = self.file_path(part.cell)
-            if not wkwfile.read_into(target, path, self.header, part.source):
-                complete = False
-                if not is_zero:
-                    target[...] = 0
-        if not complete:
-            # Files of another size would lie elsewhere, and what is not found counts as zero.
-            self.check_header()
-        return out
 
-    def write(self, box: BoundingBox, voxels: NDArray[np.generic]) -> None:
-        """Write a box; files of compressed volumes that it covers partly are merged.
+    @abstractmethod
+    def write(self, box: BoundingBox, voxels: Voxels) -> None:
+        """Write a box; what it does not cover of its files stays.
 
         Parameters
         ----------
@@ -199,29 +175,21 @@ class Volume:
         FormatError
             If a file that has to be merged is unreadable; it stays as it is.
         """
-        self.check_voxels(voxels.dtype, voxels.shape)
-        if voxels.shape[1:] != box.size:
-            raise ArgumentError(f"voxels of shape {voxels.shape} do not fill the box {box}.")
-        self._fill(
-            box,
-            lambda part: voxels[(slice(None), *slices_in(part, box.topleft))],
-            is_owner=False,
-            is_made=True,
-        )
 
-    def fill(self, box: BoundingBox, produce: Produce, *, is_owner: bool = False) -> None:
+    @abstractmethod
+    def fill(self, box: BoundingBox, produce: Produce, *, exclusive: bool = False) -> None:
         """Write a box whose voxels are made when they are needed, in pieces of at most 8 MiB.
 
         Parameters
         ----------
         box
-            Where, in absolute voxels; files of compressed volumes that it covers partly are merged.
+            Where, in absolute voxels.
         produce
             Called with boxes inside of it; returns their voxels `(c, x, y, z)`, of exactly the
             volume's dtype, or None for zeros.
-        is_owner
-            Whether nobody else writes to the files of the box meanwhile: raw files that it covers
-            partly are then merged too, and not patched in place.
+        exclusive
+            Whether no other task writes to the files of the box: files that are patched in place
+            otherwise are then replaced whole.
 
         Raises
         ------
@@ -232,209 +200,90 @@ class Volume:
         FormatError
             If a file that has to be merged is unreadable; it stays as it is.
         """
-        self._fill(box, produce, is_owner=is_owner, is_made=False)
 
-    def fill_part(
-        self, cell: Vec3, box: BoundingBox, produce: Produce, pieces: range
-    ) -> filewriter.Part:
-        """Pack some pieces of the file of a cell, of which a box is written; see `fill`.
+    @abstractmethod
+    def is_missing(self, box: BoundingBox) -> bool:
+        """Return whether no file of a box exists, so that it is zero; none is opened."""
 
-        The parts of all pieces become the file by `join`.
-        """
-        self.check_header()
-        path = self.file_path(cell)
-        with self._merging(cell, box, produce) as piece_of:
-            return filewriter.write_part(path, self.header, pieces, piece_of, self.options)
+    # --- files ------------------------------------------------------------------------------
 
-    def join(self, cell: Vec3, box: BoundingBox, parts: Iterable[filewriter.Part]) -> None:
-        """Write the file of a cell from its parts, in order, which stay where they are."""
-        self.check_header()
-        try:
-            with filewriter.writing(self.file_path(cell), self.header, self.options) as file:
-                for part in parts:
-                    file.append_part(part)
-            self._count(self._inside(cell, box), file.size_bytes)
-        finally:
-            self.note_change()
+    @abstractmethod
+    def file_path(self, cell: Vec3) -> str:
+        """Return where the file of a cell `(x, y, z)` of the file grid lies."""
+
+    @abstractmethod
+    def files(self) -> Iterator[tuple[Vec3, int]]:
+        """Yield the cell `(x, y, z)` and the size in bytes of every file that exists."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise unless what is stored still has the layout that this value says."""
+
+    @abstractmethod
+    def check_file(self, cell: Vec3, *, decode: bool = False) -> None:
+        """Raise unless a file can be read, which a missing one can; `decode` reads every block."""
+
+    @abstractmethod
+    def sweep(self, tag: str, box: BoundingBox) -> int:
+        """Delete what dead writers with a tag left of the files of a box; return how many files."""
+
+    @abstractmethod
+    def version(self) -> tuple[int, int]:
+        """Return a value that differs after each change made through wkdask, by any process."""
+
+    @abstractmethod
+    def note_change(self) -> None:
+        """Make `version` differ from now on, for other processes too where that is possible."""
+
+    # --- what follows -----------------------------------------------------------------------
+
+    def with_options(self, **changes: Any) -> Self:
+        """Return the same volume, whose files are written with other `WriteOptions`."""
+        return replace(self, options=replace(self.options, **changes))
+
+    @property
+    def key(self) -> str:
+        """A short text that stands for the path in the names of tasks."""
+        return hashlib.blake2b(self.path.encode(), digest_size=6).hexdigest()
 
     def cells(self, box: BoundingBox) -> Iterator[Vec3]:
         """Yield the cells `(x, y, z)` of the files that a box touches."""
-        return (part.cell for part in self._parts(region_of(box)))
+        return (part.cell for part in overlaps(region_of(box), self.layout.file_size))
 
     def file_box(self, cell: Vec3) -> BoundingBox:
         """Return the voxels of the file of a cell, in absolute positions."""
-        edge = self.header.file_edge
-        return BoundingBox((at * edge for at in cell), (edge,) * 3)
-
-    def check_voxels(self, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> None:
-        """Raise unless an array of this dtype and shape `(c, x, y, z)` can be written here."""
-        if dtype != np.dtype(self.header.dtype):
-            raise DtypeError(
-                f"the voxels are {dtype}, but {self.path} stores {self.header.dtype}. "
-                f'Convert on purpose: data.astype("{self.header.dtype}").'
-            )
-        if len(shape) != 4 or shape[0] != self.header.num_channels:
-            raise ArgumentError(
-                f"the data have shape {shape}, but must be (c, x, y, z) with "
-                f"c = {self.header.num_channels}, the number of channels of {self.path}."
-            )
-
-    def file_path(self, cell: Vec3) -> str:
-        """Return where the file of a cell `(x, y, z)` of the file grid lies."""
-        x, y, z = cell
-        return f"{self.path}{os.sep}z{z}{os.sep}y{y}{os.sep}x{x}.wkw"
-
-    def is_missing(self, box: BoundingBox) -> bool:
-        """Return whether no file of a box exists, so that it is zero; none is opened."""
-        parts = self._parts(region_of(box))
-        return all(wkwfile.is_missing(self.file_path(part.cell)) for part in parts)
-
-    def files(self) -> Iterator[tuple[Vec3, int]]:
-        """Yield the cell `(x, y, z)` and the size in bytes of every file on disk."""
-        for z, z_entry in _numbered(self.path, "z", ""):
-            for y, y_entry in _numbered(z_entry.path, "y", ""):
-                for x, x_entry in _numbered(y_entry.path, "x", ".wkw"):
-                    yield (x, y, z), _size_bytes(x_entry)
+        size = self.layout.file_size
+        return BoundingBox((at * edge for at, edge in zip(cell, size, strict=True)), size)
 
     def box_on_disk(self) -> BoundingBox:
-        """Return the smallest box around the files on disk, in voxels."""
-        edge = self.header.file_edge
+        """Return the smallest box around the files that exist, in voxels."""
         corners = np.array([cell for cell, _ in self.files()], dtype=np.int64).reshape(-1, 3)
         if not len(corners):
             return BoundingBox((0, 0, 0), (0, 0, 0))
+        size = np.array(self.layout.file_size)
         return BoundingBox.from_corners(
-            corners.min(axis=0) * edge, (corners.max(axis=0) + 1) * edge
+            corners.min(axis=0) * size, (corners.max(axis=0) + 1) * size
         )
 
-    def sweep(self, tag: str, box: BoundingBox) -> int:
-        """Delete what dead writers with a tag left beside the files of a box, and in journals.
-
-        Others are left alone: some file systems keep locks on one machine, and do not tell here
-        that a writer elsewhere is alive.
-
-        Returns
-        -------
-        int
-            How many files there were.
-        """
-        ending = f".{tag}{atomic.TEMPORARY_SUFFIX}"
-        return sum(
-            atomic.sweep_leftover(path)
-            for directory in self._directories(box)
-            for path in _named(directory, ending)
-        )
-
-    def _directories(self, box: BoundingBox) -> Iterator[str]:
-        """Yield the directories in which files of a box lie, and those of journals."""
-        edge = self.header.file_edge
-        _, ys, zs = (
-            range(start // edge, -(-stop // edge))
-            for start, stop in zip(box.topleft, box.bottomright, strict=True)
-        )
-        yield from (os.path.dirname(self.file_path((0, y, z))) for z in zs for y in ys)
-        for directory, _, _ in os.walk(os.path.join(self.path, JOURNALS_NAME)):
-            yield directory
-
-    def version(self) -> tuple[int, int]:
-        """Return a value that differs after each change made through wkdask, by any process."""
-        try:
-            return os.stat(self.path).st_mtime_ns, _CHANGES[self.path]
-        except OSError as error:
-            raise _missing_or(error, self.path) from None
-
-    def note_change(self) -> None:
-        """Make `version` differ from now on, for other processes too where that is possible."""
-        with contextlib.suppress(OSError):
-            before = os.stat(self.path).st_mtime_ns
-            # Clocks of file systems are coarse: two changes may have the same time.
-            now = max(time.time_ns(), before + 1)
-            os.utime(self.path, ns=(now, now))
-            if os.stat(self.path).st_mtime_ns > before:
-                return
-        _CHANGES[self.path] += 1
-
-    def _parts(self, region: Region) -> Iterator[Overlap]:
-        return overlaps(region, (self.header.file_edge,) * 3)
-
-    def _fill(self, box: BoundingBox, produce: Produce, *, is_owner: bool, is_made: bool) -> None:
-        """Write a box; see `fill`. What is made already is patched into raw files at once."""
-        if min(box.topleft) < 0:
-            raise BoundsError(f"the box {box} has negative positions, which no file can hold.")
-        self.check_header()
-        try:
-            for cell in self.cells(box):
-                inside = self._inside(cell, box)
-                with self._merging(cell, box, produce) as piece_of:
-                    if self.header.is_compressed or is_owner or self._is_whole(inside):
-                        size_bytes = self._write_file(cell, piece_of)
-                    else:
-                        size_bytes = inside.volume * self.header.voxel_bytes
-                        pieces = [inside] if is_made else filewriter.pieces_of(self.header)
-                        self._patch_file(cell, inside, piece_of, pieces)
-                self._count(inside, size_bytes)
-        finally:
-            # Also after a failure: the files before it were written.
-            self.note_change()
-
-    def _write_file(self, cell: Vec3, piece_of: Produce) -> int:
-        """Write a file piece by piece, and return its bytes."""
-        with filewriter.writing(self.file_path(cell), self.header, self.options) as file:
-            for piece in file.pieces:
-                file.append(piece_of(piece))
-        return file.size_bytes
-
-    def _patch_file(
-        self, cell: Vec3, inside: BoundingBox, piece_of: Produce, pieces: Iterable[BoundingBox]
-    ) -> None:
-        """Write a box into a raw file in place, piece by piece."""
-        for piece in pieces:
-            common = piece.intersected_with(inside, dont_assert=True)
-            voxels = None if common.is_empty else piece_of(common)
-            if voxels is None:
-                shape = (self.header.num_channels, *common.size)
-                voxels = np.zeros(shape, self.header.dtype, order="F")
-            if not common.is_empty:
-                path = self.file_path(cell)
-                wkwfile.patch(path, self.header, common, voxels, self.options)
-
-    @contextlib.contextmanager
-    def _merging(self, cell: Vec3, box: BoundingBox, produce: Produce) -> Iterator[Produce]:
-        """Yield what makes pieces of a file: new voxels inside a box, and old ones elsewhere."""
-        whole, inside = self.file_box(cell), self._inside(cell, box)
-
-        def new_voxels(part: BoundingBox) -> Voxels | None:
-            voxels = produce(part.moved_by(whole.topleft))
-            if voxels is not None:
-                self.check_voxels(voxels.dtype, voxels.shape)
-            return voxels
-
-        with self._old_file(self.file_path(cell), self._is_whole(inside)) as old:
-            yield partial(_merged, old, inside, new_voxels, self.header)
-
-    def _inside(self, cell: Vec3, box: BoundingBox) -> BoundingBox:
-        """Return what a box has in common with a file, counted from the file's first voxel."""
-        whole = self.file_box(cell)
-        common = whole.intersected_with(box, dont_assert=True)
-        return common.moved_by(-at for at in whole.topleft)
-
-    def _is_whole(self, inside: BoundingBox) -> bool:
-        return inside.size == (self.header.file_edge,) * 3
-
-    def _count(self, inside: BoundingBox, size_bytes: int) -> None:
-        """Tell who counts that a box was written into a file."""
-        if written := _written.get():
-            written.voxels += inside.volume * self.header.num_channels
-            written.size_bytes += size_bytes
-
-    def _old_file(self, path: str, is_whole: bool) -> contextlib.AbstractContextManager[Any]:
-        """Open the file that is to be merged, if there is one."""
-        if not is_whole:
-            with contextlib.suppress(FileNotFoundError):
-                return WkwFile.open(path, self.header)
-        return contextlib.nullcontext()
+    def check_voxels(self, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> None:
+        """Raise unless an array of this dtype and shape `(c, x, y, z)` can be written here."""
+        wanted, num_channels = self.layout.voxel_type
+        if dtype != np.dtype(wanted):
+            raise DtypeError(
+                f"the voxels are {dtype}, but {self.path} stores {wanted}. "
+                f'Convert on purpose: data.astype("{wanted}").'
+            )
+        if len(shape) != 4 or shape[0] != num_channels:
+            raise ArgumentError(
+                f"the data have shape {shape}, but must be (c, x, y, z) with "
+                f"c = {num_channels}, the number of channels of {self.path}."
+            )
 
 
-def as_voxels(data: Any) -> NDArray[Any]:
+# --- arrays -------------------------------------------------------------------------------------
+
+
+def as_voxels(data: Any) -> Voxels:
     """Return data as a plain array, unless that would lose what it says of its voxels.
 
     Raises
@@ -455,90 +304,44 @@ def as_voxels(data: Any) -> NDArray[Any]:
     return np.asarray(data)
 
 
-def _merged(
-    old: WkwFile | None,
-    inside: BoundingBox,
-    new_voxels: Produce,
-    header: VolumeHeader,
-    piece: BoundingBox,
-) -> Voxels | None:
-    """Return the voxels of a piece of a file: new ones inside a box, old ones elsewhere."""
-    common = piece.intersected_with(inside, dont_assert=True)
-    voxels = None if common.is_empty else new_voxels(common)
-    if common == piece or (old is None and voxels is None):
-        return voxels
-    out = np.zeros((header.num_channels, *piece.size), header.dtype, order="F")
-    if old is not None:
-        old.read_into(out, region_of(piece))
-    if not common.is_empty:
-        out[(slice(None), *slices_in(common, piece.topleft))] = 0 if voxels is None else voxels
-    return out
+def is_zero(voxels: Voxels) -> bool:
+    """Return whether every bit of an array `(c, x, y, z)` is zero."""
+    # By bits: -0.0 is no zero, and NaN no reason for a warning.
+    bits = voxels.view(f"u{voxels.itemsize}")
+    # Few first, because most arrays soon have a voxel that is not zero.
+    return not (bits[:, ::17, ::19].any() or bits.any())
 
 
-def absolute(path: str | os.PathLike[str]) -> str:
-    """Return a path that means the same in every process.
-
-    Raises
-    ------
-    ArgumentError
-        If it holds a NUL character, where other libraries would cut it.
-    """
-    text = os.fspath(path)
-    if "\0" in text:
-        raise ArgumentError(f"the path {text!r} has a NUL character.")
-    return os.path.abspath(text)
+# --- counts -------------------------------------------------------------------------------------
 
 
-def _read_header(directory: str) -> VolumeHeader:
-    path = os.path.join(directory, HEADER_NAME)
+@dataclass(slots=True)
+class Written:
+    """What was written inside a `count_writes` block."""
+
+    voxels: int = 0
+    """Once per channel."""
+    size_bytes: int = 0
+    """Bytes of files, as they are stored."""
+
+
+_written: ContextVar[Written | None] = ContextVar("wkdask-written", default=None)
+
+
+@contextlib.contextmanager
+def count_writes(tag: str = "") -> Iterator[Written]:
+    """Count what this thread writes to any volume; the names of unfinished files carry the tag."""
+    written = Written()
+    token = _written.set(written)
     try:
-        with open(path, "rb") as file:
-            return VolumeHeader.from_bytes(file.read(HEADER_BYTES))
-    except FormatError as error:
-        raise FormatError(
-            f"{path} {error}. Restore it: the voxels can't be read without."
-        ) from None
-    except OSError as error:
-        raise _missing_or(error, directory) from None
+        with tagged(tag):
+            yield written
+    finally:
+        _written.reset(token)
 
 
-def _missing_or(error: OSError, directory: str) -> Exception:
-    if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return _no_header(directory)
-    return storage_error(error, os.path.join(directory, HEADER_NAME), "reading the header")
-
-
-def _no_header(directory: str) -> MissingError:
-    if not os.path.isdir(directory):
-        return MissingError(f"{directory} is not a directory; a mag directory was expected.")
-    return MissingError(
-        f"{directory} has no {HEADER_NAME}, so it is no mag directory. Open a directory such as "
-        "color/1, or a dataset with wkdask.open."
-    )
-
-
-def _named(directory: str, ending: str) -> Iterator[str]:
-    """Yield the files of a directory, if there is one, whose names have an ending."""
-    with contextlib.suppress(OSError), os.scandir(directory) as entries:
-        yield from (entry.path for entry in entries if entry.name.endswith(ending))
-
-
-def _size_bytes(entry: os.DirEntry[str]) -> int:
-    try:
-        return entry.stat().st_size
-    except OSError:
-        # Such as a link to nothing: whoever reads it is told.
-        return 0
-
-
-def _numbered(directory: str, prefix: str, suffix: str) -> Iterator[tuple[int, os.DirEntry[str]]]:
-    pattern = re.compile(f"{prefix}(0|[1-9][0-9]*){re.escape(suffix)}")
-    try:
-        with os.scandir(directory) as entries:
-            for entry in entries:
-                if match := pattern.fullmatch(entry.name):
-                    yield int(match[1]), entry
-    except FileNotFoundError:
-        raise _no_header(directory) from None
-    except OSError as error:
-        raise storage_error(error, directory, "listing files") from None
+def add_written(voxels: int, size_bytes: int) -> None:
+    """Add to the count of the block in which this thread is, if it is in one."""
+    if written := _written.get():
+        written.voxels += voxels
+        written.size_bytes += size_bytes

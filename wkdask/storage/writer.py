@@ -13,30 +13,25 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wkdask.errors import ArgumentError
-from wkdask.geometry import BoundingBox, whole
+from wkdask.geometry import BoundingBox
 from wkdask.storage import codec
-from wkdask.storage import intrinsics as clib
-from wkdask.storage.atomic import commit, naming, private, remove, write_all
+from wkdask.storage.atomic import commit, naming, private, remove, try_fallocate, write_all
 from wkdask.storage.header import VolumeHeader
+from wkdask.storage.volume import Voxels, WriteOptions, is_zero
 
 __all__ = [
     "Part",
     "PieceWriter",
-    "WriteOptions",
-    "is_zero",
     "piece_count",
     "pieces_of",
     "write_part",
     "writing",
 ]
-
-Voxels = NDArray[Any]
 
 _PIECE_BYTES = 2**23
 _RESERVE_BYTES, _RESERVE_FROM_BYTES = 2**23, 2**20
@@ -45,32 +40,6 @@ _ROOMY_BYTES = 2**30
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # Why `copy_file_range` may refuse what reading and writing can do.
 _CANT_COPY = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM)
-
-
-@dataclass(frozen=True, slots=True)
-class WriteOptions:
-    """How files are written; the defaults are right for nearly everybody."""
-
-    fsync: bool = False
-    """Whether each file and its name are on the disk, and not only in the system's memory, when it
-    counts as written. Without it a power cut, but no killed process, can lose what was written
-    last."""
-    keep_zeros: bool = False
-    """Whether files of nothing but zeros are written. A missing file means the same."""
-    hc_level: int | None = None
-    """How hard LZ4HC tries, from 3 to 12: smaller files against time. By default 10 for blocks
-    that shrink to less than a sixteenth, where it pays, and 5 for others."""
-
-    def __post_init__(self) -> None:
-        for name in ("fsync", "keep_zeros"):
-            value = getattr(self, name)
-            if not isinstance(value, bool):
-                raise ArgumentError(f"{name} is {value!r}, but must be True or False.")
-        if self.hc_level is None:
-            return
-        object.__setattr__(self, "hc_level", whole(self.hc_level, "hc_level"))
-        if not 3 <= self.hc_level <= 12:
-            raise ArgumentError(f"hc_level is {self.hc_level}, but LZ4HC has levels 3 to 12.")
 
 
 def pieces_of(header: VolumeHeader, pieces: range | None = None) -> Iterator[BoundingBox]:
@@ -319,7 +288,7 @@ class _Output:
             return
         self._reserved = self.end + max(count, _RESERVE_BYTES)
         taken = self._reserved - self.end
-        if not clib.try_fallocate(self.descriptor, self.end, taken):
+        if not try_fallocate(self.descriptor, self.end, taken):
             # It may have taken a part.
             self._give_back()
 
@@ -430,11 +399,3 @@ def _free_bytes(descriptor: int) -> int:
     """Return how much this process may still write to the file's disk."""
     status = os.fstatvfs(descriptor)
     return status.f_bavail * status.f_frsize
-
-
-def is_zero(voxels: Voxels) -> bool:
-    """Return whether every bit of an array `(c, x, y, z)` is zero."""
-    # By bits: -0.0 is no zero, and NaN no reason for a warning.
-    bits = voxels.view(f"u{voxels.itemsize}")
-    # Few first, because most arrays have another voxel soon.
-    return not (bits[:, ::17, ::19].any() or bits.any())

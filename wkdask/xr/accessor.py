@@ -16,7 +16,8 @@ from wkdask.dataset.lookup import other_mag
 from wkdask.errors import ArgumentError, BoundsError
 from wkdask.geometry import BoundingBox, Mag, MagLike
 from wkdask.runtime.report import RunReport
-from wkdask.storage.header import BlockType, VolumeHeader
+from wkdask.storage.header import BlockType, VolumeHeader, check_addressable
+from wkdask.storage.opening import volume_at
 from wkdask.storage.volume import Volume
 from wkdask.xr import plot as plotting
 from wkdask.xr.coordinates import SPATIAL, Grid, box_in, grid_of, is_physical, placed, voxels_of
@@ -230,10 +231,9 @@ class ArrayAccessor(OnGrid):
         header = VolumeHeader(str(array.dtype), array.sizes.get("c", 1), *edges, block_type)
         place = Destination.of(target, array, name, category)
         grid = place.grid(array)
-        future = Volume(str(place.path / str(grid.mag)), header)
+        future = volume_at(place.path / str(grid.mag), header)
         data, box = _voxels(array, grid, future)
-        if min(box.topleft) < 0:
-            raise BoundsError(f"the array lies at {box}, but WKW holds no negative positions.")
+        check_addressable(box)
         storing.aligned_array(data, future, box.topleft, align=align, is_new=True)
         around = box.scaled_by(grid.mag)
         place.check(grid, header, around)
@@ -375,7 +375,7 @@ class DatasetAccessor(OnGrid):
 def _voxels(array: xr.DataArray, grid: Grid, volume: Volume) -> tuple[Any, BoundingBox]:
     """Return an array as dask voxels `(c, x, y, z)`, and their box in a grid."""
     axes = voxels_of(array, grid)
-    num_channels = volume.header.num_channels
+    num_channels = volume.layout.num_channels
     if array.chunks is None:
         # Before anything else, because xarray reads lazy voxels when it adds a dimension to them.
         handle = VolumeArray(volume, (range(num_channels), *axes))

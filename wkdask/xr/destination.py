@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 from wkdask.dataset.dataset import Dataset, Layer, create
 from wkdask.dataset.properties import FILE_NAME, LayerProperties
 from wkdask.errors import ArgumentError, DtypeError, ExistsError
-from wkdask.geometry import BoundingBox, Mag
-from wkdask.storage.header import VolumeHeader
-from wkdask.storage.volume import absolute
+from wkdask.geometry import BoundingBox, Mag, absolute
+from wkdask.storage.volume import Layout
 from wkdask.xr.coordinates import Grid, grid_of
 
 if TYPE_CHECKING:
@@ -75,28 +74,26 @@ class Destination:
         fine = None if dataset is None else Grid(Mag(1), dataset.voxel_size, dataset.unit)
         return grid_of(array, fine)
 
-    def check(self, grid: Grid, header: VolumeHeader, box: BoundingBox) -> None:
+    def check(self, grid: Grid, layout: Layout, box: BoundingBox) -> None:
         """Refuse what can't be made; a box in voxels of mag 1 will be written to it."""
-        voxels = (header.dtype, header.num_channels)
         if isinstance(self.target, Layer):
-            if (self.target.dtype.name, self.target.num_channels) != voxels:
+            found = self.target.properties.voxel_type
+            if found != layout.voxel_type:
                 raise DtypeError(
-                    f"the array has {voxels[1]} channel(s) of {voxels[0]}, but the layer "
-                    f"{self.name!r} has {self.target.num_channels} of {self.target.dtype}."
+                    f"the array has {layout.voxel_type}, but the layer {self.name!r} has {found}."
                 )
             return
-        LayerProperties(self.name, self.category, box, *voxels)
+        LayerProperties(self.name, self.category, box, *layout.voxel_type)
         dataset = self.dataset()
         if dataset is not None and self.name in dataset.layers:
             raise ExistsError(f"{dataset.path} has a layer {self.name!r} already.")
         grid.spacing_nm  # noqa: B018 - raises if no voxel size is known
 
-    def made(self, grid: Grid, header: VolumeHeader, box: BoundingBox) -> Layer:
+    def made(self, grid: Grid, layout: Layout, box: BoundingBox) -> Layer:
         """Return the layer, made if need be."""
         if isinstance(self.target, Layer):
             return self.target
         dataset = self.dataset()
         if dataset is None:
             dataset = create(self.path.parent, grid.voxel_size, grid.unit)  # type: ignore[arg-type]
-        voxels = (header.dtype, header.num_channels)
-        return dataset.add_layer(self.name, self.category, *voxels, box)
+        return dataset.add_layer(self.name, self.category, *layout.voxel_type, box)

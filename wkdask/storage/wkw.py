@@ -1,0 +1,405 @@
+"""A WKW volume: a mag directory with `header.wkw` and a grid of `.wkw` files.
+
+It knows where the files of a box lie and which of them are merged, patched or replaced. `reader`
+and `writer` know what is in one file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wkdask.errors import (
+    ArgumentError,
+    BoundsError,
+    ExistsError,
+    FormatError,
+    MissingError,
+    storage_error,
+)
+from wkdask.geometry import BoundingBox, Vec3, absolute
+from wkdask.grids import Overlap, Region, overlaps, region_of, slices_in
+from wkdask.storage import atomic
+from wkdask.storage import reader as wkwfile
+from wkdask.storage import writer as filewriter
+from wkdask.storage.buffers import new_array
+from wkdask.storage.header import HEADER_BYTES, VolumeHeader
+from wkdask.storage.reader import WkwFile
+from wkdask.storage.volume import JOURNALS_NAME, Produce, Volume, Voxels, add_written
+
+__all__ = ["HEADER_NAME", "WkwVolume", "as_wkw"]
+
+HEADER_NAME = "header.wkw"
+
+# Counts this process's own writes per directory, where modification times can't tell them apart.
+_CHANGES: Counter[str] = Counter()
+
+
+@dataclass(frozen=True, slots=True)
+class WkwVolume(Volume):
+    """A mag directory and how its voxels are stored. Making one touches no disk.
+
+    Examples
+    --------
+    >>> volume = WkwVolume.create("tissue/1", VolumeHeader("uint8", block_edge=8))
+    >>> volume.write(BoundingBox((5, 0, 0), (1, 2, 3)), np.full((1, 1, 2, 3), 7, np.uint8))
+    >>> volume.read((range(4, 7), range(1), range(1)))[0, :, 0, 0]
+    array([0, 7, 0], dtype=uint8)
+    """
+
+    header: VolumeHeader
+    """What every file must hold; the block type is that of files to be written."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", absolute(self.path))
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> WkwVolume:
+        """Return the volume of an existing directory, after reading its `header.wkw`.
+
+        Raises
+        ------
+        MissingError
+            If there is no directory or no `header.wkw` in it.
+        FormatError
+            If `header.wkw` is not a WKW header.
+        """
+        directory = absolute(path)
+        return cls(directory, _read_header(directory))
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], header: VolumeHeader) -> WkwVolume:
+        """Make a directory with its `header.wkw`.
+
+        Raises
+        ------
+        ExistsError
+            If there is a `header.wkw` already; nothing is changed.
+        StorageError
+            If the file system refuses; no `header.wkw` is left behind.
+        """
+        volume = cls(os.fspath(path), header)
+        target = os.path.join(volume.path, HEADER_NAME)
+        # Asked before, too, because nobody may write to the directory of a finished volume.
+        if os.path.lexists(target) or not wkwfile.create_header(target, header):
+            raise ExistsError(f"{target} exists: open the volume, or choose another path.")
+        return volume
+
+    @property
+    def layout(self) -> VolumeHeader:
+        """The header."""
+        return self.header
+
+    def check(self) -> None:
+        """Raise unless `header.wkw` on disk still says what this volume's header says."""
+        found = _read_header(self.path)
+        if not found.same_voxels_as(self.header):
+            raise FormatError(
+                f"{os.path.join(self.path, HEADER_NAME)} has {found.difference_to(self.header)}, "
+                "which is what the view was made with. Open it again."
+            )
+
+    def replace_header(self) -> None:
+        """Let `header.wkw` say what this volume's header says."""
+        with atomic.replacing(os.path.join(self.path, HEADER_NAME), fsync=True) as descriptor:
+            os.write(descriptor, self.header.to_bytes())
+        self.note_change()
+
+    def read(self, region: Region) -> NDArray[np.generic]:
+        """Return the voxels of a region; see `Volume.read`."""
+        shape = (self.header.num_channels, *map(len, region))
+        out, is_zero = new_array(shape, self.header.dtype)
+        complete = True
+        for part in self._parts(region):
+            target = out[(slice(None), *part.target)]
+            path = self.file_path(part.cell)
+            if not wkwfile.read_into(target, path, self.header, part.source):
+                complete = False
+                if not is_zero:
+                    target[...] = 0
+        if not complete:
+            # Files of another size would lie elsewhere, and what is not found counts as zero.
+            self.check()
+        return out
+
+    def write(self, box: BoundingBox, voxels: NDArray[np.generic]) -> None:
+        """Write a box; files of compressed volumes that it covers partly are merged."""
+        self.check_voxels(voxels.dtype, voxels.shape)
+        if voxels.shape[1:] != box.size:
+            raise ArgumentError(f"voxels of shape {voxels.shape} do not fill the box {box}.")
+        self._fill(
+            box,
+            lambda part: voxels[(slice(None), *slices_in(part, box.topleft))],
+            exclusive=False,
+            is_made=True,
+        )
+
+    def fill(self, box: BoundingBox, produce: Produce, *, exclusive: bool = False) -> None:
+        """Write a box piece by piece; see `Volume.fill`."""
+        self._fill(box, produce, exclusive=exclusive, is_made=False)
+
+    def fill_part(
+        self, cell: Vec3, box: BoundingBox, produce: Produce, pieces: range
+    ) -> filewriter.Part:
+        """Pack some pieces of the file of a cell, of which a box is written; see `fill`.
+
+        The parts of all pieces become the file by `join`.
+        """
+        self.check()
+        path = self.file_path(cell)
+        with self._merging(cell, box, produce) as piece_of:
+            return filewriter.write_part(path, self.header, pieces, piece_of, self.options)
+
+    def join(self, cell: Vec3, box: BoundingBox, parts: Iterable[filewriter.Part]) -> None:
+        """Write the file of a cell from its parts, in order, which stay where they are."""
+        self.check()
+        try:
+            with filewriter.writing(self.file_path(cell), self.header, self.options) as file:
+                for part in parts:
+                    file.append_part(part)
+            self._count(self._inside(cell, box), file.size_bytes)
+        finally:
+            self.note_change()
+
+    def file_path(self, cell: Vec3) -> str:
+        """Return where the file of a cell `(x, y, z)` of the file grid lies."""
+        x, y, z = cell
+        return f"{self.path}{os.sep}z{z}{os.sep}y{y}{os.sep}x{x}.wkw"
+
+    def is_missing(self, box: BoundingBox) -> bool:
+        """Return whether no file of a box exists."""
+        parts = self._parts(region_of(box))
+        return all(wkwfile.is_missing(self.file_path(part.cell)) for part in parts)
+
+    def files(self) -> Iterator[tuple[Vec3, int]]:
+        """Yield the cell `(x, y, z)` and the size in bytes of every file."""
+        for z, z_entry in _numbered(self.path, "z", ""):
+            for y, y_entry in _numbered(z_entry.path, "y", ""):
+                for x, x_entry in _numbered(y_entry.path, "x", ".wkw"):
+                    yield (x, y, z), _size_bytes(x_entry)
+
+    def check_file(self, cell: Vec3, *, decode: bool = False) -> None:
+        """Raise unless a file is a whole WKW file of this volume, or missing."""
+        try:
+            opened = WkwFile.open(self.file_path(cell), self.header)
+        except FileNotFoundError:
+            # Writers of zeros remove files: missing means zeros.
+            return
+        with opened as file:
+            if decode:
+                file.decode_all()
+
+    def sweep(self, tag: str, box: BoundingBox) -> int:
+        """Delete what dead writers with a tag left beside the files of a box, and in journals."""
+        # Those of other runs are left alone: some file systems keep locks on one machine, and do
+        # not say here that a writer elsewhere is alive.
+        ending = f".{tag}{atomic.TEMPORARY_SUFFIX}"
+        return sum(
+            atomic.sweep_leftover(path)
+            for directory in self._directories(box)
+            for path in _named(directory, ending)
+        )
+
+    def _directories(self, box: BoundingBox) -> Iterator[str]:
+        """Yield the directories in which files of a box lie, and those of journals."""
+        edge = self.header.file_edge
+        _, ys, zs = (
+            range(start // edge, -(-stop // edge))
+            for start, stop in zip(box.topleft, box.bottomright, strict=True)
+        )
+        yield from (os.path.dirname(self.file_path((0, y, z))) for z in zs for y in ys)
+        for directory, _, _ in os.walk(os.path.join(self.path, JOURNALS_NAME)):
+            yield directory
+
+    def version(self) -> tuple[int, int]:
+        """Return the time of the last change, and the changes that it can't tell apart."""
+        try:
+            return os.stat(self.path).st_mtime_ns, _CHANGES[self.path]
+        except OSError as error:
+            raise _missing_or(error, self.path) from None
+
+    def note_change(self) -> None:
+        """Make `version` differ from now on."""
+        with contextlib.suppress(OSError):
+            before = os.stat(self.path).st_mtime_ns
+            # Clocks of file systems are coarse: two changes may have the same time.
+            now = max(time.time_ns(), before + 1)
+            os.utime(self.path, ns=(now, now))
+            if os.stat(self.path).st_mtime_ns > before:
+                return
+        _CHANGES[self.path] += 1
+
+    def _parts(self, region: Region) -> Iterator[Overlap]:
+        return overlaps(region, self.header.file_size)
+
+    def _fill(self, box: BoundingBox, produce: Produce, *, exclusive: bool, is_made: bool) -> None:
+        """Write a box; see `fill`. What is made already is patched into raw files at once."""
+        if min(box.topleft) < 0:
+            raise BoundsError(f"the box {box} has negative positions, which no file can hold.")
+        self.check()
+        try:
+            for cell in self.cells(box):
+                inside = self._inside(cell, box)
+                with self._merging(cell, box, produce) as piece_of:
+                    if self.header.is_compressed or exclusive or self._is_whole(inside):
+                        size_bytes = self._write_file(cell, piece_of)
+                    else:
+                        size_bytes = inside.volume * self.header.voxel_bytes
+                        pieces = [inside] if is_made else filewriter.pieces_of(self.header)
+                        self._patch_file(cell, inside, piece_of, pieces)
+                self._count(inside, size_bytes)
+        finally:
+            # Also after a failure: the files before it were written.
+            self.note_change()
+
+    def _write_file(self, cell: Vec3, piece_of: Produce) -> int:
+        """Write a file piece by piece, and return its bytes."""
+        with filewriter.writing(self.file_path(cell), self.header, self.options) as file:
+            for piece in file.pieces:
+                file.append(piece_of(piece))
+        return file.size_bytes
+
+    def _patch_file(
+        self, cell: Vec3, inside: BoundingBox, piece_of: Produce, pieces: Iterable[BoundingBox]
+    ) -> None:
+        """Write a box into a raw file in place, piece by piece."""
+        for piece in pieces:
+            common = piece.intersected_with(inside, dont_assert=True)
+            voxels = None if common.is_empty else piece_of(common)
+            if voxels is None:
+                shape = (self.header.num_channels, *common.size)
+                voxels = np.zeros(shape, self.header.dtype, order="F")
+            if not common.is_empty:
+                path = self.file_path(cell)
+                wkwfile.patch(path, self.header, common, voxels, self.options)
+
+    @contextlib.contextmanager
+    def _merging(self, cell: Vec3, box: BoundingBox, produce: Produce) -> Iterator[Produce]:
+        """Yield what makes pieces of a file: new voxels inside a box, and old ones elsewhere."""
+        whole, inside = self.file_box(cell), self._inside(cell, box)
+
+        def new_voxels(part: BoundingBox) -> Voxels | None:
+            voxels = produce(part.moved_by(whole.topleft))
+            if voxels is not None:
+                self.check_voxels(voxels.dtype, voxels.shape)
+            return voxels
+
+        with self._old_file(self.file_path(cell), self._is_whole(inside)) as old:
+            yield partial(_merged, old, inside, new_voxels, self.header)
+
+    def _inside(self, cell: Vec3, box: BoundingBox) -> BoundingBox:
+        """Return what a box has in common with a file, counted from the file's first voxel."""
+        whole = self.file_box(cell)
+        common = whole.intersected_with(box, dont_assert=True)
+        return common.moved_by(-at for at in whole.topleft)
+
+    def _is_whole(self, inside: BoundingBox) -> bool:
+        return inside.size == self.header.file_size
+
+    def _count(self, inside: BoundingBox, size_bytes: int) -> None:
+        add_written(inside.volume * self.header.num_channels, size_bytes)
+
+    def _old_file(self, path: str, is_whole: bool) -> contextlib.AbstractContextManager[Any]:
+        """Open the file that is to be merged, if there is one."""
+        if not is_whole:
+            with contextlib.suppress(FileNotFoundError):
+                return WkwFile.open(path, self.header)
+        return contextlib.nullcontext()
+
+
+def _merged(
+    old: WkwFile | None,
+    inside: BoundingBox,
+    new_voxels: Produce,
+    header: VolumeHeader,
+    piece: BoundingBox,
+) -> Voxels | None:
+    """Return the voxels of a piece of a file: new ones inside a box, old ones elsewhere."""
+    common = piece.intersected_with(inside, dont_assert=True)
+    voxels = None if common.is_empty else new_voxels(common)
+    if common == piece or (old is None and voxels is None):
+        return voxels
+    out = np.zeros((header.num_channels, *piece.size), header.dtype, order="F")
+    if old is not None:
+        old.read_into(out, region_of(piece))
+    if not common.is_empty:
+        out[(slice(None), *slices_in(common, piece.topleft))] = 0 if voxels is None else voxels
+    return out
+
+
+def as_wkw(volume: Volume) -> WkwVolume:
+    """Return a volume as what it is, where only WKW will do.
+
+    Raises
+    ------
+    ArgumentError
+        If it is of another format.
+    """
+    if not isinstance(volume, WkwVolume):
+        raise ArgumentError(f"{volume.path} is no WKW volume, which is needed here.")
+    return volume
+
+
+def _read_header(directory: str) -> VolumeHeader:
+    path = os.path.join(directory, HEADER_NAME)
+    try:
+        with open(path, "rb") as file:
+            return VolumeHeader.from_bytes(file.read(HEADER_BYTES))
+    except FormatError as error:
+        raise FormatError(
+            f"{path} {error}. Restore it: the voxels can't be read without."
+        ) from None
+    except OSError as error:
+        raise _missing_or(error, directory) from None
+
+
+def _missing_or(error: OSError, directory: str) -> Exception:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return _no_header(directory)
+    return storage_error(error, os.path.join(directory, HEADER_NAME), "reading the header")
+
+
+def _no_header(directory: str) -> MissingError:
+    if not os.path.isdir(directory):
+        return MissingError(f"{directory} is not a directory; a mag directory was expected.")
+    return MissingError(
+        f"{directory} has no {HEADER_NAME}, so it is no mag directory. Open a directory such as "
+        "color/1, or a dataset with wkdask.open."
+    )
+
+
+def _named(directory: str, ending: str) -> Iterator[str]:
+    """Yield the files of a directory, if there is one, whose names have an ending."""
+    with contextlib.suppress(OSError), os.scandir(directory) as entries:
+        yield from (entry.path for entry in entries if entry.name.endswith(ending))
+
+
+def _size_bytes(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat().st_size
+    except OSError:
+        # Such as a link to nothing: whoever reads it is told.
+        return 0
+
+
+def _numbered(directory: str, prefix: str, suffix: str) -> Iterator[tuple[int, os.DirEntry[str]]]:
+    pattern = re.compile(f"{prefix}(0|[1-9][0-9]*){re.escape(suffix)}")
+    try:
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if match := pattern.fullmatch(entry.name):
+                    yield int(match[1]), entry
+    except FileNotFoundError:
+        raise _no_header(directory) from None
+    except OSError as error:
+        raise storage_error(error, directory, "listing files") from None
