@@ -601,7 +601,7 @@ class TestProgress:
         view.for_zipped_chunks(
             partial(fail_in, (), too_few), planned((24, 8, 8)), executor=executor, progress=True
         )
-        assert capsys.readouterr().out.count("100%") >= 2
+        assert capsys.readouterr().err.count("100%") >= 2
 
     def test_none_unless_asked(
         self, executor: Executor | None, capsys: pytest.CaptureFixture[str]

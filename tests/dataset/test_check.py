@@ -195,13 +195,13 @@ class TestDamage:
         assert report.files == 6
 
     def test_a_file_that_is_removed_meanwhile_holds_zeros(self, dataset, monkeypatch):
-        run_all = checking.run_all
+        stream_calls = checking.stream_calls
 
         def remove_and_run(*arguments: Any, **options: Any) -> Any:
             file_of(dataset).unlink()
-            return run_all(*arguments, **options)
+            return stream_calls(*arguments, **options)
 
-        monkeypatch.setattr(checking, "run_all", remove_and_run)
+        monkeypatch.setattr(checking, "stream_calls", remove_and_run)
         assert wkdask.check(dataset.path).findings == ()
 
     def test_a_directory_that_is_removed_meanwhile_holds_zeros(self, dataset, monkeypatch):
@@ -586,9 +586,9 @@ class TestMany:
 
     def test_bar(self, thousand, capsys):
         self.check(thousand, progress=True)
-        assert "100%" in capsys.readouterr().out
+        assert "100%" in capsys.readouterr().err
         self.check(thousand)
-        assert capsys.readouterr().out == ""
+        assert capsys.readouterr().err == ""
 
     def test_each_file_is_looked_at_once(self, tmp_path):
         volume = WkwVolume.create(tmp_path / "1", VolumeHeader("uint8", 1, 1, 1))
@@ -601,9 +601,9 @@ class TestMany:
 
     def test_work_is_cut_into_batches(self, thousand, monkeypatch):
         seen = []
-        run_all = checking.run_all
+        found_in = checking._found_in
         monkeypatch.setattr(
-            checking, "run_all", lambda tasks, *a, **k: seen.append(len(tasks)) or run_all(tasks)
+            checking, "_found_in", lambda tasks, *a: seen.append(len(tasks)) or found_in(tasks, *a)
         )
         self.check(thousand)
         assert seen == [4]

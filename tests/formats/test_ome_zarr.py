@@ -256,7 +256,7 @@ class TestShards:
     def test_bars(self, furnished, tmp_path, capsys):
         image = of_layer(furnished["em"])
         zarrs.write([image], tmp_path / "x.zarr", run=Run(progress=True))
-        assert capsys.readouterr().out.count("100%") >= 3
+        assert capsys.readouterr().err.count("100%") >= 3
 
 
 def write_ome(

@@ -431,7 +431,7 @@ class TestIndependence:
 
     def test_progress(self, tmp_path, voxels, capsys):
         downsampled(new_layer(tmp_path / "a", voxels, OFFSET), "4-2-1", "max", progress=True)
-        assert "100%" in capsys.readouterr().out
+        assert "100%" in capsys.readouterr().err
 
     @unaligned
     @settings(deadline=None, max_examples=15)

@@ -274,7 +274,7 @@ class Runs:
             raise ValueError(f"no {index}")
         view.write(np.full(view.size, index + 1, np.uint8))
 
-    def run(self, **options: Any) -> tuple[list[int], wkdask.runtime.report.RunReport]:
+    def run(self, **options: Any) -> tuple[list[int], wkdask.runtime.run.RunReport]:
         """Run over all chunks; return which were called, and the report."""
         self.calls.clear()
         options = {"resume": "named", "chunk_size": EDGE, **options}
@@ -442,7 +442,7 @@ class TestComputedNames:
             source, target, _ = chunk
             target.write(source.read()[:, ::2, ::2, ::2])
 
-        def run() -> wkdask.runtime.report.RunReport:
+        def run() -> wkdask.runtime.run.RunReport:
             source = wkdask.open(runs.dataset.path)["color"][1]
             return source.for_zipped_chunks(copy, target, resume=True)
 
@@ -464,7 +464,7 @@ class TestStore:
         return Runs(tissue)
 
     @staticmethod
-    def counts(report: wkdask.runtime.report.RunReport) -> tuple[int, int]:
+    def counts(report: wkdask.runtime.run.RunReport) -> tuple[int, int]:
         return report.done, report.skipped
 
     def test_lazy_arrays(self, runs: Runs) -> None:

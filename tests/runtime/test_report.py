@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import pytest
 
 from wkdask.geometry import BoundingBox
-from wkdask.runtime.report import ChunkFailure, RunReport
+from wkdask.runtime.run import ChunkFailure, RunReport
 
 BOX = BoundingBox((8, 0, 0), (8, 8, 8))
 

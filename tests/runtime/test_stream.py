@@ -41,9 +41,8 @@ from wkdask.errors import ArgumentError, ChunkErrors, ClusterError, WkdaskError,
 from wkdask.geometry import BoundingBox
 from wkdask.runtime import stream as streaming
 from wkdask.runtime.cluster import WINDOW, launch_calls, on_cluster
-from wkdask.runtime.items import WAITING, Items, Outcome
 from wkdask.runtime.pickling import ByValue, Portable
-from wkdask.runtime.pool import on_pool
+from wkdask.runtime.queues import WAITING, Items, Outcome, on_pool
 from wkdask.runtime.stream import stream_blocks, stream_calls
 from wkdask.storage.header import VolumeHeader
 

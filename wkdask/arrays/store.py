@@ -23,8 +23,7 @@ from wkdask.geometry import BoundingBox, Vec3
 from wkdask.grids import Chunks, cut_axis
 from wkdask.runtime.executors import refuse_query_planning
 from wkdask.runtime.journal import Journal
-from wkdask.runtime.report import RunReport
-from wkdask.runtime.run import Run, run_chunk, run_graph
+from wkdask.runtime.run import Run, RunReport, run_chunk, run_graph
 from wkdask.storage.volume import Volume, as_voxels
 
 __all__ = ["Align", "aligned_array", "reads_from", "run_store", "store_graph"]

@@ -33,7 +33,7 @@ from wkdask.runtime import run as chunkmap
 from wkdask.runtime.executors import active_client
 from wkdask.runtime.fingerprint import job_name
 from wkdask.runtime.journal import Journal
-from wkdask.runtime.report import RunReport
+from wkdask.runtime.run import RunReport
 from wkdask.storage.header import VolumeHeader, check_addressable
 from wkdask.storage.volume import Volume, as_voxels
 from wkdask.storage.wkw import WkwVolume, as_wkw

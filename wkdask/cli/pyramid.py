@@ -22,7 +22,7 @@ from wkdask.cli.options import (
 if TYPE_CHECKING:
     from wkdask.dataset.dataset import Dataset, Layer, MagView
     from wkdask.pyramid.plan import PyramidPlan
-    from wkdask.runtime.report import RunReport
+    from wkdask.runtime.run import RunReport
 
 __all__: list[str] = []
 

@@ -10,7 +10,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,7 +23,9 @@ from wkdask.dataset.dataset import Dataset, Layer
 from wkdask.dataset.properties import FILE_NAME
 from wkdask.errors import ArgumentError, WkdaskError, storage_error
 from wkdask.geometry import BoundingBox, Vec3
-from wkdask.runtime.executors import run_all
+from wkdask.runtime.executors import ExecutorLike, check_executor
+from wkdask.runtime.progress import Progress
+from wkdask.runtime.stream import stream_calls
 from wkdask.storage import atomic
 from wkdask.storage.atomic import TEMPORARY_SUFFIX
 from wkdask.storage.opening import is_volume, open_volume
@@ -131,6 +133,7 @@ def check(
     """
     if level not in (1, 2):
         raise ArgumentError(f"level is {level!r}, but must be 1 (headers) or 2 (every block).")
+    check_executor(executor)
     root, real = os.path.abspath(path), os.path.realpath(path)
     findings: list[Finding] = []
     tasks, files, size_bytes = [], 0, 0
@@ -148,9 +151,27 @@ def check(
         batches = (cells[i : i + _FILES_PER_TASK] for i in range(0, len(cells), _FILES_PER_TASK))
         tasks += [partial(_check_files, volume, batch, level) for batch in batches]
     findings += _beside(root, layers, seen, sweep)
-    for some in run_all(tasks, executor, progress=progress):
-        findings += some
+    findings += _found_in(tasks, executor, progress)
     return CheckReport(root, level, files, size_bytes, tuple(findings))
+
+
+def _found_in(
+    tasks: Sequence[Callable[[], list[Finding]]], executor: ExecutorLike, progress: bool
+) -> list[Finding]:
+    """Run tasks in parallel and return what they found, in their order."""
+    found: dict[int, list[Finding]] = {}
+    outcomes = stream_calls(_call_numbered, enumerate(tasks), executor, name="wkdask-check")
+    with contextlib.closing(outcomes), Progress(len(tasks), progress) as bar:
+        for outcome in outcomes:
+            if outcome.error is not None:
+                raise outcome.error
+            found[outcome.item[0]] = outcome.value
+            bar.show(len(found))
+    return [finding for index in sorted(found) for finding in found[index]]
+
+
+def _call_numbered(task: tuple[int, Callable[[], list[Finding]]]) -> list[Finding]:
+    return task[1]()
 
 
 def _is_bare_mag(root: str) -> bool:

@@ -26,7 +26,8 @@ from wkdask.dataset.properties import FILE_NAME
 from wkdask.errors import ArgumentError
 from wkdask.geometry import BoundingBox, Mag, MagLike, Vec3, mag_list
 from wkdask.grids import ChunkGrid, region_of
-from wkdask.runtime.executors import Bar, check_executor
+from wkdask.runtime.executors import check_executor
+from wkdask.runtime.progress import Progress
 from wkdask.runtime.stream import stream_calls
 from wkdask.storage.opening import is_volume
 from wkdask.storage.volume import Volume
@@ -216,7 +217,7 @@ class _Search:
     def first(self, executor: Client | Executor | None, retries: int) -> Difference | None:
         """Return the first difference; those that are found before it only bound the search."""
         items: Iterable[_Item] = self._items
-        with Bar(sum(len(pair.grid) for pair in self._pairs), self._progress) as bar:
+        with Progress(sum(len(pair.grid) for pair in self._pairs), self._progress) as bar:
             while True:
                 self._look(items, executor, retries, bar)
                 if not self._found:
@@ -232,14 +233,14 @@ class _Search:
         items: Iterable[_Item],
         executor: Client | Executor | None,
         retries: int,
-        bar: Bar,
+        bar: Progress,
     ) -> None:
         """Compare chunks until one of them differs."""
         call = partial(_compare_chunk, self._pairs)
         outcomes = stream_calls(
             call, self._noted(items), executor, name="wkdask-equal", retries=retries
         )
-        with closing(outcomes):  # type: ignore[type-var]
+        with closing(outcomes):
             for outcome in outcomes:
                 index, position = outcome.item
                 if outcome.error is not None:
@@ -257,7 +258,7 @@ class _Search:
         # What was skipped last, or all.
         self._show(bar)
 
-    def _show(self, bar: Bar) -> None:
+    def _show(self, bar: Progress) -> None:
         bar.show(self._done + self._skipped, skipped=self._skipped, voxels=self.voxels)
 
     def _noted(self, items: Iterable[_Item]) -> Iterator[_Item]:

@@ -20,8 +20,7 @@ from wkdask.dataset.properties import FILE_NAME
 from wkdask.errors import ArgumentError, ExistsError
 from wkdask.geometry import Mag, Vec3
 from wkdask.pyramid import rewrite as rewriting
-from wkdask.runtime.report import RunReport
-from wkdask.runtime.run import Run
+from wkdask.runtime.run import Run, RunReport
 from wkdask.storage.header import BlockType, VolumeHeader
 from wkdask.storage.wkw import as_wkw
 

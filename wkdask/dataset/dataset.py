@@ -41,8 +41,7 @@ from wkdask.pyramid import plan as planning
 from wkdask.pyramid import resample as pyramid
 from wkdask.pyramid import rewrite as rewriting
 from wkdask.pyramid.plan import PyramidPlan
-from wkdask.runtime.report import RunReport
-from wkdask.runtime.run import Run
+from wkdask.runtime.run import Run, RunReport
 from wkdask.storage.header import DTYPES, BlockType, VolumeHeader, check_addressable
 from wkdask.storage.opening import create_volume, is_volume, open_volume, volume_at
 from wkdask.storage.volume import JOURNALS_NAME, Layout, Volume

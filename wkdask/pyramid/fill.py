@@ -20,11 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wkdask.geometry import BoundingBox, Vec3
-from wkdask.runtime.items import WAITING, Outcome
 from wkdask.runtime.journal import Journal
 from wkdask.runtime.memory import threads_of
-from wkdask.runtime.report import RunReport
-from wkdask.runtime.run import Log, Run, run_chunk
+from wkdask.runtime.queues import WAITING, Outcomes
+from wkdask.runtime.run import Run, RunReport, Tally, run_chunk
 from wkdask.runtime.stream import stream_calls
 from wkdask.storage.volume import Volume, count_writes
 from wkdask.storage.wkw import as_wkw
@@ -97,13 +96,13 @@ def fill_volumes(
         The first exception, with a note that names the file's box.
     """
     job = _Job(tuple(steps), tuple(journals or [None] * len(steps)), run.tag)
-    log = Log(job, run)
-    plan = _Plan(job, log, threads_of(run.executor))
+    tally = Tally(job, run)
+    plan = _Plan(job, tally, threads_of(run.executor))
     outcomes = stream_calls(
         partial(_run_task, job), plan, run.executor, name="wkdask-files", retries=run.retries
     )
     try:
-        return log.follow(plan.followed(outcomes))
+        return tally.follow(plan.followed(outcomes))
     except BaseException:
         # Parts whose tasks ended after the failure, of which nobody was told.
         for step in steps:
@@ -171,9 +170,9 @@ def _run_task(job: _Job, task: _Task) -> Any:
 class _Plan:
     """An iterator of tasks that are ready, which learns of their outcomes."""
 
-    def __init__(self, job: _Job, log: Log, threads: int) -> None:
+    def __init__(self, job: _Job, tally: Tally, threads: int) -> None:
         self._job = job
-        self._log = log
+        self._tally = tally
         self._threads = threads
         shapes = [tuple(map(len, step.cells)) for step in job.steps]
         self._seen = [np.zeros(shape, bool) for shape in shapes]
@@ -203,9 +202,9 @@ class _Plan:
                 raise StopIteration
         return self._ready.popleft()
 
-    def followed(self, outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
+    def followed(self, outcomes: Outcomes) -> Outcomes:
         """Yield the outcomes of files and of failures, and see what they make ready."""
-        with closing(outcomes):  # type: ignore[type-var]
+        with closing(outcomes):
             for outcome in outcomes:
                 task = outcome.item
                 place = (task.step, *task.cell)
@@ -274,7 +273,7 @@ class _Plan:
             and not is_remade
             and journal.is_done(self._job.index(position), self._job.chunk_box(position))
         ):
-            self._log.skip()
+            self._tally.skip()
             self._note_done(file, was_made=False)
         else:
             self._start(file)

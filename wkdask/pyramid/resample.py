@@ -19,8 +19,7 @@ from wkdask.errors import ArgumentError
 from wkdask.geometry import BoundingBox, Vec3
 from wkdask.pyramid.fill import Step, fill_volumes
 from wkdask.pyramid.sampling import Downsampling, Upsampling
-from wkdask.runtime.report import RunReport
-from wkdask.runtime.run import Run
+from wkdask.runtime.run import Run, RunReport
 
 __all__ = ["TASK_BYTES", "Direction", "check_mode", "downsample", "sample_mags", "upsample"]
 

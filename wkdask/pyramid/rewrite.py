@@ -21,8 +21,7 @@ from wkdask.geometry import BoundingBox, Vec3
 from wkdask.grids import region_of
 from wkdask.pyramid.fill import Step, fill_volumes
 from wkdask.runtime.journal import Journal
-from wkdask.runtime.report import RunReport
-from wkdask.runtime.run import Run
+from wkdask.runtime.run import Run, RunReport
 from wkdask.storage.atomic import fsync_directory, naming, try_exchange
 from wkdask.storage.header import BlockType, VolumeHeader
 from wkdask.storage.volume import JOURNALS_NAME, Volume, is_zero

@@ -20,9 +20,9 @@ from distributed import Client, Future
 from distributed.scheduler import KilledWorker
 
 from wkdask.errors import ClusterError, WorkerLostError
-from wkdask.runtime.executors import asking
-from wkdask.runtime.items import Items, Outcome
+from wkdask.runtime.executors import cluster_errors
 from wkdask.runtime.pickling import Portable, portable
+from wkdask.runtime.queues import Items, Outcome, Outcomes
 
 __all__ = ["WINDOW", "Launch", "launch_calls", "on_cluster"]
 
@@ -45,7 +45,7 @@ def on_cluster(
     *,
     retries: int = 0,
     least: int = WINDOW,
-) -> Iterator[Outcome]:
+) -> Outcomes:
     """Run items on a cluster, at most a window of them at a time.
 
     When the iterator is closed, what has not begun is cancelled, and the rest is waited for, except
@@ -137,7 +137,7 @@ class _Window:
         now = time.monotonic()
         if now < self._next:
             return
-        with asking():
+        with cluster_errors():
             threads = sum(self._client.nthreads().values())
         self._size = max(self._least, 2 * threads)
         self._next = now + (_LOOK_SECONDS if threads else 1)

@@ -1,6 +1,6 @@
 """Where dask collections are computed: a cluster, an executor, or dask's own scheduler.
 
-It knows schedulers and progress bars, and nothing of volumes or views.
+It knows schedulers, and must not know volumes or views.
 """
 
 from __future__ import annotations
@@ -8,14 +8,12 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
-from datetime import timedelta
 from functools import partial
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, TypeAlias
 from weakref import WeakSet
 
 import cloudpickle
@@ -24,35 +22,31 @@ import dask.array
 import dask.local
 import dask.multiprocessing
 import dask.threaded
-from dask.base import get_scheduler
-from dask.diagnostics import ProgressBar
+from dask.base import DaskMethodsMixin, get_scheduler
 from dask.local import get_async
 from distributed import Client
-from distributed import progress as show_progress
 
 from wkdask.errors import ArgumentError, ClusterError, WkdaskError
 from wkdask.runtime.pickling import pack_exception
 
 __all__ = [
-    "Bar",
+    "ExecutorLike",
     "active_client",
-    "asking",
     "check_cluster",
     "check_executor",
+    "cluster_errors",
     "local_pool",
     "refuse_query_planning",
     "run",
-    "run_all",
     "workers_of",
 ]
 
 
-def run(
-    collection: Any,
-    executor: Client | Executor | None = None,
-    *,
-    progress: bool = False,
-) -> Any:
+ExecutorLike: TypeAlias = Client | Executor | None
+"""Where tasks run: on a cluster, in a pool, or, if None, where dask is configured to run them."""
+
+
+def run(collection: DaskMethodsMixin, executor: ExecutorLike = None) -> Any:
     """Compute a dask collection and return its value.
 
     Parameters
@@ -62,8 +56,6 @@ def run(
     executor
         A `distributed.Client`; any `concurrent.futures.Executor`; or None for dask's current
         scheduler: the active client if there is one, else what dask is configured for (threads).
-    progress
-        Whether to show a bar while it runs, in a terminal or in Jupyter.
 
     Raises
     ------
@@ -72,27 +64,9 @@ def run(
     """
     check_executor(executor)
     client = active_client(executor)
-    if client is not None and progress:
-        return _run_with_bar(collection, client)
     if client is not None:
         return collection.compute(scheduler=client)
-    with ProgressBar() if progress else contextlib.nullcontext():
-        return _run_here(collection, executor)
-
-
-def run_all(
-    tasks: Iterable[Callable[[], Any]],
-    executor: Client | Executor | None = None,
-    *,
-    progress: bool = False,
-) -> list[Any]:
-    """Call functions that take nothing, in parallel, and return what they return, in order.
-
-    See `run` for the other arguments.
-    """
-    calls = [dask.delayed(task, pure=False)() for task in tasks]
-    results: list[Any] = run(dask.delayed(calls), executor, progress=progress)
-    return results
+    return _run_here(collection, executor)
 
 
 def check_executor(executor: object) -> None:
@@ -126,7 +100,7 @@ def check_cluster(client: Client) -> None:
     where = "wkdask:__version__"
     here = resolve_name(where)
     try:
-        with asking():
+        with cluster_errors():
             found = {"the scheduler": client.run_on_scheduler(resolve_name, where)}
             found |= client.run(resolve_name, where)
     except ImportError as error:
@@ -151,8 +125,8 @@ _checked_clients: WeakSet[Client] = WeakSet()
 
 
 @contextlib.contextmanager
-def asking() -> Iterator[None]:
-    """Let it be an error of ours that a cluster does not answer a question asked meanwhile."""
+def cluster_errors() -> Iterator[None]:
+    """Raise `ClusterError` if the cluster does not answer inside the block."""
     try:
         yield
     except OSError as error:
@@ -219,74 +193,6 @@ class _ByScheduler(Executor):
         return future
 
 
-class Bar:
-    """A bar in the terminal or in Jupyter, for work of which the amount is known."""
-
-    _WIDTH, _SECONDS = 20, 0.1
-
-    def __init__(self, total: int, is_shown: bool) -> None:
-        self._total, self._is_shown = total, is_shown
-        self._start = self._next = time.perf_counter()
-        self._done = self._skipped = self._failed = self._voxels = self._width = 0
-
-    def __enter__(self) -> Bar:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._is_shown:
-            self._print()
-            print(flush=True)  # noqa: T201
-
-    def show(self, done: int, *, skipped: int = 0, failed: int = 0, voxels: int = 0) -> None:
-        """Show how far the work is, unless that was shown a moment ago.
-
-        Parameters
-        ----------
-        done
-            How much needs no more work, with what was skipped and what failed.
-        skipped
-            How much of it took no time, and says nothing of the time that is left.
-        failed
-            How much of it failed.
-        voxels
-            Voxels that were worked on so far.
-        """
-        self._done, self._skipped, self._failed, self._voxels = done, skipped, failed, voxels
-        if self._is_shown and time.perf_counter() >= self._next:
-            self._print()
-            self._next = time.perf_counter() + self._SECONDS
-
-    def _print(self) -> None:
-        line = self._line(max(time.perf_counter() - self._start, 1e-9))
-        # Blanks hide what is left of a longer line.
-        print(f"\r{line:{self._width}}", end="", flush=True)  # noqa: T201
-        self._width = len(line)
-
-    def _line(self, seconds: float) -> str:
-        share = self._done / self._total if self._total else 1.0
-        worked, left = self._done - self._skipped, self._total - self._done
-        parts = [
-            f"[{'#' * int(share * self._WIDTH):{self._WIDTH}}]",
-            f"{share:4.0%}",
-            f"{self._done:,} of {self._total:,}",
-        ]
-        if self._voxels:
-            rate = self._voxels / seconds / 1e6
-            parts.append(f"{rate:,.{0 if rate >= 10 else 1}f} MVx/s")
-        rest = f", {_duration(seconds * left / worked)} left" if worked and left > 0 else ""
-        parts.append(_duration(seconds) + rest)
-        if self._failed:
-            parts.append(f"{self._failed:,} failed")
-        return " | ".join(parts)
-
-
-def _duration(seconds: float) -> str:
-    """Return a time as `4.2 s` or `1:02:03`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    return str(timedelta(seconds=round(seconds)))
-
-
 def refuse_query_planning() -> None:
     """Raise if dask arrays are expressions, which can't be stored or sliced lazily."""
     if dask.config.get("array.query-planning", False):
@@ -296,22 +202,12 @@ def refuse_query_planning() -> None:
         )
 
 
-def active_client(executor: Client | Executor | None) -> Client | None:
+def active_client(executor: ExecutorLike) -> Client | None:
     """Return the client that `run` would use now, if it is one."""
     if isinstance(executor, Client):
         return executor
     owner = None if executor else getattr(get_scheduler(), "__self__", None)
     return owner if isinstance(owner, Client) else None
-
-
-def _run_with_bar(collection: Any, client: Client) -> Any:
-    future = client.compute(collection)
-    try:
-        # The text bar blocks until all is done, also in Jupyter, where the widget would not.
-        show_progress(future, notebook=False)
-        return future.result()
-    finally:
-        future.cancel()
 
 
 def _run_here(collection: Any, executor: Executor | None) -> Any:

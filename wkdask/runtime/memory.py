@@ -11,12 +11,11 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from dask.utils import parse_bytes
-from distributed import Client
 from distributed.system import MEMORY_LIMIT
 
 from wkdask.errors import ArgumentError, MemoryLimitError
 from wkdask.geometry import Vec3
-from wkdask.runtime.executors import active_client, asking, workers_of
+from wkdask.runtime.executors import ExecutorLike, active_client, cluster_errors, workers_of
 
 __all__ = ["TASK_BYTES", "auto_size", "bytes_of", "check_memory", "threads_of"]
 
@@ -43,9 +42,7 @@ class _Host:
         return int(self.limit_bytes * _SHARE) // max(1, self.threads)
 
 
-def check_memory(
-    task_bytes: int, chunk_size: Vec3, tasks: int, executor: Client | Executor | None
-) -> None:
+def check_memory(task_bytes: int, chunk_size: Vec3, tasks: int, executor: ExecutorLike) -> None:
     """Raise unless as many tasks as run at once fit into memory.
 
     Parameters
@@ -81,7 +78,7 @@ def auto_size(
     bytes_of: Callable[[Vec3], int],
     chunks_of: Callable[[Vec3], int],
     smallest: Vec3,
-    executor: Client | Executor | None,
+    executor: ExecutorLike,
 ) -> Vec3:
     """Return the largest size of a chunk that fits, `smallest` times a power of two.
 
@@ -129,18 +126,18 @@ def bytes_of(text: str, what: str) -> int:
         raise ArgumentError(f"{what} is {text!r}, but must be like 4GiB or 500MB.") from None
 
 
-def threads_of(executor: Client | Executor | None) -> int:
+def threads_of(executor: ExecutorLike) -> int:
     """Return how many tasks run at a time; at least one, because workers may be yet to come."""
     return max(1, sum(host.threads for host in _hosts(executor)))
 
 
-def _hosts(executor: Client | Executor | None) -> Iterator[_Host]:
+def _hosts(executor: ExecutorLike) -> Iterator[_Host]:
     client = active_client(executor)
     if client is None:
         pool = executor if isinstance(executor, Executor) else None
         yield _Host("this machine", workers_of(pool), int(MEMORY_LIMIT))
         return
-    with asking():
+    with cluster_errors():
         workers = client.scheduler_info(n_workers=-1)["workers"]
     for address, worker in workers.items():
         yield _Host(f"worker {address}", worker["nthreads"], worker["memory_limit"])

@@ -10,37 +10,38 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
+from html import escape
 from itertools import product
 from typing import Any, Literal, Protocol
 
 import dask.array as da
 import numpy as np
 from dask.layers import ArrayBlockIdDep
-from distributed import Client
 from numpy.typing import NDArray
 
 from wkdask.errors import ArgumentError, ChunkErrors
 from wkdask.geometry import BoundingBox, Vec3, whole
 from wkdask.grids import ChunkGrid
-from wkdask.runtime.executors import Bar, check_executor, refuse_query_planning
-from wkdask.runtime.items import Outcome
+from wkdask.runtime.executors import ExecutorLike, check_executor, refuse_query_planning
 from wkdask.runtime.journal import Journal
 from wkdask.runtime.pickling import ByValue, portable
-from wkdask.runtime.report import ChunkFailure, RunReport
+from wkdask.runtime.progress import Progress
+from wkdask.runtime.queues import Outcomes
 from wkdask.runtime.stream import stream_blocks, stream_calls
 from wkdask.storage.volume import count_writes
 
 __all__ = [
+    "ChunkFailure",
     "ChunkReceipt",
     "Grid",
-    "Log",
     "OnError",
     "Places",
     "Run",
+    "RunReport",
+    "Tally",
     "chunk_graph",
     "run_chunk",
     "run_chunks",
@@ -50,12 +51,14 @@ __all__ = [
 OnError = Literal["raise", "collect"]
 Work = Callable[[Vec3], object]
 
+_SHOWN_FAILURES = 5
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
     """How chunks are run, as the user said."""
 
-    executor: Client | Executor | None = None
+    executor: ExecutorLike = None
     on_error: OnError = "raise"
     retries: int = 0
     progress: bool = False
@@ -73,6 +76,71 @@ class Run:
     def of(self, journal: Journal | None) -> Run:
         """Return the run of a job, which also sweeps what earlier runs of it left over."""
         return self if journal is None else replace(self, tag=journal.job, is_resumed=True)
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkFailure:
+    """A chunk that could not be finished."""
+
+    index: int
+    """The chunk's number, from 0, x outermost and z fastest."""
+    box: BoundingBox
+    """Its voxels, in absolute positions."""
+    error: Exception
+    """Why, after all retries."""
+
+    def __str__(self) -> str:
+        return f"chunk {self.index}, {self.box}: {type(self.error).__name__}: {self.error}"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class RunReport:
+    """How a run went; what chunk functions and stores return."""
+
+    chunks: int
+    """How many there are."""
+    done: int = 0
+    """How many ran to their end now."""
+    skipped: int = 0
+    """How many were finished by an earlier run that this one resumed."""
+    failures: tuple[ChunkFailure, ...] = ()
+    """Those that failed, by their numbers."""
+    voxels: int = 0
+    """Voxels written by tasks that ended well, counted once per channel."""
+    size_bytes: int = 0
+    """Bytes that were written to files for them."""
+    seconds: float = 0.0
+    """From the call to its end."""
+
+    @property
+    def failed(self) -> int:
+        """How many failed."""
+        return len(self.failures)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every chunk is done, now or by an earlier run."""
+        return self.done + self.skipped == self.chunks
+
+    def __repr__(self) -> str:
+        """Return the counts, which stay short however much failed."""
+        return (
+            f"RunReport(chunks={self.chunks}, done={self.done}, skipped={self.skipped}, "
+            f"failed={self.failed}, voxels={self.voxels}, size_bytes={self.size_bytes}, "
+            f"seconds={self.seconds:.1f})"
+        )
+
+    def __str__(self) -> str:
+        return "\n".join([_sentence(self), *_failure_lines(self)])
+
+    def _repr_html_(self) -> str:
+        """Return a table, as Jupyter shows it."""
+        cells = "".join(
+            f"<tr><th style='text-align:left'>{escape(name)}</th><td>{escape(value)}</td></tr>"
+            for name, value in _rows(self)
+        )
+        lines = "".join(f"<li>{escape(line)}</li>" for line in _failure_lines(self))
+        return f"<table>{cells}</table>" + (f"<ul>{lines}</ul>" if lines else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +179,12 @@ def run_chunks(work: Work, grid: ChunkGrid, run: Run, journal: Journal | None = 
     ChunkErrors
         All of them, if failures are collected; its `report` says how the run went.
     """
-    log = Log(grid, run)
+    tally = Tally(grid, run)
     call = partial(run_chunk, work, grid, journal, run.tag)
     outcomes = stream_calls(
-        call, _to_do(grid, journal, log), run.executor, name="wkdask-chunks", retries=run.retries
+        call, _to_do(grid, journal, tally), run.executor, name="wkdask-chunks", retries=run.retries
     )
-    return log.follow(outcomes)
+    return tally.follow(outcomes)
 
 
 class Places(Protocol):
@@ -154,26 +222,26 @@ def run_graph(graph: da.Array, grid: Grid, run: Run, journal: Journal | None = N
     Exception, ChunkErrors
         As `run_chunks`.
     """
-    log = Log(grid, run)
-    blocks = ((0, *position) for position in _to_do(grid, journal, log))
+    tally = Tally(grid, run)
+    blocks = ((0, *position) for position in _to_do(grid, journal, tally))
     outcomes = stream_blocks(graph, blocks, run.executor, retries=run.retries)
-    return log.follow(
+    return tally.follow(
         replace(outcome, item=outcome.item[1:], value=outcome.value and outcome.value.item())
         for outcome in outcomes
     )
 
 
-def _to_do(grid: Grid, journal: Journal | None, log: Log) -> Iterator[Vec3]:
+def _to_do(grid: Grid, journal: Journal | None, tally: Tally) -> Iterator[Vec3]:
     """Yield the positions of the chunks that a journal, if any, does not know as done."""
     x, y, z = map(range, grid.shape)
     for position in product(x, y, z):
         if journal and journal.is_done(grid.index(position), grid.chunk_box(position)):
-            log.skip()
+            tally.skip()
         else:
             yield position
 
 
-class Log:
+class Tally:
     """Counts what becomes of chunks, and shows it."""
 
     def __init__(self, grid: Places, run: Run) -> None:
@@ -190,9 +258,9 @@ class Log:
         """Count a chunk that was done before."""
         self._skipped += 1
 
-    def follow(self, outcomes: Iterator[Outcome]) -> RunReport:
+    def follow(self, outcomes: Outcomes) -> RunReport:
         """Count outcomes until there are no more, or one is a failure that counts."""
-        with closing(outcomes), Bar(len(self._grid), self._run.progress) as bar:  # type: ignore[type-var]
+        with closing(outcomes), Progress(len(self._grid), self._run.progress) as bar:
             for outcome in outcomes:
                 if outcome.error is not None:
                     self._note_failure(outcome.item, outcome.error)
@@ -212,7 +280,7 @@ class Log:
             raise group
         return report
 
-    def _show(self, bar: Bar) -> None:
+    def _show(self, bar: Progress) -> None:
         failed = len(self._failures)
         done = self._done + self._skipped + failed
         bar.show(done, skipped=self._skipped, failed=failed, voxels=self._voxels)
@@ -316,3 +384,25 @@ def _note(index: int, box: BoundingBox) -> str:
 def _check_on_error(on_error: str) -> None:
     if on_error not in ("raise", "collect"):
         raise ArgumentError(f'on_error is {on_error!r}, but must be "raise" or "collect".')
+
+
+def _sentence(report: RunReport) -> str:
+    return ", ".join(f"{name} {value}" for name, value in _rows(report))
+
+
+def _rows(report: RunReport) -> list[tuple[str, str]]:
+    return [
+        ("chunks", f"{report.chunks:,}"),
+        ("done", f"{report.done:,}"),
+        ("skipped", f"{report.skipped:,}"),
+        ("failed", f"{report.failed:,}"),
+        ("voxels written", f"{report.voxels:,}"),
+        ("bytes written", f"{report.size_bytes:,}"),
+        ("seconds", f"{report.seconds:.1f}"),
+    ]
+
+
+def _failure_lines(report: RunReport) -> list[str]:
+    lines = [str(failure) for failure in report.failures[:_SHOWN_FAILURES]]
+    more = report.failed - len(lines)
+    return [*lines, f"and {more:,} more"] if more > 0 else lines

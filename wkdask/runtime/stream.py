@@ -21,14 +21,14 @@ from distributed import Client, Future
 
 from wkdask.runtime.cluster import WINDOW, launch_calls, on_cluster
 from wkdask.runtime.executors import (
+    ExecutorLike,
     active_client,
     check_cluster,
     local_pool,
     refuse_query_planning,
     run,
 )
-from wkdask.runtime.items import WAITING, Outcome
-from wkdask.runtime.pool import on_pool
+from wkdask.runtime.queues import WAITING, Outcome, Outcomes, on_pool
 
 __all__ = ["WAITING", "stream_blocks", "stream_calls"]
 
@@ -39,11 +39,11 @@ _SHARED_WORK = 1.5
 def stream_calls(
     call: Callable[[Any], Any],
     items: Iterable[Any],
-    executor: Client | Executor | None = None,
+    executor: ExecutorLike = None,
     *,
     name: str,
     retries: int = 0,
-) -> Iterator[Outcome]:
+) -> Outcomes:
     """Call a function on each item, on a cluster or in a pool; see `on_cluster` and `on_pool`.
 
     Items go off in the order of the iterator. Where the next one depends on what becomes of others,
@@ -72,10 +72,10 @@ def stream_calls(
 def stream_blocks(
     array: da.Array,
     blocks: Iterable[tuple[int, ...]],
-    executor: Client | Executor | None = None,
+    executor: ExecutorLike = None,
     *,
     retries: int = 0,
-) -> Iterator[Outcome]:
+) -> Outcomes:
     """Compute blocks of a lazy array, in windows of its graph.
 
     Where blocks have so much in common that it would be computed again for every window, there is

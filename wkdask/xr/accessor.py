@@ -15,7 +15,7 @@ from wkdask.dataset.dataset import Dataset, Layer, MagView
 from wkdask.dataset.lookup import other_mag
 from wkdask.errors import ArgumentError, BoundsError
 from wkdask.geometry import BoundingBox, Mag, MagLike
-from wkdask.runtime.report import RunReport
+from wkdask.runtime.run import RunReport
 from wkdask.storage.header import BlockType, VolumeHeader, check_addressable
 from wkdask.storage.opening import volume_at
 from wkdask.storage.volume import Volume

@@ -1,26 +1,86 @@
-"""Calls in a pool of threads or processes, as many at a time as it has workers.
+"""A queue of items that are tried again when they fail, and the pools that work on it.
 
-It knows executors and their futures, and nothing of clusters.
+It knows executors and their futures. It must not know clusters, or what the items are.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, TypeAlias
 
 from dask.local import SynchronousExecutor
 
 from wkdask.errors import WorkerLostError
 from wkdask.runtime.executors import workers_of
-from wkdask.runtime.items import Items, Outcome
 from wkdask.runtime.pickling import Portable, unpacked
 
-__all__ = ["on_pool"]
+__all__ = ["WAITING", "Items", "Outcome", "Outcomes", "on_pool"]
 
 _IN_THIS_PROCESS = ThreadPoolExecutor, SynchronousExecutor
+
+WAITING = object()
+"""What an iterator of items yields where none is ready before another outcome has been seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of an item."""
+
+    item: Any
+    value: Any = None
+    error: Exception | None = None
+    """Why it failed, after all retries; with its traceback where that could travel."""
+
+
+Outcomes: TypeAlias = Generator[Outcome, None, None]
+"""Outcomes as they come; closing it cancels what has not begun, and waits for the rest."""
+
+
+class Items:
+    """An iterator of items, to which those that failed come back for some time."""
+
+    def __init__(self, items: Iterable[Any], retries: int) -> None:
+        self._items = iter(items)
+        self._retries = retries
+        self._tried: dict[Any, int] = {}
+        self._again: deque[Any] = deque()
+        self._waits = False
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        return self._again.popleft() if self._again else next(self._items)
+
+    def take(self, most: int) -> Iterator[Any]:
+        """Yield some items; fewer where there are no more, or none is ready."""
+        self._waits = False
+        for item in islice(self, most):
+            if item is WAITING:
+                self._waits = True
+                return
+            yield item
+
+    def check_end(self) -> None:
+        """Raise if the iterator waits for outcomes, when there are none to come."""
+        if self._waits:
+            raise RuntimeError("the items wait for an outcome, but none is in flight")
+
+    def judged(self, outcome: Outcome) -> Iterator[Outcome]:
+        """Yield the outcome, unless its item is to be tried again."""
+        tried = self._tried.pop(outcome.item, 0) if self._tried or outcome.error else 0
+        is_final = outcome.error is None or isinstance(outcome.error, WorkerLostError)
+        if is_final or tried >= self._retries:
+            yield outcome
+        else:
+            self._tried[outcome.item] = tried + 1
+            self._again.append(outcome.item)
 
 
 def on_pool(
@@ -29,7 +89,7 @@ def on_pool(
     pool: Executor,
     *,
     retries: int = 0,
-) -> Iterator[Outcome]:
+) -> Outcomes:
     """Call a function on each item in a pool, as many at a time as it has workers.
 
     When the iterator is closed, what has not begun is cancelled, and the rest is waited for.

@@ -1,0 +1,68 @@
+"""One progress bar for all runs, by tqdm: a widget in Jupyter, one line in a terminal.
+
+It knows numbers: how much work there is, and how much is done.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tqdm.std import tqdm
+
+__all__ = ["Progress"]
+
+
+class Progress:
+    """A bar for work of a known amount; as a context manager it ends with the block.
+
+    Parameters
+    ----------
+    total
+        How many pieces of work there are.
+    is_shown
+        False shows nothing, and does not import tqdm.
+    """
+
+    def __init__(self, total: int, is_shown: bool) -> None:
+        self._bar = _bar(total) if is_shown else None
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def show(self, done: int, *, skipped: int = 0, failed: int = 0, voxels: int = 0) -> None:
+        """Show how far the work is; tqdm limits how often that is drawn.
+
+        Parameters
+        ----------
+        done
+            Pieces that need no more work, including those skipped and failed.
+        skipped
+            Pieces that took no time. They do not count for the time that is left.
+        failed
+            Pieces that failed.
+        voxels
+            Voxels that were worked on so far.
+        """
+        if self._bar is None:
+            return
+        self._bar.initial = skipped
+        rate = voxels / max(self._bar.format_dict["elapsed"], 1e-9) / 1e6
+        facts = [f"{rate:,.{0 if rate >= 10 else 1}f} MVx/s"] if voxels else []
+        facts += [f"{failed:,} failed"] if failed else []
+        self._bar.set_postfix_str(", ".join(facts), refresh=False)
+        self._bar.update(done - self._bar.n)
+
+
+def _bar(total: int) -> tqdm[None]:
+    with warnings.catch_warnings():
+        # Without ipywidgets tqdm draws a line in Jupyter too, and need not say so.
+        warnings.filterwarnings("ignore", "IProgress not found")
+        from tqdm.auto import tqdm
+    # No smoothing: the rate is that of all pieces which were not skipped.
+    return tqdm(total=total, smoothing=0, unit=" chunks", dynamic_ncols=True)
