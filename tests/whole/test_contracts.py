@@ -49,7 +49,7 @@ MODULES = [module for module in FILES if module != "__init__"]
 # Packages that only a few rooms may know, and which.
 KNOWN_BY = {
     "dask": {"arrays", "formats", "runtime"},
-    "distributed": {"arrays", "cli", "dataset", "formats", "pyramid", "runtime"},
+    "distributed": {"cli", "runtime"},
     "xarray": {"arrays", "xr"},
     "pandas": {"arrays"},
     "matplotlib": {"xr"},

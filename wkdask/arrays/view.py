@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
-from concurrent.futures import Executor
 from copy import copy
 from functools import partial
 from math import prod
@@ -17,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex
 
 import numpy as np
 import wkw
-from distributed import Client
 from numpy.typing import NDArray
 
 from wkdask.arrays import labelled
@@ -30,7 +28,7 @@ from wkdask.geometry import BoundingBox, Mag, Vec3, Vec3Like, cubed, vec3
 from wkdask.grids import ChunkGrid, check_apart, chunk_grid, edge_text, paired_grids, region_of
 from wkdask.runtime import memory
 from wkdask.runtime import run as chunkmap
-from wkdask.runtime.executors import active_client
+from wkdask.runtime.executors import ExecutorLike, active_client
 from wkdask.runtime.fingerprint import job_name
 from wkdask.runtime.journal import Journal
 from wkdask.runtime.run import RunReport
@@ -411,7 +409,7 @@ class View:
         align: storing.Align = "raise",
         compute: bool = True,
         *,
-        executor: Client | Executor | None = None,
+        executor: ExecutorLike = None,
         retries: int = 0,
         resume: bool | str = False,
         check_memory: bool = True,
@@ -489,7 +487,7 @@ class View:
         self,
         work_on_chunk: ChunkFunction,
         chunk_size: SupportsIndex | Vec3Like | Auto | None = None,
-        executor: Client | Executor | None = None,
+        executor: ExecutorLike = None,
         *,
         on_error: chunkmap.OnError = "raise",
         retries: int = 0,
@@ -571,7 +569,7 @@ class View:
         target_view: View,
         source_chunk_size: SupportsIndex | Vec3Like | None = None,
         target_chunk_size: SupportsIndex | Vec3Like | None = None,
-        executor: Client | Executor | None = None,
+        executor: ExecutorLike = None,
         *,
         on_error: chunkmap.OnError = "raise",
         retries: int = 0,
@@ -742,7 +740,7 @@ class View:
         return self._part(grid.chunk_box(position), read_only)
 
     def _grid(
-        self, chunk_size: SupportsIndex | Vec3Like | Auto | None, executor: Client | Executor | None
+        self, chunk_size: SupportsIndex | Vec3Like | Auto | None, executor: ExecutorLike
     ) -> ChunkGrid:
         """Return the chunks that `for_each_chunk` runs over."""
         box, layout = self.bounding_box, self._volume.layout

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wkdask.errors import ClusterError, WkdaskError
+from wkdask.runtime.executors import ExecutorLike
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -52,7 +53,7 @@ class Scheduler:
     """How many threads or processes; None is one per core."""
 
     @contextmanager
-    def executor(self) -> Iterator[Client | Executor | None]:
+    def executor(self) -> Iterator[ExecutorLike]:
         """Provide what takes the tasks, for the `executor` of a function; end it afterwards.
 
         Raises

@@ -11,13 +11,10 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
-
-from distributed import Client
 
 from wkdask.dataset.dataset import Dataset, Layer
 from wkdask.dataset.properties import FILE_NAME
@@ -94,7 +91,7 @@ def check(
     *,
     level: Literal[1, 2] = 1,
     sweep: bool = False,
-    executor: Client | Executor | None = None,
+    executor: ExecutorLike = None,
     progress: bool = False,
 ) -> CheckReport:
     """Look at every file of a dataset or of a bare mag directory.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import dataclass, fields
 from functools import partial
@@ -17,7 +16,6 @@ from itertools import product
 from typing import Any, Literal
 
 import numpy as np
-from distributed import Client
 from numpy.typing import NDArray
 
 from wkdask.arrays.view import View
@@ -26,7 +24,7 @@ from wkdask.dataset.properties import FILE_NAME
 from wkdask.errors import ArgumentError
 from wkdask.geometry import BoundingBox, Mag, MagLike, Vec3, mag_list
 from wkdask.grids import ChunkGrid, region_of
-from wkdask.runtime.executors import check_executor
+from wkdask.runtime.executors import ExecutorLike, check_executor
 from wkdask.runtime.progress import Progress
 from wkdask.runtime.stream import stream_calls
 from wkdask.storage.opening import is_volume
@@ -98,7 +96,7 @@ def equal(
     b: Comparable,
     *,
     mags: Iterable[MagLike] | None = None,
-    executor: Client | Executor | None = None,
+    executor: ExecutorLike = None,
     retries: int = 0,
     progress: bool = False,
 ) -> Comparison:
@@ -214,7 +212,7 @@ class _Search:
         self._skipped = 0
         self.voxels = 0
 
-    def first(self, executor: Client | Executor | None, retries: int) -> Difference | None:
+    def first(self, executor: ExecutorLike, retries: int) -> Difference | None:
         """Return the first difference; those that are found before it only bound the search."""
         items: Iterable[_Item] = self._items
         with Progress(sum(len(pair.grid) for pair in self._pairs), self._progress) as bar:
@@ -231,7 +229,7 @@ class _Search:
     def _look(
         self,
         items: Iterable[_Item],
-        executor: Client | Executor | None,
+        executor: ExecutorLike,
         retries: int,
         bar: Progress,
     ) -> None:

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
-
-from distributed import Client
 
 from wkdask.arrays.view import View
 from wkdask.dataset.dataset import Dataset, Layer, MagView, create
@@ -20,6 +17,7 @@ from wkdask.dataset.properties import FILE_NAME
 from wkdask.errors import ArgumentError, ExistsError
 from wkdask.geometry import Mag, Vec3
 from wkdask.pyramid import rewrite as rewriting
+from wkdask.runtime.executors import ExecutorLike
 from wkdask.runtime.run import Run, RunReport
 from wkdask.storage.header import BlockType, VolumeHeader
 from wkdask.storage.wkw import as_wkw
@@ -33,7 +31,7 @@ def copy(
     *,
     layer_name: str | None = None,
     block_type: BlockType | None = None,
-    executor: Client | Executor | None = None,
+    executor: ExecutorLike = None,
     retries: int = 0,
     resume: bool = False,
     progress: bool = False,

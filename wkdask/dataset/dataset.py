@@ -11,14 +11,12 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable
-from concurrent.futures import Executor
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
-from distributed import Client
 from numpy.typing import DTypeLike, NDArray
 
 from wkdask.arrays import labelled
@@ -41,6 +39,7 @@ from wkdask.pyramid import plan as planning
 from wkdask.pyramid import resample as pyramid
 from wkdask.pyramid import rewrite as rewriting
 from wkdask.pyramid.plan import PyramidPlan
+from wkdask.runtime.executors import ExecutorLike
 from wkdask.runtime.run import Run, RunReport
 from wkdask.storage.header import DTYPES, BlockType, VolumeHeader, check_addressable
 from wkdask.storage.opening import create_volume, is_volume, open_volume, volume_at
@@ -421,7 +420,7 @@ class Layer:
         sampling_mode: ladder.SamplingMode = "anisotropic",
         mode: str = "default",
         block_type: BlockType = "lz4hc",
-        executor: Client | Executor | None = None,
+        executor: ExecutorLike = None,
         retries: int = 0,
         resume: bool = False,
         force: bool = False,
@@ -527,7 +526,7 @@ class Layer:
         sampling_mode: ladder.SamplingMode = "anisotropic",
         mode: str = "default",
         block_type: BlockType = "lz4hc",
-        executor: Client | Executor | None = None,
+        executor: ExecutorLike = None,
         retries: int = 0,
         resume: bool = False,
         force: bool = False,
@@ -912,7 +911,7 @@ class MagView(View):
     def compress(
         self,
         block_type: BlockType = "lz4hc",
-        executor: Client | Executor | None = None,
+        executor: ExecutorLike = None,
         *,
         retries: int = 0,
         progress: bool = False,
@@ -964,7 +963,7 @@ class MagView(View):
         block_edge: SupportsIndex | None = None,
         blocks_per_file_edge: SupportsIndex | None = None,
         block_type: BlockType | None = None,
-        executor: Client | Executor | None = None,
+        executor: ExecutorLike = None,
         *,
         retries: int = 0,
         progress: bool = False,

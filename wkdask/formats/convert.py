@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, SupportsIndex
 
 import numpy as np
-from distributed import Client
 
 from wkdask.arrays.view import View
 from wkdask.dataset.dataset import Dataset, Layer, create, open_mag
@@ -21,6 +19,7 @@ from wkdask.formats import tiff as tiffs
 from wkdask.formats import wkw as importing
 from wkdask.formats.image import Image, of_array, of_layer, of_npy, of_view
 from wkdask.geometry import MagLike, Vec3Like, absolute
+from wkdask.runtime.executors import ExecutorLike
 from wkdask.runtime.run import Run
 from wkdask.storage.opening import is_volume
 
@@ -49,7 +48,7 @@ def convert(
     mags: Iterable[MagLike] | None = None,
     to: TargetFormat | None = None,
     blocks_per_file_edge: SupportsIndex = 32,
-    executor: Client | Executor | None = None,
+    executor: ExecutorLike = None,
     retries: int = 0,
     resume: bool = False,
     progress: bool = False,

@@ -7,11 +7,8 @@ files are made is that of `filling`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from itertools import pairwise
 from typing import Literal
-
-from distributed import Client
 
 from wkdask import kernels
 from wkdask.arrays.view import View
@@ -19,6 +16,7 @@ from wkdask.errors import ArgumentError
 from wkdask.geometry import BoundingBox, Vec3
 from wkdask.pyramid.fill import Step, fill_volumes
 from wkdask.pyramid.sampling import Downsampling, Upsampling
+from wkdask.runtime.executors import ExecutorLike
 from wkdask.runtime.run import Run, RunReport
 
 __all__ = ["TASK_BYTES", "Direction", "check_mode", "downsample", "sample_mags", "upsample"]
@@ -37,7 +35,7 @@ def downsample(
     source_view: View,
     target_view: View,
     mode: str = DEFAULT,
-    executor: Client | Executor | None = None,
+    executor: ExecutorLike = None,
     *,
     retries: int = 0,
     resume: bool | str = False,
@@ -110,7 +108,7 @@ def upsample(
     source_view: View,
     target_view: View,
     mode: str = DEFAULT,
-    executor: Client | Executor | None = None,
+    executor: ExecutorLike = None,
     *,
     retries: int = 0,
     resume: bool | str = False,
