@@ -1,4 +1,4 @@
-"""`wkdask plan`, `downsample`, `upsample`, `compress`: which layers, and what is told of them."""
+"""`wkdask downsample`, `upsample`, `compress`: which layers, and what is told of them."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class TestLayersWithNothingToMake:
         result = command("downsample", dataset.path, "--json")
         assert (result.exit_code, json.loads(result.stdout)) == (0, {})
         assert result.stderr.count("Skipped") == 4
-        assert command("plan", dataset.path).stdout == ""
+        assert command("downsample", dataset.path, "--dry-run").stdout == ""
         assert command("upsample", dataset.path).exit_code == 0
         assert snapshot(dataset.path) == before
 

@@ -54,6 +54,7 @@ class _Three(click.ParamType):
 def equal(
     a: str,
     b: str,
+    *,
     layer_name: str | None,
     mags: tuple[str, ...],
     scheduler: Scheduler,

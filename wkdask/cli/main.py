@@ -28,7 +28,6 @@ for command in (
     cli_pyramid.downsample,
     cli_pyramid.upsample,
     cli_pyramid.compress,
-    cli_pyramid.plan,
 ):
     main.add_command(command)
 

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wkdask.errors import ClusterError, WkdaskError
-from wkdask.runtime.executors import ExecutorLike
 
 if TYPE_CHECKING:
     from distributed import Client
+
+    from wkdask.runtime.executors import ExecutorLike
 
 __all__ = [
     "Scheduler",

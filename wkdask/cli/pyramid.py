@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -57,9 +56,6 @@ _resume_option = click.option(
 _retries_option = click.option(
     "--retries", type=click.IntRange(min=0), default=0, help="Tries more after an error."
 )
-_memory_option = click.option(
-    "--memory-limit", metavar="BYTES", help="Run so few tasks that they fit, such as 4GiB."
-)
 
 
 def _with(*options: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
@@ -74,7 +70,7 @@ def _with(*options: Callable[[_Command], _Command]) -> Callable[[_Command], _Com
 
 
 _run_options = _with(
-    _resume_option, _retries_option, scheduler_options, _memory_option, json_option, progress_option
+    _resume_option, _retries_option, scheduler_options, json_option, progress_option
 )
 
 
@@ -106,28 +102,15 @@ def upsample(path: str, **options: Any) -> None:
 
 @click.command()
 @click.argument("path", type=click.Path())
-@_with(_layer_option, _from_option, _mag_option)
-@click.option("--coarsest-mag", help="Where to end.  [default: about 100 voxels wide]")
-@click.option("--mode", default="default", help="How voxels become one, such as median or mode.")
-@_with(_sampling_option, _block_option, _force_option, json_option)
-def plan(path: str, **options: Any) -> None:
-    """Tell what `wkdask downsample` would make: mags, voxel sizes, files, bytes, memory."""
-    _sample(
-        path, "downsample", dry_run=True, resume=False, retries=0, scheduler=Scheduler(),
-        memory_limit=None, progress=False, **options,
-    )  # fmt: skip
-
-
-@click.command()
-@click.argument("path", type=click.Path())
 @_layer_option
 @click.option("--mag", "mags", multiple=True, help="A mag, repeatable.  [default: all]")
 @_block_option
 @click.option("--block-edge", type=int, help="Voxels per edge of a block.  [default: as it is]")
 @click.option("--blocks-per-file-edge", type=int, help="[default: as it is]")
-@_with(_retries_option, scheduler_options, _memory_option, json_option, progress_option)
+@_with(_retries_option, scheduler_options, json_option, progress_option)
 def compress(
     path: str,
+    *,
     layer_names: tuple[str, ...],
     mags: tuple[str, ...],
     block_type: Any,
@@ -135,7 +118,6 @@ def compress(
     blocks_per_file_edge: int | None,
     retries: int,
     scheduler: Scheduler,
-    memory_limit: str | None,
     as_json: bool,
     progress: bool | None,
 ) -> None:
@@ -145,7 +127,7 @@ def compress(
     """
     edges: dict[str, Any] = {"block_edge": block_edge, "blocks_per_file_edge": blocks_per_file_edge}
     is_rechunked = edges != dict.fromkeys(edges)
-    with _running(scheduler, memory_limit) as executor:
+    with errors_as_text(), scheduler.executor() as executor:
         keys: dict[str, Any] = {"block_type": block_type, "executor": executor}
         keys |= {"retries": retries, "progress": shows_bar(progress, as_json)}
         # All of them first: what can't be opened is told before anything is changed.
@@ -164,13 +146,12 @@ def _sample(
     layer_names: tuple[str, ...],
     mags: tuple[str, ...],
     scheduler: Scheduler,
-    memory_limit: str | None,
     as_json: bool,
     progress: bool | None,
     dry_run: bool,
     **options: Any,
 ) -> None:
-    with _running(scheduler, memory_limit) as executor:
+    with errors_as_text(), scheduler.executor() as executor:
         options |= {"mags": mags or None, "executor": executor}
         # All plans first: what is wrong with one is told before anything is made.
         plans = list(_plans(_layers_of(path, layer_names), verb, options))
@@ -181,36 +162,6 @@ def _sample(
             click.echo(json.dumps([plan.as_dict() for _, plan in plans], indent=2))
         elif plans:
             click.echo("\n\n".join(str(plan) for _, plan in plans))
-
-
-@contextmanager
-def _running(scheduler: Scheduler, memory_limit: str | None) -> Iterator[Any]:
-    """Provide an executor of so few workers that their tasks fit into memory."""
-    from wkdask.errors import MemoryLimitError
-
-    with errors_as_text():
-        if memory_limit is not None:
-            fitting = _fitting_jobs(memory_limit)
-            if scheduler.name not in (None, "threads", "processes"):
-                raise click.UsageError(
-                    "--memory-limit counts for threads and processes here; a cluster has its own."
-                )
-            if not fitting:
-                raise MemoryLimitError(
-                    f"--memory-limit is {memory_limit}, which is too little for one task. Give at "
-                    "least 128MiB."
-                )
-            scheduler = replace(scheduler, jobs=min(fitting, scheduler.jobs or fitting))
-        with scheduler.executor() as executor:
-            yield executor
-
-
-def _fitting_jobs(memory_limit: str) -> int:
-    from wkdask.pyramid.resample import TASK_BYTES
-    from wkdask.runtime.executors import workers_of
-    from wkdask.runtime.memory import bytes_of
-
-    return min(bytes_of(memory_limit, "--memory-limit") // TASK_BYTES, workers_of(None))
 
 
 def _plans(

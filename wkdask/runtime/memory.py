@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from dask.utils import parse_bytes
 from distributed.system import MEMORY_LIMIT
 
-from wkdask.errors import ArgumentError, MemoryLimitError
+from wkdask.errors import MemoryLimitError
 from wkdask.geometry import Vec3
 from wkdask.runtime.executors import ExecutorLike, active_client, cluster_errors, workers_of
 
-__all__ = ["TASK_BYTES", "auto_size", "bytes_of", "check_memory", "threads_of"]
+__all__ = ["TASK_BYTES", "auto_size", "check_memory", "threads_of"]
 
 TASK_BYTES = 2**26
 """What the file engine takes for one task, beside the voxels that are read or written at once:
@@ -110,20 +109,6 @@ def auto_size(
 def _doubled(size: Vec3) -> Vec3:
     x, y, z = size
     return 2 * x, 2 * y, 2 * z
-
-
-def bytes_of(text: str, what: str) -> int:
-    """Return a number of bytes, such as that of `"4GiB"`.
-
-    Raises
-    ------
-    ArgumentError
-        If it is none; the text calls it `what`.
-    """
-    try:
-        return int(parse_bytes(text))
-    except ValueError:
-        raise ArgumentError(f"{what} is {text!r}, but must be like 4GiB or 500MB.") from None
 
 
 def threads_of(executor: ExecutorLike) -> int:
