@@ -21,7 +21,7 @@ from click.testing import CliRunner
 import wkdask
 from wkdask.cli.main import main
 from wkdask.dataset import check as checking
-from wkdask.dataset.check import CheckReport, Finding, as_json
+from wkdask.dataset.check import CheckReport, Finding
 from wkdask.errors import ArgumentError, MissingError, PropertiesError, StorageError
 from wkdask.geometry import BoundingBox
 from wkdask.storage.atomic import TEMPORARY_SUFFIX
@@ -523,7 +523,7 @@ class TestReport:
     def test_json(self, dataset):
         file_of(dataset).write_bytes(b"no")
         report = wkdask.check(dataset.path)
-        value = json.loads(json.dumps(as_json(report)))
+        value = json.loads(json.dumps(report.as_dict()))
         assert value == {
             "path": str(dataset.path),
             "level": 1,

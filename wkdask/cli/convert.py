@@ -76,7 +76,7 @@ def equal(
         found = comparing.equal(
             *sides, mags=mags or None, executor=executor, progress=shows_bar(progress, as_json)
         )
-    click.echo(json.dumps(comparing.as_json(found), indent=2) if as_json else str(found))
+    click.echo(json.dumps(found.as_dict(), indent=2) if as_json else str(found))
     sys.exit(0 if found else 1)
 
 

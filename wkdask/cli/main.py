@@ -71,7 +71,7 @@ def check(path: str, level: str, sweep: bool, as_json: bool, progress: bool | No
     with errors_as_text():
         number: Literal[1, 2] = 2 if level == "2" else 1
         report = checking.check(path, level=number, sweep=sweep, progress=show)
-    click.echo(json.dumps(checking.as_json(report), indent=2) if as_json else str(report))
+    click.echo(json.dumps(report.as_dict(), indent=2) if as_json else str(report))
     sys.exit(0 if report.ok else 1)
 
 

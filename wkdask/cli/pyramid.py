@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -200,12 +199,10 @@ def _layers_of(path: str, names: tuple[str, ...]) -> list[Layer]:
 def _mags_of(
     path: str, layer_names: tuple[str, ...], mags: tuple[str, ...]
 ) -> Iterator[tuple[str, MagView]]:
-    import os
-
     from wkdask.dataset import dataset
-    from wkdask.dataset.properties import FILE_NAME
+    from wkdask.dataset.lookup import kind_of
 
-    if not os.path.exists(os.path.join(path, FILE_NAME)) and not layer_names and not mags:
+    if kind_of(path) != "dataset" and not layer_names and not mags:
         yield path, dataset.open_mag(path)
         return
     for layer in _layers_of(path, layer_names):
@@ -219,7 +216,7 @@ def _mags_of(
 
 def _tell(reports: dict[str, RunReport], as_json: bool) -> None:
     if as_json:
-        plain = {name: {**asdict(report), "failures": []} for name, report in reports.items()}
+        plain = {name: report.as_dict() for name, report in reports.items()}
         click.echo(json.dumps(plain, indent=2))
         return
     for name, report in reports.items():

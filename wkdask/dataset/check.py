@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from wkdask.dataset.dataset import Dataset, Layer
+from wkdask.dataset.lookup import kind_of
 from wkdask.dataset.properties import FILE_NAME
 from wkdask.errors import ArgumentError, WkdaskError, storage_error
 from wkdask.geometry import BoundingBox, Vec3
@@ -25,11 +26,11 @@ from wkdask.runtime.progress import Progress
 from wkdask.runtime.stream import stream_calls
 from wkdask.storage import atomic
 from wkdask.storage.atomic import TEMPORARY_SUFFIX
-from wkdask.storage.opening import is_volume, open_volume
+from wkdask.storage.opening import open_volume
 from wkdask.storage.volume import Volume
 from wkdask.storage.wkw import HEADER_NAME
 
-__all__ = ["CheckReport", "Finding", "as_json", "check"]
+__all__ = ["CheckReport", "Finding", "check"]
 
 _FILES_PER_TASK = 256
 _SWEPT_AFTER_SECONDS = 3600
@@ -75,6 +76,20 @@ class CheckReport:
     def ok(self) -> bool:
         """Whether every voxel can be read."""
         return not any(finding.is_error for finding in self.findings)
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the report as plain values, ready for JSON."""
+        return {
+            "path": self.path,
+            "level": self.level,
+            "ok": self.ok,
+            "files": self.files,
+            "bytes": self.size_bytes,
+            "findings": [
+                {"kind": found.kind, "path": found.path, "text": found.text}
+                for found in self.findings
+            ],
+        }
 
     def __str__(self) -> str:
         errors = sum(finding.is_error for finding in self.findings)
@@ -171,13 +186,9 @@ def _call_numbered(task: tuple[int, Callable[[], list[Finding]]]) -> list[Findin
     return task[1]()
 
 
-def _is_bare_mag(root: str) -> bool:
-    return is_volume(root) and not os.path.exists(os.path.join(root, FILE_NAME))
-
-
 def _layers(root: str) -> list[Layer]:
     """Return the layers that are stored as WKW; a bare mag directory has none."""
-    if _is_bare_mag(root):
+    if kind_of(root) == "mag":
         return []
     return [layer for layer in Dataset(root).layers.values() if layer.data_format == "wkw"]
 
@@ -186,7 +197,7 @@ def _volumes(
     root: str, layers: list[Layer], findings: list[Finding]
 ) -> Iterator[tuple[Volume, BoundingBox | None]]:
     """Yield the mags that can be opened, and what is shown of them; what can't be is a finding."""
-    if _is_bare_mag(root):
+    if kind_of(root) == "mag":
         yield open_volume(root), None
     for layer in layers:
         for entry in layer.properties.mags:
@@ -356,18 +367,3 @@ def _is_young(path: str) -> bool:
     with contextlib.suppress(OSError):
         return time.time() - os.lstat(path).st_mtime < _SWEPT_AFTER_SECONDS
     return False
-
-
-def as_json(report: CheckReport) -> dict[str, Any]:
-    """Return a report as plain values."""
-    return {
-        "path": report.path,
-        "level": report.level,
-        "ok": report.ok,
-        "files": report.files,
-        "bytes": report.size_bytes,
-        "findings": [
-            {"kind": found.kind, "path": found.path, "text": found.text}
-            for found in report.findings
-        ],
-    }

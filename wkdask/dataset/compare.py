@@ -20,17 +20,16 @@ from numpy.typing import NDArray
 
 from wkdask.arrays.view import View
 from wkdask.dataset.dataset import Dataset, Layer, MagView, open_mag
-from wkdask.dataset.properties import FILE_NAME
+from wkdask.dataset.lookup import kind_of
 from wkdask.errors import ArgumentError
 from wkdask.geometry import BoundingBox, Mag, MagLike, Vec3, mag_list
 from wkdask.grids import ChunkGrid, region_of
 from wkdask.runtime.executors import ExecutorLike, check_executor
 from wkdask.runtime.progress import Progress
 from wkdask.runtime.stream import stream_calls
-from wkdask.storage.opening import is_volume
 from wkdask.storage.volume import Volume
 
-__all__ = ["Comparison", "Difference", "as_json", "equal"]
+__all__ = ["Comparison", "Difference", "equal"]
 
 Path_ = str | os.PathLike[str]
 Comparable = Path_ | Dataset | Layer | View
@@ -46,7 +45,7 @@ _PIECE_BYTES = 2**25
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The first thing in which two sides differ."""
+    """Something in which two sides differ."""
 
     kind: Kind
     """What: `"voxels"`, or what is said of them, such as `"dtype"`."""
@@ -59,7 +58,7 @@ class Difference:
     mag: Mag | None = None
     """The resolution level, if known."""
     position: Vec3 | None = None
-    """The first voxel that differs, absolute, in voxels of the mag."""
+    """The first voxel of `box` that differs, absolute, in voxels of the mag."""
     channel: int | None = None
     """Its channel."""
     box: BoundingBox | None = None
@@ -80,12 +79,18 @@ class Comparison:
     """What `equal` found; true if both sides are equal."""
 
     difference: Difference | None = None
-    """The first difference; None if there is none."""
+    """The difference that was found first; None if there is none."""
     voxels: int = 0
     """Voxels of each side that were read, counted once per channel."""
 
     def __bool__(self) -> bool:
         return self.difference is None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the comparison as plain values, ready for JSON."""
+        found = self.difference
+        facts = found and {each.name: _plain(getattr(found, each.name)) for each in fields(found)}
+        return {"equal": bool(self), "voxels": self.voxels, "difference": facts}
 
     def __str__(self) -> str:
         return "equal" if self.difference is None else f"different: {self.difference}"
@@ -125,8 +130,9 @@ def equal(
     Returns
     -------
     Comparison
-        True if equal, else with the first difference, which is always the same one: layers and mags
-        are compared in the order of the first side, files with x outermost and z fastest.
+        True if equal, else with the difference that was found first. Layers and mags are compared
+        in the order of the first side, but files in parallel: of several that differ, any may be
+        the first. Its `box` and `position` tell where it lies.
 
     Raises
     ------
@@ -160,20 +166,12 @@ def equal(
         if isinstance(found, Difference):
             return Comparison(found)
         pairs.append(found)
-    search = _Search(pairs, progress)
-    difference = search.first(executor, retries)
+    found_in_voxels = _search(pairs, executor, retries, progress)
     for pair in pairs:
         # Were a whole directory gone by now, its files would have counted as zeros.
         pair.a.check()
         pair.b.check()
-    return Comparison(difference, search.voxels)
-
-
-def as_json(comparison: Comparison) -> dict[str, Any]:
-    """Return a comparison as plain values, ready for JSON."""
-    found = comparison.difference
-    facts = found and {each.name: _plain(getattr(found, each.name)) for each in fields(found)}
-    return {"equal": bool(comparison), "voxels": comparison.voxels, "difference": facts}
+    return found_in_voxels
 
 
 def _plain(value: Any) -> Any:
@@ -200,80 +198,52 @@ class _Pair:
 _Item = tuple[int, Vec3]  # which pair, and the position of a chunk
 
 
-class _Search:
-    """Looks for the first chunk that differs, with many of them in flight."""
+@dataclass(slots=True)
+class _Count:
+    """How many chunks were compared or skipped, and how many voxels were read."""
 
-    def __init__(self, pairs: list[_Pair], progress: bool) -> None:
-        self._pairs, self._progress = pairs, progress
-        self._items = self._all()
-        self._pending: dict[_Item, None] = {}
-        self._found: dict[_Item, Difference] = {}
-        self._done = 0
-        self._skipped = 0
-        self.voxels = 0
+    done: int = 0
+    skipped: int = 0
+    voxels: int = 0
 
-    def first(self, executor: ExecutorLike, retries: int) -> Difference | None:
-        """Return the first difference; those that are found before it only bound the search."""
-        items: Iterable[_Item] = self._items
-        with Progress(sum(len(pair.grid) for pair in self._pairs), self._progress) as bar:
-            while True:
-                self._look(items, executor, retries, bar)
-                if not self._found:
-                    return None
-                first = min(self._found)
-                # Chunks before it may have been in flight when the others were stopped.
-                items = [item for item in self._pending if item < first]
-                if not items:
-                    return self._found[first]
+    def show(self, bar: Progress) -> None:
+        bar.show(self.done + self.skipped, skipped=self.skipped, voxels=self.voxels)
 
-    def _look(
-        self,
-        items: Iterable[_Item],
-        executor: ExecutorLike,
-        retries: int,
-        bar: Progress,
-    ) -> None:
-        """Compare chunks until one of them differs."""
-        call = partial(_compare_chunk, self._pairs)
-        outcomes = stream_calls(
-            call, self._noted(items), executor, name="wkdask-equal", retries=retries
-        )
-        with closing(outcomes):
-            for outcome in outcomes:
+
+def _search(pairs: list[_Pair], executor: ExecutorLike, retries: int, progress: bool) -> Comparison:
+    """Compare chunks, many of them in flight, until one of them differs."""
+    count = _Count()
+    call = partial(_compare_chunk, pairs)
+    outcomes = stream_calls(
+        call, _chunks_on_disk(pairs, count), executor, name="wkdask-equal", retries=retries
+    )
+    with closing(outcomes), Progress(sum(len(pair.grid) for pair in pairs), progress) as bar:
+        for outcome in outcomes:
+            if outcome.error is not None:
                 index, position = outcome.item
-                if outcome.error is not None:
-                    box = self._pairs[index].grid.chunk_box(position)
-                    outcome.error.add_note(f"while comparing {box} of {self._pairs[index].a.path}")
-                    raise outcome.error
-                del self._pending[outcome.item]
-                difference, voxels = outcome.value
-                self.voxels += voxels
-                self._done += 1
-                self._show(bar)
-                if difference is not None:
-                    self._found[outcome.item] = difference
-                    return
-        # What was skipped last, or all.
-        self._show(bar)
+                box = pairs[index].grid.chunk_box(position)
+                outcome.error.add_note(f"while comparing {box} of {pairs[index].a.path}")
+                raise outcome.error
+            difference, read = outcome.value
+            count.voxels += read
+            count.done += 1
+            count.show(bar)
+            if difference is not None:
+                return Comparison(difference, count.voxels)
+        count.show(bar)
+    return Comparison(None, count.voxels)
 
-    def _show(self, bar: Progress) -> None:
-        bar.show(self._done + self._skipped, skipped=self._skipped, voxels=self.voxels)
 
-    def _noted(self, items: Iterable[_Item]) -> Iterator[_Item]:
-        for item in items:
-            self._pending[item] = None
-            yield item
-
-    def _all(self) -> Iterator[_Item]:
-        """Yield the chunks of which a file exists on either side."""
-        for index, pair in enumerate(self._pairs):
-            x, y, z = map(range, pair.grid.shape)
-            for position in product(x, y, z):
-                box = pair.grid.chunk_box(position)
-                if pair.a.is_missing(box) and pair.b.is_missing(box):
-                    self._skipped += 1
-                else:
-                    yield index, position
+def _chunks_on_disk(pairs: list[_Pair], count: _Count) -> Iterator[_Item]:
+    """Yield the chunks that have a file on either side; count the others as skipped."""
+    for index, pair in enumerate(pairs):
+        x, y, z = map(range, pair.grid.shape)
+        for position in product(x, y, z):
+            box = pair.grid.chunk_box(position)
+            if pair.a.is_missing(box) and pair.b.is_missing(box):
+                count.skipped += 1
+            else:
+                yield index, position
 
 
 def _compare_chunk(pairs: list[_Pair], item: _Item) -> tuple[Difference | None, int]:
@@ -330,8 +300,7 @@ def _opened(side: Comparable) -> Dataset | Layer | View:
             f"{side!r} can't be compared: give a Dataset, a Layer, a View, or the path of a "
             "dataset or mag directory."
         )
-    has_json = os.path.exists(os.path.join(side, FILE_NAME))
-    return open_mag(side) if is_volume(side) and not has_json else Dataset(side)
+    return open_mag(side) if kind_of(side) == "mag" else Dataset(side)
 
 
 def _walk(

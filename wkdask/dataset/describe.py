@@ -7,10 +7,9 @@ import os
 from typing import Any
 
 from wkdask.dataset.dataset import Dataset, Layer, MagView, open_mag
-from wkdask.dataset.properties import FILE_NAME
+from wkdask.dataset.lookup import kind_of
 from wkdask.errors import WkdaskError
 from wkdask.geometry import Mag
-from wkdask.storage.opening import is_volume
 
 __all__ = ["as_text", "describe", "has_errors"]
 
@@ -23,8 +22,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     WkdaskError
         If the path is neither, or can't be understood.
     """
-    is_mag = is_volume(path)
-    if is_mag and not os.path.exists(os.path.join(path, FILE_NAME)):
+    if kind_of(path) == "mag":
         return {"path": os.path.abspath(path), "mags": [_describe_mag(open_mag(path))]}
     dataset = Dataset(path)
     return {

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from wkdask.dataset.dataset import Dataset, Layer, MagView, mag_named, open_mag
 from wkdask.dataset.properties import FILE_NAME
@@ -17,10 +17,36 @@ from wkdask.geometry import Mag, MagLike, absolute
 from wkdask.storage.opening import is_volume
 from wkdask.storage.wkw import HEADER_NAME
 
-__all__ = ["Found", "can_open", "find", "other_mag"]
+__all__ = ["Found", "Kind", "can_open", "find", "kind_of", "other_mag"]
 
 Path_ = str | os.PathLike[str]
 Opener = Callable[[], MagView]
+Kind = Literal["mag", "layer", "dataset"]
+
+# Names of nodes in a tree begin below what a path leads to.
+_NODES: dict[Kind, str] = {"mag": "/", "layer": "/{mag}", "dataset": "/{name}/{mag}"}
+_BELOW: dict[Kind, Kind] = {"dataset": "layer", "layer": "mag", "mag": "mag"}
+
+
+def kind_of(path: Path_) -> Kind | None:
+    """Return what lies at a path, by the names of the files there; None if it is nothing of ours.
+
+    Examples
+    --------
+    >>> ds = wkdask.create("tissue", voxel_size=(8, 8, 8))
+    >>> _ = ds.add_layer("color", "color", "uint8").add_mag(1)
+    >>> [kind_of(path) for path in ("tissue", "tissue/color", "tissue/color/1", "tissue/none")]
+    ['dataset', 'layer', 'mag', None]
+    """
+    directory = Path(absolute(path))
+    if (directory / FILE_NAME).is_file():
+        return "dataset"
+    if is_volume(directory):
+        return "mag"
+    with contextlib.suppress(WkdaskError):  # a broken JSON around it makes it no layer
+        if next(_mags_in(directory), None) or _layer_at(directory):
+            return "layer"
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +59,8 @@ class Found:
     """What is known of all of them."""
     name: str
     """Of the dataset, or else of the directory."""
-    depth: int
-    """What the path leads to: 0 a mag, 1 a layer, 2 a dataset."""
+    kind: Kind
+    """What the path leads to."""
 
     def views(self) -> dict[str, MagView]:
         """Return the mags by their paths in a tree, `/color/2-2-1`, or `/` for a mag itself."""
@@ -62,10 +88,13 @@ class Found:
         if not chosen:
             nodes = ", ".join(self._node(n, m) for n, mags in self.mags.items() for m in mags)
             raise NameLookupError(f"{self.name!r} has no group {node}; it has {nodes or 'none'}.")
-        return Found(chosen, self.attrs, node.rpartition("/")[2], self.depth - node.count("/"))
+        kind = self.kind
+        for _ in range(node.count("/")):
+            kind = _BELOW[kind]
+        return Found(chosen, self.attrs, node.rpartition("/")[2], kind)
 
     def _node(self, name: str, mag: Mag | None) -> str:
-        return ("/", f"/{mag}", f"/{name}/{mag}")[self.depth]
+        return _NODES[self.kind].format(name=name, mag=mag)
 
     def at(self, mag: MagLike | None) -> dict[str, MagView]:
         """Return one mag of each layer that has it; None is the finest that all have.
@@ -122,14 +151,15 @@ def find(path: Path_, leave_out: Collection[str] = ()) -> Found:
 
 
 def _found(directory: Path) -> Found:
-    if (directory / FILE_NAME).is_file():
+    kind = kind_of(directory)
+    if kind == "dataset":
         return _of_dataset(Dataset(directory))
-    if is_volume(directory):
+    if kind == "mag":
         return _of_mag(directory)
     if layer := _layer_at(directory):
         return _of_layer(layer)
-    if mags := _bare_mags(directory):
-        return Found({directory.name: mags}, {}, directory.name, 1)
+    if kind == "layer":
+        return _of_bare_mags(directory)
     raise MissingError(
         f"{directory} is no dataset ({FILE_NAME}), no mag ({HEADER_NAME}) and no directory of mags "
         "such as 1 and 2-2-1."
@@ -141,10 +171,7 @@ def can_open(path: Any) -> bool:
     if not isinstance(path, str | os.PathLike):
         return False
     try:
-        directory = Path(absolute(path))
-        if is_volume(directory) or (directory / FILE_NAME).is_file():
-            return True
-        return bool(_layer_at(directory) or next(_mags_in(directory), None))
+        return kind_of(path) is not None
     except (WkdaskError, OSError, ValueError, TypeError):
         return False
 
@@ -179,11 +206,13 @@ def _of_dataset(dataset: Dataset) -> Found:
         for layer in dataset.layers.values()
         if layer.data_format == "wkw" and layer.properties.mags
     ]
-    return Found({layer.name: _mags_of(layer) for layer in layers}, dataset.attrs, dataset.name, 2)
+    return Found(
+        {layer.name: _mags_of(layer) for layer in layers}, dataset.attrs, dataset.name, "dataset"
+    )
 
 
 def _of_layer(layer: Layer) -> Found:
-    return Found({layer.name: _mags_of(layer)}, layer.dataset.attrs, layer.name, 1)
+    return Found({layer.name: _mags_of(layer)}, layer.dataset.attrs, layer.name, "layer")
 
 
 def _mags_of(layer: Layer) -> dict[Mag | None, Opener]:
@@ -196,10 +225,10 @@ def _of_mag(directory: Path) -> Found:
     for mag, open_ in _mags_of(layer).items() if layer else ():
         with contextlib.suppress(WkdaskError):
             if layer and Path(open_().path).resolve() == directory.resolve():
-                return Found({layer.name: {mag: open_}}, layer.dataset.attrs, layer.name, 0)
+                return Found({layer.name: {mag: open_}}, layer.dataset.attrs, layer.name, "mag")
     view = open_mag(directory)
     name = directory.name if view.mag is None else directory.parent.name
-    return Found({name: {view.mag: partial(_named, directory, name)}}, {}, name, 0)
+    return Found({name: {view.mag: partial(_named, directory, name)}}, {}, name, "mag")
 
 
 def _layer_at(directory: Path) -> Layer | None:
@@ -208,6 +237,10 @@ def _layer_at(directory: Path) -> Layer | None:
         return None
     layer = Dataset(directory.parent).layers.get(directory.name)
     return layer if layer is not None and layer.data_format == "wkw" else None
+
+
+def _of_bare_mags(directory: Path) -> Found:
+    return Found({directory.name: _bare_mags(directory)}, {}, directory.name, "layer")
 
 
 def _bare_mags(directory: Path) -> dict[Mag | None, Opener]:

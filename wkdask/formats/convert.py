@@ -12,7 +12,8 @@ import numpy as np
 
 from wkdask.arrays.view import View
 from wkdask.dataset.dataset import Dataset, Layer, create, open_mag
-from wkdask.dataset.properties import FILE_NAME, check_unit
+from wkdask.dataset.lookup import kind_of
+from wkdask.dataset.properties import check_unit
 from wkdask.errors import ArgumentError, ExistsError, FormatError, MissingError
 from wkdask.formats import ome_zarr as zarrs
 from wkdask.formats import tiff as tiffs
@@ -21,7 +22,6 @@ from wkdask.formats.image import Image, of_array, of_layer, of_npy, of_view
 from wkdask.geometry import MagLike, Vec3Like, absolute
 from wkdask.runtime.executors import ExecutorLike
 from wkdask.runtime.run import Run
-from wkdask.storage.opening import is_volume
 
 __all__ = ["TARGET_FORMATS", "TargetFormat", "convert", "read"]
 
@@ -166,9 +166,10 @@ def read(
     if not isinstance(source, str | os.PathLike):
         return (_moved(of_array(source, axes), offset),)
     path = absolute(source)
-    if os.path.exists(os.path.join(path, FILE_NAME)):
+    kind = kind_of(path)
+    if kind == "dataset":
         return read(Dataset(path))
-    if is_volume(path):
+    if kind == "mag":
         return (of_view(open_mag(path)),)
     if zarrs.is_zarr(path):
         return zarrs.read(path, axes=axes, offset=offset)
@@ -212,8 +213,7 @@ def _chosen(
     offset: Vec3Like | None,
 ) -> list[Image]:
     """Return the images to convert; of a dataset, those of one layer or of all."""
-    is_path = isinstance(source, str | os.PathLike)
-    if is_path and os.path.exists(os.path.join(source, FILE_NAME)):
+    if isinstance(source, str | os.PathLike) and kind_of(source) == "dataset":
         source = Dataset(source)
     if not isinstance(source, Dataset):
         images = list(read(source, axes=axes, offset=offset))
@@ -275,7 +275,7 @@ def _measured(
 def _existing(target: Path_ | Dataset | None) -> Dataset | None:
     if target is None or isinstance(target, Dataset):
         return target
-    return Dataset(target) if os.path.exists(os.path.join(target, FILE_NAME)) else None
+    return Dataset(target) if kind_of(target) == "dataset" else None
 
 
 def _into_dataset(

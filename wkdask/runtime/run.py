@@ -11,7 +11,7 @@ import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from html import escape
 from itertools import product
@@ -121,6 +121,11 @@ class RunReport:
     def ok(self) -> bool:
         """Whether every chunk is done, now or by an earlier run."""
         return self.done + self.skipped == self.chunks
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the report as plain values, ready for JSON; failures as text."""
+        facts: dict[str, object] = {each.name: getattr(self, each.name) for each in fields(self)}
+        return facts | {"failures": [str(failure) for failure in self.failures]}
 
     def __repr__(self) -> str:
         """Return the counts, which stay short however much failed."""

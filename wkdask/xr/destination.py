@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wkdask.dataset.dataset import Dataset, Layer, create
-from wkdask.dataset.properties import FILE_NAME, LayerProperties
+from wkdask.dataset.lookup import kind_of
+from wkdask.dataset.properties import LayerProperties
 from wkdask.errors import ArgumentError, DtypeError, ExistsError
 from wkdask.geometry import BoundingBox, Mag, absolute
 from wkdask.storage.volume import Layout
@@ -66,7 +67,7 @@ class Destination:
         if isinstance(self.target, Dataset):
             return self.target
         root = self.path.parent
-        return Dataset(root) if (root / FILE_NAME).exists() else None
+        return Dataset(root) if kind_of(root) == "dataset" else None
 
     def grid(self, array: xr.DataArray) -> Grid:
         """Return the grid of an array, by the voxel size of the dataset into which it goes."""
