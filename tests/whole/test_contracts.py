@@ -25,7 +25,7 @@ PACKAGE = ROOT / "wkdask"
 ROOMS: tuple[set[str], ...] = (
     {"_compile", "errors"},
     {"geometry", "units"},
-    {"grids", "kernels"},
+    {"grids", "kernels", "show"},
     {"storage"},
     {"runtime"},
     {"arrays"},
@@ -52,7 +52,7 @@ KNOWN_BY = {
     "distributed": {"cli", "runtime"},
     "xarray": {"arrays", "xr"},
     "pandas": {"arrays"},
-    "matplotlib": {"xr"},
+    "matplotlib": {"show"},
     "numba": {"_compile", "kernels", "storage"},
     "llvmlite": {"storage"},
     "lz4": {"storage"},
@@ -67,7 +67,7 @@ KNOWN_BY = {
     "webknossos": set(),
 }
 # These may be named for type checkers as well.
-NAMED_BY = {"xarray": {"dataset"}}
+NAMED_BY = {"matplotlib": {"xr"}, "xarray": {"dataset"}}
 
 
 @cache

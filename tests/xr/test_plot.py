@@ -13,8 +13,8 @@ import xarray as xr
 
 import wkdask
 from wkdask.errors import ArgumentError, MissingExtraError
+from wkdask.show.planes import LABELS_OPACITY, colors_of
 from wkdask.xr import plot as plotting
-from wkdask.xr.plot import colors_of
 
 mpl.use("Agg")
 
@@ -165,7 +165,7 @@ def test_a_dataset_is_drawn_with_its_labels(ds: wkdask.Dataset) -> None:
     ids = opened.ids.sel(z=7)[0].values.T
     np.testing.assert_array_equal(grey, opened.grey.sel(z=7)[0].values.T)
     np.testing.assert_array_equal(over[..., :3], colors_of(ids))
-    assert (over[..., 3] == np.where(ids == 0, 0, plotting.LABELS_OPACITY)).all()
+    assert (over[..., 3] == np.where(ids == 0, 0, LABELS_OPACITY)).all()
     assert axes["xy"].images[0].get_extent() == axes["xy"].images[1].get_extent()
     assert len(opened[["ids"]].wkw.plot()["xy"].images) == 1
     # Labels of a part: the same planes, and the view stays that of the grey values.

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from html import escape
 from typing import Any
 
 from wkdask.geometry import BoundingBox, Mag, Vec3
 from wkdask.grids import edge_text
+from wkdask.show import html
 from wkdask.storage.volume import Layout
 from wkdask.units import nm_per
 
@@ -91,15 +91,8 @@ class PyramidPlan:
 
     def _repr_html_(self) -> str:
         """Return a table, as Jupyter shows it."""
-        head = "".join(f"<th>{escape(name)}</th>" for name in _HEADINGS)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in _cells(planned)) + "</tr>"
-            for planned in self.mags
-        )
-        return (
-            f"<p>{escape(self._title)}</p><table><tr>{head}</tr>{body}</table>"
-            f"<p>{escape(self._end)}</p>"
-        )
+        table = html.table(map(_cells, self.mags), head=_HEADINGS)
+        return html.items([self._title]) + table + html.items([self._end])
 
     @property
     def _title(self) -> str:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from html import escape
 from itertools import product
 from typing import Any, Literal, Protocol
 
@@ -31,6 +30,7 @@ from wkdask.runtime.pickling import ByValue, portable
 from wkdask.runtime.progress import Progress
 from wkdask.runtime.queues import Outcomes
 from wkdask.runtime.stream import stream_blocks, stream_calls
+from wkdask.show import html
 from wkdask.storage.volume import count_writes
 
 __all__ = [
@@ -140,12 +140,7 @@ class RunReport:
 
     def _repr_html_(self) -> str:
         """Return a table, as Jupyter shows it."""
-        cells = "".join(
-            f"<tr><th style='text-align:left'>{escape(name)}</th><td>{escape(value)}</td></tr>"
-            for name, value in _rows(self)
-        )
-        lines = "".join(f"<li>{escape(line)}</li>" for line in _failure_lines(self))
-        return f"<table>{cells}</table>" + (f"<ul>{lines}</ul>" if lines else "")
+        return html.table(_rows(self)) + html.items(_failure_lines(self))
 
 
 @dataclass(frozen=True, slots=True)

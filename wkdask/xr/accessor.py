@@ -19,9 +19,9 @@ from wkdask.runtime.run import RunReport
 from wkdask.storage.header import BlockType, VolumeHeader, check_addressable
 from wkdask.storage.opening import volume_at
 from wkdask.storage.volume import Volume
-from wkdask.xr import plot as plotting
 from wkdask.xr.coordinates import SPATIAL, Grid, box_in, grid_of, is_physical, placed, voxels_of
 from wkdask.xr.destination import Destination
+from wkdask.xr.plot import plot_planes
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -288,7 +288,7 @@ class ArrayAccessor(OnGrid):
         """
         given = zip(SPATIAL, (x, y, z), strict=True)
         at = {dim: value for dim, value in given if value is not None}
-        return plotting.plot_planes(self._array, at, channel, vmin, vmax, labels)
+        return plot_planes(self._array, at, channel=channel, vmin=vmin, vmax=vmax, labels=labels)
 
 
 class DatasetAccessor(OnGrid):
