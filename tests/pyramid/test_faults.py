@@ -25,11 +25,11 @@ SCRIPT = """
 import sys, time
 import wkdask
 from wkdask.pyramid import fill
-run = fill._run_task
-def slowly(job, task):
+run = fill._make_file
+def slowly(job, place):
     time.sleep(0.02)
-    return run(job, task)
-fill._run_task = slowly
+    return run(job, place)
+fill._make_file = slowly
 layer = wkdask.open(sys.argv[1])["cells"]
 print("begun", flush=True)
 layer.downsample(from_mag=1, mags=["2", "4", "8"], resume=True)
@@ -54,7 +54,7 @@ def pyramid_of(layer: wkdask.Layer) -> list[Any]:
     return [view.read(view.bounding_box.topleft, view.bounding_box.size) for view in views]
 
 
-@pytest.fixture(scope="module", params=[4, 32], ids=["many files", "one file in parts"])
+@pytest.fixture(scope="module", params=[4, 32], ids=["many files", "one file by threads"])
 def expected(request: pytest.FixtureRequest, tmp_path_factory: Any) -> tuple[int, list[Any]]:
     layer = new_layer(tmp_path_factory.mktemp("expected") / "a", request.param)
     layer.downsample(mags=MAGS)

@@ -80,15 +80,14 @@ def steps(voxels: Voxels, topleft: Any, mags: list[str], mode: str) -> list[Voxe
     return found
 
 
-@pytest.fixture(params=[False, True], ids=["whole files", "parts"])
-def is_split(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Whether files are packed in parts, of pieces of one block each."""
-    if request.param:
+@pytest.fixture(params=[1, 4])
+def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many threads write one file; if several, of pieces of one block each."""
+    if request.param > 1:
         monkeypatch.setattr(filewriter, "_PIECE_BYTES", 1)
-        monkeypatch.setattr(filling, "_PARTS_PER_THREAD", 1000)
-    else:
-        monkeypatch.setattr(filling, "_PARTS_PER_THREAD", 0)
-    return bool(request.param)
+        monkeypatch.setattr(filewriter, "_cores", lambda: request.param)
+        monkeypatch.setattr(filling, "threads_of", lambda _: 100)
+    return int(request.param)
 
 
 class TestDownsample:
@@ -98,7 +97,7 @@ class TestDownsample:
         [("uint8", 1, "lz4hc"), ("uint16", 2, "raw"), ("float32", 1, "lz4")],
     )
     def test_values(
-        self, tmp_path: Path, is_split: bool, mode: str, dtype: str, channels: int, block_type: Any
+        self, tmp_path: Path, threads: int, mode: str, dtype: str, channels: int, block_type: Any
     ) -> None:
         voxels = random_voxels(dtype, channels)
         layer = new_layer(tmp_path / "a", voxels)
@@ -111,7 +110,7 @@ class TestDownsample:
 
     @pytest.mark.parametrize("mags", [["2-2-1", "4-4-2"], ["3"], ["8"], ["1-1-2", "4-2-4"]])
     @pytest.mark.parametrize("mode", ["median", "bicubic", "bilinear"])
-    def test_factors(self, tmp_path: Path, is_split: bool, mags: list[str], mode: str) -> None:
+    def test_factors(self, tmp_path: Path, threads: int, mags: list[str], mode: str) -> None:
         voxels = random_voxels()
         layer = new_layer(tmp_path / "a", voxels)
         layer.downsample(mags=mags, mode=mode)
@@ -185,7 +184,7 @@ class TestDownsample:
         np.testing.assert_array_equal(theirs.get_mag(4).read(), whole(layer, 4))
 
     @pytest.mark.parametrize("where", ["threads", "cluster"])
-    def test_executors(self, tmp_path: Path, client: Any, is_split: bool, where: str) -> None:
+    def test_executors(self, tmp_path: Path, client: Any, threads: int, where: str) -> None:
         voxels = random_voxels()
         layer = new_layer(tmp_path / "a", voxels)
         with ThreadPoolExecutor(3) as threads:
@@ -278,7 +277,7 @@ class TestRefused:
 
 class TestFailures:
     def test_an_unreadable_file_leaves_the_dataset_as_it_was(
-        self, tmp_path: Path, snapshot: Any, is_split: bool
+        self, tmp_path: Path, snapshot: Any, threads: int
     ) -> None:
         layer = new_layer(tmp_path / "a", random_voxels())
         broken = next((layer.dataset.path / "a" / "1").rglob("x3.wkw"))
@@ -310,7 +309,7 @@ class TestFailures:
             wkdask.downsample(layer[1], target)
         assert not list(tmp_path.rglob("*wkdask-tmp"))
 
-    def test_resumed(self, tmp_path: Path, is_split: bool) -> None:
+    def test_resumed(self, tmp_path: Path, threads: int) -> None:
         voxels = random_voxels()
         layer = new_layer(tmp_path / "a", voxels)
         broken = sorted((layer.dataset.path / "a" / "1").rglob("x5.wkw"))[-1]
@@ -357,7 +356,7 @@ class TestFailures:
 class TestUpsample:
     @pytest.mark.parametrize("mode", ["nearest", "bilinear"])
     @pytest.mark.parametrize("mags", [["2", "1"], ["1"], ["2-4-4", "2-2-1"]])
-    def test_values(self, tmp_path: Path, is_split: bool, mode: str, mags: list[str]) -> None:
+    def test_values(self, tmp_path: Path, threads: int, mode: str, mags: list[str]) -> None:
         voxels = random_voxels(size=(13, 7, 9))
         layer = new_layer(tmp_path / "a", voxels, (3, 0, 5), mag=4)
         layer.upsample(mags=mags, mode=mode)
@@ -453,14 +452,14 @@ class TestOrder:
         volumes = [WkwVolume(str(tmp_path / name), header) for name in "ab"]
         boxes = [BoundingBox((0, 0, 0), (edge,) * 3) for edge in (100, 50)]
         todo = tuple(Step(v, b, _Counting(None)) for v, b in zip(volumes, boxes, strict=True))
-        job = filling._Job(todo, (None, None), "tag")
+        job = filling._Job(todo, (None, None), "tag", 1)
         tracemalloc.start()
-        plan = filling._Plan(job, filling.Log(job, filling.Run()), 1)
+        plan = filling._Plan(job, filling.Tally(job, filling.Run()))
         first = [next(plan) for _ in range(9)]
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert len(job) == 1_125_000
-        assert {task.step for task in first[:8]} == {0}
+        assert {step for step, *_ in first[:8]} == {0}
         assert peak < 10e6
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import itertools
 import os
 import signal
 import socket
@@ -12,8 +11,10 @@ import stat
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -1581,74 +1582,136 @@ class TestMutants:
             np.testing.assert_array_equal(found, voxels)
 
 
-class TestParts:
-    """Parts that several tasks packed become the file that one task would have written."""
+class TestThreads:
+    """Pieces that several threads make become the file that one would have written."""
+
+    @pytest.fixture(autouse=True)
+    def pieces_of_one_block(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(filewriter, "_PIECE_BYTES", 1)
+        monkeypatch.setattr(filewriter, "_cores", lambda: 64)
+
+    @staticmethod
+    def fill(path: str, header: VolumeHeader, produce: Any, threads: int, **keys: Any) -> None:
+        inside = keys.pop("inside", BoundingBox((0, 0, 0), (header.file_edge,) * 3))
+        with filewriter.writing(path, header, WriteOptions(**keys)) as file:
+            file.fill(produce, inside, threads)
 
     @pytest.mark.parametrize("kind", BLOCK_TYPES)
-    @pytest.mark.parametrize("is_copied", [True, False])
-    @pytest.mark.parametrize("cuts", [(0, 8), (0, 3, 8), (0, 1, 2, 7, 8), tuple(range(9))])
-    def test_joined(
-        self,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-        kind: Any,
-        is_copied: bool,
-        cuts: tuple[int, ...],
-    ) -> None:
-        header = small(kind)
-        monkeypatch.setattr(filewriter, "_PIECE_BYTES", 1)  # a piece is a block
-        if not is_copied:
-            monkeypatch.delattr(os, "copy_file_range", raising=False)
-        voxels = np.random.default_rng(3).integers(0, 9, (1, 8, 8, 8)).astype("uint8")
+    @pytest.mark.parametrize("threads", [1, 2, 3, 64])
+    def test_the_same_voxels(self, tmp_path: Path, kind: Any, threads: int) -> None:
+        header = VolumeHeader("uint8", 1, 4, 4, kind)
+        voxels = np.random.default_rng(3).integers(0, 9, (1, 16, 16, 16)).astype("uint8")
         voxels[:, 4:, :4, :4] = 0
         voxels = np.asfortranarray(voxels)
+        rng = np.random.default_rng(threads)
 
         def produce(box: BoundingBox) -> Any:
+            time.sleep(rng.uniform(0, 0.003))
             part = voxels[(slice(None), *(slice(a, a + 4) for a in box.topleft))]
             return part if part.any() else None
 
         path = str(tmp_path / "z0" / "y0" / "x0.wkw")
-        parts = [
-            filewriter.write_part(path, header, range(a, b), produce)
-            for a, b in itertools.pairwise(cuts)
-        ]
-        assert not os.path.exists(path)
-        with filewriter.writing(path, header) as file:
-            for part in parts:
-                file.append_part(part)
+        self.fill(path, header, produce, threads)
         with WkwFile.open(path, header) as opened:
-            out = np.empty((1, 8, 8, 8), np.uint8, order="F")
-            opened.read_into(out, WHOLE)
+            out = np.empty((1, 16, 16, 16), np.uint8, order="F")
+            opened.read_into(out, (range(16),) * 3)
         assert np.array_equal(out, voxels)
-        for part in parts:
-            part.discard()
+        once = Path(path).read_bytes()
+        self.fill(path, header, produce, threads)
+        assert Path(path).read_bytes() == once
         assert [each.name for each in Path(path).parent.iterdir()] == ["x0.wkw"]
 
-    def test_zeros_need_no_file(self, tmp_path: Path) -> None:
-        path = str(tmp_path / "z0" / "y0" / "x0.wkw")
-        part = filewriter.write_part(path, small("lz4"), range(1), lambda _: None)
-        assert part == filewriter.Part("", 1)
-        with filewriter.writing(path, small("lz4")) as file:
-            file.append_part(part)
-        assert not list(tmp_path.rglob("*.*"))
+    @pytest.mark.parametrize("zeros", [None, np.zeros((1, 4, 4, 4), np.uint8, order="F")])
+    def test_zeros_need_no_file(self, path: Path, zeros: Any) -> None:
+        self.fill(str(path), small("lz4"), lambda _: zeros, 2)
+        assert not path.exists()
+        self.fill(str(path), small("lz4"), lambda _: zeros, 2, keep_zeros=True)
+        assert not read(path, small("lz4")).any()
 
-    def test_a_part_that_has_gone_is_an_error(self, tmp_path: Path) -> None:
-        path = str(tmp_path / "z0" / "y0" / "x0.wkw")
-        ones = np.ones((1, 8, 8, 8), np.uint8, order="F")
-        part = filewriter.write_part(path, small("lz4"), range(1), lambda _: ones)
-        part.discard()
-        with (
-            pytest.raises(StorageError, match="x0"),
-            filewriter.writing(path, small("lz4")) as f,
-        ):
-            f.append_part(part)
-        assert not list(tmp_path.rglob("*.*"))
+    def test_nothing_is_made_outside_of_the_box(self, path: Path) -> None:
+        asked: list[BoundingBox] = []
+        ones = np.ones((1, 4, 4, 4), np.uint8, order="F")
+        inside = BoundingBox((1, 5, 5), (2, 2, 2))
+        produce = lambda box: asked.append(box) or ones  # noqa: E731
+        self.fill(str(path), small("lz4"), produce, 2, inside=inside)
+        assert asked == [BoundingBox((0, 4, 4), (4, 4, 4))]
+        assert read(path, small("lz4")).sum() == 64
 
-    def test_a_part_that_was_cut_is_an_error(self, tmp_path: Path) -> None:
-        path = str(tmp_path / "z0" / "y0" / "x0.wkw")
-        noise = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 8)).astype("uint8", order="F")
-        part = filewriter.write_part(path, small("lz4"), range(1), lambda _: noise)
-        os.truncate(part.path, 100)
-        with pytest.raises(StorageError), filewriter.writing(path, small("lz4")) as file:
-            file.append_part(part)
-        assert not os.path.exists(path)
+    @pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+    def test_an_error_ends_the_file(self, path: Path, error: type[BaseException]) -> None:
+        header = VolumeHeader("uint8", 1, 4, 8, "lz4")
+        asked = 0
+
+        def produce(box: BoundingBox) -> Any:
+            nonlocal asked
+            asked += 1
+            if box.topleft == (4, 0, 0):
+                raise error("here")
+            return np.ones((1, 4, 4, 4), np.uint8, order="F")
+
+        with pytest.raises(error, match="here"):
+            self.fill(str(path), header, produce, 2)
+        assert asked < 20, "what had not begun was cancelled"
+        assert [*path.parent.iterdir()] == []
+        assert not [t for t in threading.enumerate() if t.name.startswith("wkdask-writer")]
+
+    def test_voxels_that_do_not_fit_are_refused(self, path: Path) -> None:
+        expect(
+            ArgumentError, path,
+            lambda: self.fill(str(path), small("lz4"), lambda _: np.ones((1, 4, 4, 5), "u1"), 2),
+            "(1, 4, 4, 5)",
+        )  # fmt: skip
+
+    def test_a_full_disk_while_others_work(self, path: Path, monkeypatch: Any) -> None:
+        def refuse(*_: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(filewriter, "write_all", refuse)
+        ones = np.ones((1, 4, 4, 4), np.uint8, order="F")
+        expect(
+            StorageError, path, lambda: self.fill(str(path), small(), lambda _: ones, 2), "No space"
+        )
+        assert [*path.parent.iterdir()] == []
+
+    @pytest.mark.parametrize("threads", [2, 4])
+    def test_few_pieces_are_in_flight(self, path: Path, threads: int) -> None:
+        """However many pieces a file has, memory is taken for a few per thread."""
+        header = VolumeHeader("uint8", 1, 4, 8, "lz4")
+        begun = done = most = 0
+
+        def produce(_: BoundingBox) -> Any:
+            nonlocal begun, most
+            begun += 1
+            most = max(most, begun - done)
+            return np.ones((1, 4, 4, 4), np.uint8, order="F")
+
+        append = filewriter.PieceWriter._append
+
+        def slowly(self: Any, packed: Any) -> None:
+            nonlocal done
+            time.sleep(0.001)
+            append(self, packed)
+            done += 1
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(filewriter.PieceWriter, "_append", slowly)
+            self.fill(str(path), header, produce, threads)
+        assert threads <= most <= 2 * threads + 1
+
+    def test_context_goes_along(self, path: Path) -> None:
+        word: ContextVar[str] = ContextVar("word", default="nothing")
+        word.set("something")
+        found = set()
+
+        def produce(_: BoundingBox) -> None:
+            found.add((word.get(), threading.current_thread().name.startswith("wkdask-writer")))
+
+        self.fill(str(path), small(), produce, 2)
+        assert found == {("something", True)}
+
+    def test_no_more_threads_than_cores(self, path: Path, monkeypatch: Any) -> None:
+        monkeypatch.setattr(filewriter, "_cores", lambda: 1)
+        names = set()
+        produce = lambda _: names.add(threading.current_thread().name)  # noqa: E731
+        self.fill(str(path), small(), produce, 8)
+        assert names == {threading.current_thread().name}

@@ -83,7 +83,9 @@ class FakeVolume(Volume):
         self.check_voxels(voxels.dtype, voxels.shape)
         self.fill(box, lambda part: voxels[(slice(None), *slices_in(part, box.topleft))])
 
-    def fill(self, box: BoundingBox, produce: Produce, *, exclusive: bool = False) -> None:
+    def fill(
+        self, box: BoundingBox, produce: Produce, *, exclusive: bool = False, threads: int = 1
+    ) -> None:
         for cell in self.cells(box):
             whole = self.file_box(cell)
             common = whole.intersected_with(box)

@@ -31,8 +31,7 @@ class PlannedMag:
     box: BoundingBox
     """Its voxels, in their own unit."""
     files: int
-    """How many files it has at most: those of zeros are not written. Each is one task, or several
-    where there are fewer than threads."""
+    """How many files it has at most: those of zeros are not written. Each is one task."""
     size_bytes: int
     """Bytes of its voxels, uncompressed."""
 

@@ -44,7 +44,7 @@ def downsample(
 ) -> RunReport:
     """Fill a view of a coarser mag from a view of a finer one, one task per target file.
 
-    Where there are fewer files than threads, several tasks pack parts of a file. Target voxels
+    Where there are fewer files than workers, a task takes several threads. Target voxels
     whose source block leaves the layer's box in the source mag see its voxels mirrored at the
     border, as in WEBKNOSSOS. Source voxels outside of `source_view` but inside the layer's box are
     read where a target voxel needs them, so that the result does not depend on how a volume is cut

@@ -55,22 +55,19 @@ _AT_FDCWD, _RENAME_NOREPLACE, _RENAME_EXCHANGE = -100, 1, 2
 
 
 @contextlib.contextmanager
-def private(path: str, *, is_kept: bool = False) -> Iterator[tuple[int, str]]:
+def private(path: str) -> Iterator[tuple[int, str]]:
     """Open a file that no one else knows, beside `path`; yield its descriptor and its name.
 
-    It is gone at the end, unless it was given another name, or is kept where no error occurs.
+    It is gone at the end, unless it was given another name.
     """
     with naming(path, "writing"):
         os.makedirs(os.path.dirname(path), exist_ok=True)
         descriptor, temporary = _locked_file(path)
-    is_done = False
     try:
         yield descriptor, temporary
-        is_done = True
     finally:
-        if not (is_done and is_kept):
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
         with contextlib.suppress(OSError):
             os.close(descriptor)
 

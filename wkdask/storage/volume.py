@@ -177,7 +177,9 @@ class Volume(ABC):
         """
 
     @abstractmethod
-    def fill(self, box: BoundingBox, produce: Produce, *, exclusive: bool = False) -> None:
+    def fill(
+        self, box: BoundingBox, produce: Produce, *, exclusive: bool = False, threads: int = 1
+    ) -> None:
         """Write a box whose voxels are made when they are needed, in pieces of at most 8 MiB.
 
         Parameters
@@ -190,6 +192,9 @@ class Volume(ABC):
         exclusive
             Whether no other task writes to the files of the box: files that are patched in place
             otherwise are then replaced whole.
+        threads
+            How many threads may call `produce` and pack what it returns, for files that are written
+            whole; fewer where the process may run on fewer cores.
 
         Raises
         ------

@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,7 +131,7 @@ class WkwVolume(Volume):
             self.check()
         return out
 
-    def write(self, box: BoundingBox, voxels: NDArray[np.generic]) -> None:
+    def write(self, box: BoundingBox, voxels: Voxels) -> None:
         """Write a box; files of compressed volumes that it covers partly are merged."""
         self.check_voxels(voxels.dtype, voxels.shape)
         if voxels.shape[1:] != box.size:
@@ -140,36 +139,14 @@ class WkwVolume(Volume):
         self._fill(
             box,
             lambda part: voxels[(slice(None), *slices_in(part, box.topleft))],
-            exclusive=False,
             is_made=True,
         )
 
-    def fill(self, box: BoundingBox, produce: Produce, *, exclusive: bool = False) -> None:
+    def fill(
+        self, box: BoundingBox, produce: Produce, *, exclusive: bool = False, threads: int = 1
+    ) -> None:
         """Write a box piece by piece; see `Volume.fill`."""
-        self._fill(box, produce, exclusive=exclusive, is_made=False)
-
-    def fill_part(
-        self, cell: Vec3, box: BoundingBox, produce: Produce, pieces: range
-    ) -> filewriter.Part:
-        """Pack some pieces of the file of a cell, of which a box is written; see `fill`.
-
-        The parts of all pieces become the file by `join`.
-        """
-        self.check()
-        path = self.file_path(cell)
-        with self._merging(cell, box, produce) as piece_of:
-            return filewriter.write_part(path, self.header, pieces, piece_of, self.options)
-
-    def join(self, cell: Vec3, box: BoundingBox, parts: Iterable[filewriter.Part]) -> None:
-        """Write the file of a cell from its parts, in order, which stay where they are."""
-        self.check()
-        try:
-            with filewriter.writing(self.file_path(cell), self.header, self.options) as file:
-                for part in parts:
-                    file.append_part(part)
-            self._count(self._inside(cell, box), file.size_bytes)
-        finally:
-            self.note_change()
+        self._fill(box, produce, exclusive=exclusive, threads=threads)
 
     def file_path(self, cell: Vec3) -> str:
         """Return where the file of a cell `(x, y, z)` of the file grid lies."""
@@ -242,31 +219,40 @@ class WkwVolume(Volume):
     def _parts(self, region: Region) -> Iterator[Overlap]:
         return overlaps(region, self.header.file_size)
 
-    def _fill(self, box: BoundingBox, produce: Produce, *, exclusive: bool, is_made: bool) -> None:
+    def _fill(
+        self,
+        box: BoundingBox,
+        produce: Produce,
+        *,
+        exclusive: bool = False,
+        is_made: bool = False,
+        threads: int = 1,
+    ) -> None:
         """Write a box; see `fill`. What is made already is patched into raw files at once."""
         if min(box.topleft) < 0:
             raise BoundsError(f"the box {box} has negative positions, which no file can hold.")
         self.check()
         try:
             for cell in self.cells(box):
-                inside = self._inside(cell, box)
-                with self._merging(cell, box, produce) as piece_of:
-                    if self.header.is_compressed or exclusive or self._is_whole(inside):
-                        size_bytes = self._write_file(cell, piece_of)
+                whole = self.file_box(cell)
+                common = whole.intersected_with(box)
+                inside = common.moved_by(-at for at in whole.topleft)
+                with self._merging(cell, whole, inside, produce) as (piece_of, touched):
+                    if self.header.is_compressed or exclusive or common == whole:
+                        size_bytes = self._write_file(cell, piece_of, touched, threads)
                     else:
                         size_bytes = inside.volume * self.header.voxel_bytes
                         pieces = [inside] if is_made else filewriter.pieces_of(self.header)
                         self._patch_file(cell, inside, piece_of, pieces)
-                self._count(inside, size_bytes)
+                add_written(inside.volume * self.header.num_channels, size_bytes)
         finally:
             # Also after a failure: the files before it were written.
             self.note_change()
 
-    def _write_file(self, cell: Vec3, piece_of: Produce) -> int:
-        """Write a file piece by piece, and return its bytes."""
+    def _write_file(self, cell: Vec3, piece_of: Produce, touched: BoundingBox, threads: int) -> int:
+        """Write a file whole, and return its bytes."""
         with filewriter.writing(self.file_path(cell), self.header, self.options) as file:
-            for piece in file.pieces:
-                file.append(piece_of(piece))
+            file.fill(piece_of, touched, threads)
         return file.size_bytes
 
     def _patch_file(
@@ -284,9 +270,13 @@ class WkwVolume(Volume):
                 wkwfile.patch(path, self.header, common, voxels, self.options)
 
     @contextlib.contextmanager
-    def _merging(self, cell: Vec3, box: BoundingBox, produce: Produce) -> Iterator[Produce]:
-        """Yield what makes pieces of a file: new voxels inside a box, and old ones elsewhere."""
-        whole, inside = self.file_box(cell), self._inside(cell, box)
+    def _merging(
+        self, cell: Vec3, whole: BoundingBox, inside: BoundingBox, produce: Produce
+    ) -> Iterator[tuple[Produce, BoundingBox]]:
+        """Yield what makes pieces of a file, and the box outside of which they are zero.
+
+        Voxels are new inside a box and old elsewhere; positions count from the file's first voxel.
+        """
 
         def new_voxels(part: BoundingBox) -> Voxels | None:
             voxels = produce(part.moved_by(whole.topleft))
@@ -294,27 +284,13 @@ class WkwVolume(Volume):
                 self.check_voxels(voxels.dtype, voxels.shape)
             return voxels
 
-        with self._old_file(self.file_path(cell), self._is_whole(inside)) as old:
-            yield partial(_merged, old, inside, new_voxels, self.header)
-
-    def _inside(self, cell: Vec3, box: BoundingBox) -> BoundingBox:
-        """Return what a box has in common with a file, counted from the file's first voxel."""
-        whole = self.file_box(cell)
-        common = whole.intersected_with(box, dont_assert=True)
-        return common.moved_by(-at for at in whole.topleft)
-
-    def _is_whole(self, inside: BoundingBox) -> bool:
-        return inside.size == self.header.file_size
-
-    def _count(self, inside: BoundingBox, size_bytes: int) -> None:
-        add_written(inside.volume * self.header.num_channels, size_bytes)
-
-    def _old_file(self, path: str, is_whole: bool) -> contextlib.AbstractContextManager[Any]:
-        """Open the file that is to be merged, if there is one."""
-        if not is_whole:
+        opened: contextlib.AbstractContextManager[WkwFile | None] = contextlib.nullcontext()
+        if inside.size != whole.size:
             with contextlib.suppress(FileNotFoundError):
-                return WkwFile.open(path, self.header)
-        return contextlib.nullcontext()
+                opened = WkwFile.open(self.file_path(cell), self.header)
+        with opened as old:
+            touched = BoundingBox((0, 0, 0), whole.size) if old else inside
+            yield partial(_merged, old, inside, new_voxels, self.header), touched
 
 
 def _merged(

@@ -2,7 +2,7 @@
 
 It knows the header of the file and the order of its blocks. Voxels come in cubes that fit into
 memory, each a run of blocks in Morton order, and go to a private file that takes its name at the
-end. Several tasks can share the work: each packs a part, and one joins them.
+end. Several threads may make and pack pieces; one writes them, in order.
 """
 
 from __future__ import annotations
@@ -10,9 +10,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from functools import cache
+from itertools import cycle
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,35 +25,24 @@ from wkdask.geometry import BoundingBox
 from wkdask.storage import codec
 from wkdask.storage.atomic import commit, naming, private, remove, try_fallocate, write_all
 from wkdask.storage.header import VolumeHeader
-from wkdask.storage.volume import Voxels, WriteOptions, is_zero
+from wkdask.storage.volume import Produce, Voxels, WriteOptions, is_zero
 
-__all__ = [
-    "Part",
-    "PieceWriter",
-    "piece_count",
-    "pieces_of",
-    "write_part",
-    "writing",
-]
+__all__ = ["PieceWriter", "pieces_of", "writing"]
+
+# Whether a piece is all zeros, and the bytes of its blocks in batches, each with the blocks' sizes.
+_Packed = tuple[bool, Iterable[tuple[memoryview, NDArray[np.int64]]]]
 
 _PIECE_BYTES = 2**23
 _RESERVE_BYTES, _RESERVE_FROM_BYTES = 2**23, 2**20
-# Of free space, from which on many writers may each take some ahead.
+# Free bytes of a disk above which writers may reserve space.
 _ROOMY_BYTES = 2**30
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-# Why `copy_file_range` may refuse what reading and writing can do.
-_CANT_COPY = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM)
+# Pieces that are made or wait to be written, per thread.
+_AHEAD = 2
 
 
-def pieces_of(header: VolumeHeader, pieces: range | None = None) -> Iterator[BoundingBox]:
+def pieces_of(header: VolumeHeader) -> Iterator[BoundingBox]:
     """Yield cubes of a file, each a run of its blocks, small enough to be held in memory.
-
-    Parameters
-    ----------
-    header
-        Of the file.
-    pieces
-        Which of them, by their numbers in the file; None is all.
 
     Examples
     --------
@@ -58,13 +50,8 @@ def pieces_of(header: VolumeHeader, pieces: range | None = None) -> Iterator[Bou
     [(128, 128, 128)]
     """
     edge = _piece_edge(header)
-    for index in range(piece_count(header)) if pieces is None else pieces:
+    for index in range((header.file_edge // edge) ** 3):
         yield BoundingBox([at * edge for at in codec.block_at(index)], (edge,) * 3)
-
-
-def piece_count(header: VolumeHeader) -> int:
-    """Return how many pieces a file has."""
-    return (header.file_edge // _piece_edge(header)) ** 3
 
 
 def _piece_edge(header: VolumeHeader) -> int:
@@ -74,34 +61,11 @@ def _piece_edge(header: VolumeHeader) -> int:
     return blocks * header.block_edge
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Some consecutive pieces of a file, packed in a private file until all are joined."""
-
-    path: str
-    """Where they are; empty if they are all zeros, and nowhere."""
-    pieces: int
-    """How many."""
-    sizes: bytes = b""
-    """The bytes of each block, as numbers of 64 bits."""
-
-    def discard(self) -> None:
-        """Delete the private file."""
-        if self.path:
-            with contextlib.suppress(OSError):
-                os.unlink(self.path)
-
-
 class PieceWriter:
     """Takes the voxels of a file piece by piece; get one from `writing`."""
 
     def __init__(
-        self,
-        output: _Output,
-        path: str,
-        header: VolumeHeader,
-        options: WriteOptions,
-        pieces: range | None = None,
+        self, output: _Output, path: str, header: VolumeHeader, options: WriteOptions
     ) -> None:
         self._output = output
         self._path = path
@@ -109,25 +73,19 @@ class PieceWriter:
         self._options = options
         self._packer = codec.BlockPacker(header, options.hc_level)
         self._sizes: list[NDArray[np.int64]] = []
-        self._left = pieces_of(header, pieces)
+        self._left = pieces_of(header)
         self._next = next(self._left, None)
-        self.is_zero = True
-        """Whether no voxel so far was anything but zero."""
+        self._is_zero = True
 
     @property
     def size_bytes(self) -> int:
-        """The bytes of the file so far; none if there is nothing to keep of it."""
-        return 0 if self.is_zero and not self._options.keep_zeros else self._output.end
+        """The bytes of the file so far; 0 if it holds only zeros, which need no file."""
+        return 0 if self._is_zero and not self._options.keep_zeros else self._output.end
 
     @property
     def pieces(self) -> Iterator[BoundingBox]:
         """The boxes to append, in order, counted from the first voxel of the file."""
         return pieces_of(self._header)
-
-    @property
-    def sizes(self) -> NDArray[np.int64]:
-        """The bytes of each block so far, in order."""
-        return np.concatenate(self._sizes) if self._sizes else np.empty(0, np.int64)
 
     def append(self, voxels: Voxels | None) -> None:
         """Write the next piece, `(c, x, y, z)`; None is one of zeros, and costs next to nothing.
@@ -139,38 +97,77 @@ class PieceWriter:
         StorageError
             If the file system refuses.
         """
-        box = self._following()
         if voxels is None:
+            self._append(None)
+        else:
+            self._check(voxels, self._following())
+            self._append((is_zero(voxels), self._packer.pack(voxels)))
+
+    def fill(self, produce: Produce, inside: BoundingBox, threads: int = 1) -> None:
+        """Write all pieces.
+
+        Parameters
+        ----------
+        produce
+            Called with the boxes of pieces, by several threads at a time.
+        inside
+            Outside of this box all voxels are zero, and nothing is produced.
+        threads
+            How many threads may make and pack pieces; fewer where the process has fewer cores.
+
+        Raises
+        ------
+        ArgumentError, StorageError
+            As `append`; and whatever `produce` raises.
+        """
+        threads = min(threads, _cores())
+        if threads > 1:
+            self._fill_by(threads, produce, inside)
+            return
+        for box in self.pieces:
+            self.append(produce(box) if _touches(box, inside) else None)
+
+    def _fill_by(self, threads: int, produce: Produce, inside: BoundingBox) -> None:
+        # Each piece has the packer of a piece that was written before, so that the bytes of a file
+        # do not depend on which thread is faster.
+        count = _AHEAD * threads
+        packers = cycle(
+            [codec.BlockPacker(self._header, self._options.hc_level) for _ in range(count)]
+        )
+        with ThreadPoolExecutor(threads, "wkdask-writer") as pool:
+            calls = (
+                pool.submit(copy_context().run, self._pack, next(packers), produce, box)
+                if _touches(box, inside)
+                else None
+                for box in self.pieces
+            )
+            with contextlib.closing(_in_order(calls, count - 1)) as results:
+                for packed in results:
+                    self._append(packed)
+
+    def _pack(
+        self, packer: codec.BlockPacker, produce: Produce, box: BoundingBox
+    ) -> _Packed | None:
+        """Make and pack a piece, in any thread."""
+        voxels = produce(box)
+        if voxels is None:
+            return None
+        self._check(voxels, box)
+        batches = [(memoryview(bytes(data)), sizes.copy()) for data, sizes in packer.pack(voxels)]
+        return is_zero(voxels), batches
+
+    def _append(self, packed: _Packed | None) -> None:
+        """Write the next piece, which is packed already; None is one of zeros."""
+        box = self._following()
+        if packed is None:
             self._append_zeros(box)
         else:
-            self._check(voxels, box)
-            self.is_zero = self.is_zero and is_zero(voxels)
-            for data, sizes in self._packer.pack(voxels):
+            self._is_zero = self._is_zero and packed[0]
+            for data, sizes in packed[1]:
                 with naming(self._path, "writing"):
                     self._output.write(data)
                 self._sizes.append(sizes.copy())
         self._next = next(self._left, None)
-
-    def append_part(self, part: Part) -> None:
-        """Write the next pieces, which `write_part` has packed.
-
-        Raises
-        ------
-        StorageError
-            If the file system refuses, or the part has gone.
-        """
-        if not part.path:
-            for _ in range(part.pieces):
-                self.append(None)
-            return
-        sizes = np.frombuffer(part.sizes, np.int64)
-        with naming(self._path, "writing"), open(part.path, "rb", buffering=0) as source:
-            self._output.copy(source.fileno(), int(sizes.sum()))
-        self._sizes.append(sizes)
-        self.is_zero = False
-        for _ in range(part.pieces):
-            self._following()
-            self._next = next(self._left, None)
 
     def _append_zeros(self, box: BoundingBox) -> None:
         blocks = (box.size[0] // self._header.block_edge) ** 3
@@ -191,7 +188,7 @@ class PieceWriter:
         return self._next
 
     def _check(self, voxels: Voxels, box: BoundingBox) -> None:
-        """Raise unless voxels can be those of the next piece, which compiled code trusts."""
+        """Raise unless voxels can be those of a piece, which compiled code trusts."""
         shape, dtype = (self._header.num_channels, *box.size), np.dtype(self._header.dtype)
         if (voxels.shape, voxels.dtype) != (shape, dtype):
             raise ArgumentError(
@@ -212,10 +209,43 @@ class PieceWriter:
         first = self._header.data_offset_bytes
         head = self._header.to_bytes(first)
         if self._header.is_compressed:
-            head += (first + np.cumsum(self.sizes)).astype("<u8").tobytes()
+            head += (first + np.cumsum(np.concatenate(self._sizes))).astype("<u8").tobytes()
         # First, because the head lies in a hole, for which this may be the space.
         self._output.finish()
         write_all(self._output.descriptor, head, 0)
+
+
+def _in_order(
+    calls: Iterator[Future[_Packed | None] | None], ahead: int
+) -> Generator[_Packed | None, None, None]:
+    """Yield the results of calls in their order, while `ahead` more of them are under way."""
+    flying: deque[Future[_Packed | None] | None] = deque()
+    try:
+        for call in calls:
+            flying.append(call)
+            if len(flying) > ahead:
+                yield _result(flying.popleft())
+        while flying:
+            yield _result(flying.popleft())
+    finally:
+        # After an error, pieces that have not begun shall not begin.
+        for call in filter(None, flying):
+            call.cancel()
+
+
+def _result(call: Future[_Packed | None] | None) -> _Packed | None:
+    return None if call is None else call.result()
+
+
+def _touches(box: BoundingBox, inside: BoundingBox) -> bool:
+    return not box.intersected_with(inside, dont_assert=True).is_empty
+
+
+def _cores() -> int:
+    """Return how many cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class _Output:
@@ -245,30 +275,6 @@ class _Output:
         """Leave a hole, which reads as zeros."""
         self.end += count
         self._is_hole = True
-
-    def copy(self, source: int, count: int) -> None:
-        """Write the first bytes of another file."""
-        self._reserve(count)
-        done = 0
-        while done < count and (got := self._copy_some(source, done, count - done)):
-            done += got
-        if done < count:
-            raise OSError(errno.EIO, "A part of the file was cut short")
-        self.end += count
-        self._is_hole = False
-
-    def _copy_some(self, source: int, start: int, count: int) -> int:
-        """Copy bytes within the system, where it can do that."""
-        at = self.end + start
-        if hasattr(os, "copy_file_range"):
-            try:
-                return os.copy_file_range(source, self.descriptor, count, start, at)
-            except OSError as error:
-                if error.errno not in _CANT_COPY:
-                    raise
-        data = os.pread(source, min(count, _RESERVE_BYTES), start)
-        write_all(self.descriptor, data, at)
-        return len(data)
 
     def finish(self) -> None:
         """Let the file end where its bytes do."""
@@ -350,49 +356,6 @@ def writing(
                 return
             writer.finish()
             commit(descriptor, temporary, path, options.fsync)
-
-
-def write_part(
-    path: str,
-    header: VolumeHeader,
-    pieces: range,
-    produce: Callable[[BoundingBox], Voxels | None],
-    options: WriteOptions | None = None,
-) -> Part:
-    """Pack some consecutive pieces of a file, so that several tasks can share the work of one file.
-
-    Parameters
-    ----------
-    path
-        The file that they shall be part of; they stay beside it until `Part.discard`.
-    header
-        How to store it.
-    pieces
-        Their numbers in the file.
-    produce
-        Called with the box of each piece, counted from the first voxel of the file; returns its
-        voxels `(c, x, y, z)`, or None for zeros.
-
-    Raises
-    ------
-    ArgumentError
-        If the voxels do not fit.
-    StorageError
-        If the file system refuses.
-    """
-    options = options or WriteOptions()
-    with private(path, is_kept=True) as (descriptor, temporary):
-        output = _Output(descriptor, 0)
-        writer = PieceWriter(output, path, header, options, pieces)
-        for box in pieces_of(header, pieces):
-            writer.append(produce(box))
-        with naming(path, "writing"):
-            output.finish()
-    part = Part(temporary, len(pieces), writer.sizes.tobytes())
-    if writer.is_zero:
-        part.discard()
-        return Part("", len(pieces))
-    return part
 
 
 def _free_bytes(descriptor: int) -> int:
