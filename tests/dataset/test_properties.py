@@ -514,11 +514,12 @@ class TestDisk:
             raise PermissionError(errno.EACCES, "Permission denied")
 
         monkeypatch.setattr(props, "open", refuse, raising=False)
+        monkeypatch.setattr(props.os, "open", refuse)
         for attempt in (load, lambda path: save(path, self.dataset)):
             with pytest.raises(AccessError, match=f"ask for permission.*{FILE_NAME}"):
                 attempt(tmp_path)
 
-    @pytest.mark.parametrize("step", ["replace", "fsync", "chmod"])
+    @pytest.mark.parametrize("step", ["replace", "fsync", "fchmod"])
     @pytest.mark.parametrize("error", [OSError(28, "No space left"), KeyboardInterrupt()])
     def test_a_failed_save_leaves_the_old_file_alone(self, tmp_path, monkeypatch, step, error):
         (tmp_path / FILE_NAME).write_text("old")

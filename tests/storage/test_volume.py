@@ -18,7 +18,6 @@ from wkdask.grids import Region, check_apart, chunk_grid, overlaps, region_of, s
 from wkdask.storage.header import VolumeHeader
 from wkdask.storage.opening import create_volume, is_volume, open_volume, volume_at
 from wkdask.storage.volume import (
-    Layout,
     Produce,
     Volume,
     Voxels,
@@ -61,19 +60,15 @@ FILES: dict[str, dict[Vec3, Voxels]] = {}
 class FakeVolume(Volume):
     """A volume in memory."""
 
-    slabs: Slabs = field(default_factory=Slabs)
-
-    @property
-    def layout(self) -> Layout:
-        return self.slabs
+    layout: Slabs = field(default_factory=Slabs)
 
     @property
     def stored(self) -> dict[Vec3, Voxels]:
         return FILES.setdefault(self.path, {})
 
     def read(self, region: Region) -> Voxels:
-        out = np.zeros((1, *map(len, region)), self.slabs.dtype, order="F")
-        for part in overlaps(region, self.slabs.file_size):
+        out = np.zeros((1, *map(len, region)), self.layout.dtype, order="F")
+        for part in overlaps(region, self.layout.file_size):
             if part.cell in self.stored:
                 whole = self.stored[part.cell]
                 out[(slice(None), *part.target)] = whole[(slice(None), *part.source_slices)]
@@ -89,7 +84,7 @@ class FakeVolume(Volume):
         for cell in self.cells(box):
             whole = self.file_box(cell)
             common = whole.intersected_with(box)
-            file = self.stored.setdefault(cell, np.zeros((1, *whole.size), self.slabs.dtype))
+            file = self.stored.setdefault(cell, np.zeros((1, *whole.size), self.layout.dtype))
             voxels = produce(common)
             place = (slice(None), *slices_in(common, whole.topleft))
             file[place] = 0 if voxels is None else voxels

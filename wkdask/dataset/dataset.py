@@ -1013,7 +1013,7 @@ class MagView(View):
 
     def _rewritten(self, report: RunReport, header: VolumeHeader) -> RunReport:
         """Let the view, and the JSON where there is one, know how the voxels are stored now."""
-        self._volume = replace(as_wkw(self._volume), header=header)
+        self._volume = replace(as_wkw(self._volume), layout=header)
         if self._layer is not None and self.mag is not None:
             self._layer._note_file_edge(self.mag, header.file_size[0])
         return report

@@ -24,7 +24,6 @@ import re
 import reprlib
 import stat
 import sys
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -37,6 +36,7 @@ from wkdask.errors import (
     storage_error,
 )
 from wkdask.geometry import BoundingBox, Mag, whole
+from wkdask.storage.atomic import os_errors, replacing, write_all
 from wkdask.storage.volume import VoxelType
 
 __all__ = [
@@ -357,17 +357,13 @@ def save(directory: str | os.PathLike[str], properties: DatasetProperties) -> No
     """
     data = render(properties).encode()
     path = os.path.join(directory, FILE_NAME)
-    # The ending is that of every unfinished file of wkdask.
-    temporary = os.path.join(directory, f".{FILE_NAME}.{uuid.uuid4().hex}.wkdask-tmp")
-    try:
-        _replace(path, temporary, data)
-    except (FileNotFoundError, NotADirectoryError):
-        raise _missing(directory) from None
-    except OSError as error:
-        raise storage_error(error, path, "writing properties") from error
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+    if not os.path.isdir(directory):
+        raise _missing(directory)
+    with replacing(path) as descriptor, os_errors(path, "writing properties"):
+        with contextlib.suppress(FileNotFoundError):
+            os.fchmod(descriptor, stat.S_IMODE(os.stat(path).st_mode))
+        write_all(descriptor, data, 0)
+        os.fsync(descriptor)
 
 
 def parse(text: str, source: str | os.PathLike[str]) -> DatasetProperties:
@@ -684,17 +680,3 @@ def _missing(directory: str | os.PathLike[str]) -> MissingError:
         f"{where} has no {FILE_NAME}, so it is not a dataset. "
         "Open the directory that holds this file, or create a dataset."
     )
-
-
-def _replace(path: str, temporary: str, data: bytes) -> None:
-    """Write a new file with the permissions of the old one, if there is one, and put it there."""
-    with open(temporary, "xb") as file:
-        # Until it has its name, by which those who sweep tell it from what a dead writer left.
-        with contextlib.suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
-        with contextlib.suppress(FileNotFoundError):
-            os.chmod(temporary, stat.S_IMODE(os.stat(path).st_mode))
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-        os.replace(temporary, path)

@@ -67,7 +67,7 @@ class Step:
         """Return the cells `(x, y, z)` of the files that a box touches, per axis."""
         size = self.target.layout.file_size
         axes = zip(box.topleft, box.bottomright, size, strict=True)
-        x, y, z = (range(start // edge, -(-stop // edge)) for start, stop, edge in axes)
+        x, y, z = [range(start // edge, -(-stop // edge)) for start, stop, edge in axes]
         return x, y, z
 
     def part_box(self, cell: Vec3) -> BoundingBox:

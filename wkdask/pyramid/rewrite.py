@@ -22,7 +22,7 @@ from wkdask.grids import region_of
 from wkdask.pyramid.fill import Step, fill_volumes
 from wkdask.runtime.journal import Journal
 from wkdask.runtime.run import Run, RunReport
-from wkdask.storage.atomic import fsync_directory, naming, try_exchange
+from wkdask.storage.atomic import fsync_directory, os_errors, try_exchange
 from wkdask.storage.header import BlockType, VolumeHeader
 from wkdask.storage.volume import JOURNALS_NAME, Volume, is_zero
 from wkdask.storage.wkw import HEADER_NAME, WkwVolume
@@ -105,7 +105,7 @@ def recompress(volume: WkwVolume, block_type: BlockType, run: Run) -> RunReport:
     run
         Where.
     """
-    target = replace(volume, header=replace(volume.header, block_type=block_type))
+    target = replace(volume, layout=replace(volume.layout, block_type=block_type))
     box = volume.box_on_disk()
     # First where files get compressed: these may be written while the header says so, but not while
     # it says that they are raw.
@@ -147,7 +147,7 @@ def rechunk(volume: WkwVolume, header: VolumeHeader, run: Run) -> RunReport:
     try:
         report = RunReport(0) if box.is_empty else copy_voxels(volume, target, box, run)
         _keep_others(path, temporary)
-        with naming(path, "replacing"):
+        with os_errors(path, "replacing"):
             _exchange(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

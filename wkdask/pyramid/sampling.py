@@ -157,5 +157,5 @@ def _mirrored(positions: NDArray[np.int64], low: int, high: int) -> NDArray[np.i
 
 
 def _grown(box: BoundingBox, halo: Vec3) -> BoundingBox:
-    sizes = (size + 2 * around for size, around in zip(box.size, halo, strict=True))
-    return BoundingBox((at - around for at, around in zip(box.topleft, halo, strict=True)), sizes)
+    sizes = [size + 2 * around for size, around in zip(box.size, halo, strict=True)]
+    return BoundingBox([at - around for at, around in zip(box.topleft, halo, strict=True)], sizes)

@@ -28,7 +28,7 @@ __all__ = [
     "fsync_names",
     "is_leftover",
     "make_durable",
-    "naming",
+    "os_errors",
     "private",
     "read_all",
     "remove",
@@ -60,7 +60,7 @@ def private(path: str) -> Iterator[tuple[int, str]]:
 
     It is gone at the end, unless it was given another name.
     """
-    with naming(path, "writing"):
+    with os_errors(path, "writing"):
         os.makedirs(os.path.dirname(path), exist_ok=True)
         descriptor, temporary = _locked_file(path)
     try:
@@ -77,7 +77,7 @@ def replacing(path: str, *, fsync: bool = False) -> Iterator[int]:
     """Open a private file that takes the place of `path` when the block ends without an error."""
     with private(path) as (descriptor, temporary):
         yield descriptor
-        with naming(path, "writing"):
+        with os_errors(path, "writing"):
             commit(descriptor, temporary, path, fsync)
 
 
@@ -200,8 +200,8 @@ def sweep_leftover(path: str, *, older_than_seconds: float = 0.0) -> bool:
 
 
 @contextlib.contextmanager
-def naming(path: str, doing: str) -> Iterator[None]:
-    """Let errors of the file system name the file."""
+def os_errors(path: str, doing: str) -> Iterator[None]:
+    """Turn an `OSError` into a `StorageError` that names the file."""
     try:
         yield
     except WkdaskError:

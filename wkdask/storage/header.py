@@ -12,7 +12,8 @@ per voxel with all channels, and the offset of the voxel data as little-endian u
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -83,6 +84,30 @@ class VolumeHeader:
     block_type: BlockType = "raw"
     """How blocks are stored: as they are, or compressed one by one."""
 
+    # What follows from these, once and not with each use.
+    itemsize: int = field(init=False, repr=False, compare=False)
+    """Bytes of one channel of a voxel."""
+    voxel_bytes: int = field(init=False, repr=False, compare=False)
+    """Bytes of a voxel, all channels."""
+    block_bytes: int = field(init=False, repr=False, compare=False)
+    """Bytes of a block before compression."""
+    blocks_per_file: int = field(init=False, repr=False, compare=False)
+    """Blocks of a file."""
+    file_edge: int = field(init=False, repr=False, compare=False)
+    """Voxels per edge of a file."""
+    block_size: Vec3 = field(init=False, repr=False, compare=False)
+    """Voxels per axis of a block."""
+    file_size: Vec3 = field(init=False, repr=False, compare=False)
+    """Voxels per axis of a file."""
+    is_compressed: bool = field(init=False, repr=False, compare=False)
+    """Whether blocks are compressed, so that a file can only be written whole."""
+    write_size: Vec3 = field(init=False, repr=False, compare=False)
+    """Voxels per axis of the smallest box that two tasks must not share: a file or a block."""
+    write_unit: str = field(init=False, repr=False, compare=False)
+    """What a box of `write_size` is called: `"file"` or `"block"`."""
+    data_offset_bytes: int = field(init=False, repr=False, compare=False)
+    """Where the voxel data begin in a file: behind the header and the jump table."""
+
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ArgumentError(f"dtype is {self.dtype!r}, but WKW stores {', '.join(DTYPES)}.")
@@ -94,6 +119,8 @@ class VolumeHeader:
             object.__setattr__(self, name, whole(getattr(self, name), name))
         _check_power("block_edge", self.block_edge)
         _check_power("blocks_per_file_edge", self.blocks_per_file_edge)
+        for name, value in self._facts():
+            object.__setattr__(self, name, value)
         if not 1 <= self.num_channels <= _MAX_VOXEL_BYTES // self.itemsize:
             raise ArgumentError(
                 f"num_channels is {self.num_channels}, but a voxel of {self.dtype} holds 1 to "
@@ -112,65 +139,30 @@ class VolumeHeader:
                 "blocks_per_file_edge."
             )
 
-    @property
-    def itemsize(self) -> int:
-        """Bytes of one channel of a voxel."""
-        return np.dtype(self.dtype).itemsize
-
-    @property
-    def voxel_bytes(self) -> int:
-        """Bytes of a voxel, all channels."""
-        return self.itemsize * self.num_channels
-
-    @property
-    def block_bytes(self) -> int:
-        """Bytes of a block before compression."""
-        return self.block_edge**3 * self.voxel_bytes
-
-    @property
-    def blocks_per_file(self) -> int:
-        """Blocks of a file."""
-        return self.blocks_per_file_edge**3
-
-    @property
-    def file_edge(self) -> int:
-        """Voxels per edge of a file."""
-        return self.block_edge * self.blocks_per_file_edge
-
-    @property
-    def is_compressed(self) -> bool:
-        """Whether blocks are compressed, so that a file can only be written whole."""
-        return self.block_type != "raw"
+    def _facts(self) -> Iterator[tuple[str, Any]]:
+        """Yield the name and the value of each fact that follows from the others."""
+        itemsize = np.dtype(self.dtype).itemsize
+        voxel_bytes = itemsize * self.num_channels
+        blocks = self.blocks_per_file_edge**3
+        file_edge = self.block_edge * self.blocks_per_file_edge
+        block_size, file_size = (self.block_edge,) * 3, (file_edge,) * 3
+        is_compressed = self.block_type != "raw"
+        yield "itemsize", itemsize
+        yield "voxel_bytes", voxel_bytes
+        yield "block_bytes", self.block_edge**3 * voxel_bytes
+        yield "blocks_per_file", blocks
+        yield "file_edge", file_edge
+        yield "block_size", block_size
+        yield "file_size", file_size
+        yield "is_compressed", is_compressed
+        yield "write_size", file_size if is_compressed else block_size
+        yield "write_unit", "file" if is_compressed else "block"
+        yield "data_offset_bytes", HEADER_BYTES + (8 * blocks if is_compressed else 0)
 
     @property
     def voxel_type(self) -> VoxelType:
         """What a voxel holds."""
         return VoxelType(self.dtype, self.num_channels)
-
-    @property
-    def file_size(self) -> Vec3:
-        """Voxels per axis of a file."""
-        return (self.file_edge,) * 3
-
-    @property
-    def block_size(self) -> Vec3:
-        """Voxels per axis of a block."""
-        return (self.block_edge,) * 3
-
-    @property
-    def write_size(self) -> Vec3:
-        """Voxels per axis of the smallest box that two tasks must not share: a file or a block."""
-        return self.file_size if self.is_compressed else self.block_size
-
-    @property
-    def write_unit(self) -> str:
-        """What a box of `write_size` is called."""
-        return "file" if self.is_compressed else "block"
-
-    @property
-    def data_offset_bytes(self) -> int:
-        """Where the voxel data begin in a file: behind the header and the jump table."""
-        return HEADER_BYTES + (8 * self.blocks_per_file if self.is_compressed else 0)
 
     def to_bytes(self, data_offset_bytes: int = 0) -> bytes:
         """Return the 16 bytes; `data_offset_bytes` is 0 in `header.wkw`."""

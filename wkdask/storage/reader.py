@@ -2,18 +2,24 @@
 
 It knows a path and the header that the volume demands. Everything is read from one descriptor,
 after the file's own header, its size and its jump table were checked, so that a file is never read
-as something that it is not. Only a file that does not exist counts as zeros.
+as something that it is not. Only a file that does not exist counts as zeros. Large results take
+over the memory of earlier ones.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import math
+import mmap
 import os
 import stat
+import weakref
+from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from wkdask.errors import ArgumentError, FormatError, storage_error
 from wkdask.geometry import BoundingBox
@@ -24,7 +30,7 @@ from wkdask.storage.atomic import (
     fsync_directory,
     fsync_names,
     make_durable,
-    naming,
+    os_errors,
     private,
     read_all,
     write_all,
@@ -33,7 +39,16 @@ from wkdask.storage.header import HEADER_BYTES, VolumeHeader
 from wkdask.storage.volume import Voxels, WriteOptions, is_zero
 from wkdask.storage.writer import pieces_of
 
-__all__ = ["WkwFile", "create_header", "is_missing", "patch", "read_into"]
+__all__ = [
+    "KEPT_BYTES",
+    "SMALLEST_BYTES",
+    "WkwFile",
+    "create_header",
+    "is_missing",
+    "new_array",
+    "patch",
+    "read_into",
+]
 
 _NO_ENDS = np.empty(0, dtype=np.int64)
 _READ_ATTEMPTS = 3
@@ -154,12 +169,12 @@ class WkwFile:
         data = bytearray(self._read_bytes(start, count))
         block = np.frombuffer(data, self.header.dtype).reshape(_shape(self.header), order="F")
         block[(slice(None), *part.source_slices)] = voxels
-        with naming(self.path, "writing"):
+        with os_errors(self.path, "writing"):
             write_all(self.descriptor, data, start)
 
     def reserve(self, parts: list[Overlap]) -> None:
         """Take the space on the disk for blocks of a raw file, so that it can't run out halfway."""
-        with naming(self.path, "writing"):
+        with os_errors(self.path, "writing"):
             for part in parts:
                 _allocate(self.descriptor, *self._span(part.cell))
 
@@ -193,7 +208,7 @@ class WkwFile:
         return start, int(self.ends[index]) - start
 
     def _read_bytes(self, start: int, count: int) -> bytes:
-        with naming(self.path, "reading"):
+        with os_errors(self.path, "reading"):
             data = read_all(self.descriptor, count, start)
         if len(data) != count:
             # It was longer when it was opened, so that nothing of it shall be deleted.
@@ -215,9 +230,9 @@ def create_header(path: str, header: VolumeHeader) -> bool:
     StorageError
         If the file system refuses.
     """
-    with naming(path, "writing"):
+    with os_errors(path, "writing"):
         make_durable(os.path.dirname(path))
-    with private(path) as (descriptor, temporary), naming(path, "writing"):
+    with private(path) as (descriptor, temporary), os_errors(path, "writing"):
         write_all(descriptor, header.to_bytes(), 0)
         os.fsync(descriptor)
         is_new = claim(temporary, path)
@@ -306,7 +321,7 @@ def patch(
         for part in parts:
             file.patch_block(part, voxels[(slice(None), *part.target)])
         if options.fsync:
-            with naming(path, "writing"):
+            with os_errors(path, "writing"):
                 os.fsync(file.descriptor)
                 fsync_names(path)
 
@@ -318,7 +333,7 @@ def is_missing(path: str) -> bool:
     except FileNotFoundError:
         return not _is_dangling(path)
     except OSError:
-        # Whoever reads it is told.
+        # Opening the file raises the proper error.
         return False
     return False
 
@@ -386,7 +401,7 @@ def _create_zeros(path: str, header: VolumeHeader, parts: list[Overlap]) -> None
     It has the space for the voxels that are to be written: a full disk leaves no file behind.
     """
     size_bytes = header.data_offset_bytes + header.blocks_per_file * header.block_bytes
-    with private(path) as (descriptor, temporary), naming(path, "writing"):
+    with private(path) as (descriptor, temporary), os_errors(path, "writing"):
         write_all(descriptor, header.to_bytes(header.data_offset_bytes), 0)
         os.ftruncate(descriptor, size_bytes)
         WkwFile(descriptor, path, header, _NO_ENDS).reserve(parts)
@@ -420,3 +435,92 @@ def _format_error(path: str, reason: str) -> FormatError:
     return FormatError(
         f"{path} {reason}. It is not read as zeros: restore it, or delete it to make it zeros."
     )
+
+
+# --- memory -------------------------------------------------------------------------------------
+
+# The system hands out memory page by page and zeroed, which takes a third of the time of a large
+# read. A process that reads chunk after chunk pays that once: the memory of an array that is gone
+# is kept for the next one. It is marked as free, so that the system takes it when it needs it.
+
+SMALLEST_BYTES = 2**22
+"""Smaller arrays are left to NumPy, whose allocator keeps them itself."""
+
+_PAGE_BYTES = 2**21
+# A buffer serves arrays that fill at least so much of it.
+_LEAST_SHARE = 0.75
+
+
+def _kept_bytes() -> int:
+    """Return an eighth of a core's share of the memory, at most 1 GiB."""
+    try:
+        memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return 0
+    return min(2**30, memory_bytes // (8 * (os.cpu_count() or 1)))
+
+
+KEPT_BYTES = _kept_bytes()
+"""How much is kept at most, in all threads of a process together."""
+
+# Appending and popping need no lock, which a finalizer in any thread could not wait for.
+_kept: deque[mmap.mmap] = deque()
+
+
+def new_array(shape: tuple[int, ...], dtype: DTypeLike) -> tuple[Voxels, bool]:
+    """Return an array in Fortran order, and whether it is known to be all zeros.
+
+    If it is not, it holds what another array left: write every element, or fill it.
+
+    Examples
+    --------
+    >>> array, is_zero = new_array((1, 256, 256, 256), "uint8")
+    >>> array.shape, array.flags.f_contiguous
+    ((1, 256, 256, 256), True)
+    """
+    size_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+    if not SMALLEST_BYTES <= size_bytes <= KEPT_BYTES:
+        return np.zeros(shape, dtype, order="F"), True
+    buffer = _taken(size_bytes)
+    is_new = buffer is None
+    if buffer is None:
+        buffer = _mapped(-(-size_bytes // _PAGE_BYTES) * _PAGE_BYTES)
+    owner = np.frombuffer(buffer, np.uint8)
+    # All views of an array keep alive the one at the end of their bases, which is this one.
+    weakref.finalize(owner, _keep, buffer).atexit = False
+    return owner[:size_bytes].view(dtype).reshape(shape, order="F"), is_new
+
+
+def _taken(size_bytes: int) -> mmap.mmap | None:
+    """Return a kept buffer of about a size."""
+    for _ in range(len(_kept)):
+        try:
+            buffer = _kept.popleft()
+        except IndexError:
+            return None
+        if _LEAST_SHARE * len(buffer) <= size_bytes <= len(buffer):
+            return buffer
+        _kept.append(buffer)
+    return None
+
+
+def _mapped(size_bytes: int) -> mmap.mmap:
+    buffer = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    _advise(buffer, "MADV_HUGEPAGE")
+    return buffer
+
+
+def _keep(buffer: mmap.mmap) -> None:
+    """Keep a buffer whose array is gone, and let the oldest go if they are too many."""
+    _advise(buffer, "MADV_FREE")
+    _kept.append(buffer)
+    while sum(map(len, tuple(_kept))) > KEPT_BYTES:
+        with contextlib.suppress(IndexError):
+            _kept.popleft()
+
+
+def _advise(buffer: mmap.mmap, name: str) -> None:
+    """Tell the system how memory is used, where it knows the word."""
+    if (advice := getattr(mmap, name, None)) is not None:
+        with contextlib.suppress(OSError):
+            buffer.madvise(advice)

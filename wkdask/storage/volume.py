@@ -126,22 +126,22 @@ class WriteOptions:
             raise ArgumentError(f"hc_level is {self.hc_level}, but LZ4HC has levels 3 to 12.")
 
 
+_DEFAULTS = WriteOptions()
+
+
 @dataclass(frozen=True, slots=True)
 class Volume(ABC):
     """Voxels `(c, x, y, z)` over many files, at one place. Making a volume touches no file.
 
-    A subclass adds its layout as a field. Positions are absolute voxels of the volume's own mag.
+    Positions are absolute voxels of the volume's own mag.
     """
 
     path: str
     """Where the volume lies; it means the same in every process."""
-    options: WriteOptions = field(default_factory=WriteOptions, kw_only=True)
+    layout: Layout
+    """How the voxels are stored."""
+    options: WriteOptions = field(default=_DEFAULTS, kw_only=True)
     """How files are written; what they hold does not depend on it."""
-
-    @property
-    @abstractmethod
-    def layout(self) -> Layout:
-        """How the voxels are stored."""
 
     # --- voxels -----------------------------------------------------------------------------
 
@@ -258,7 +258,7 @@ class Volume(ABC):
     def file_box(self, cell: Vec3) -> BoundingBox:
         """Return the voxels of the file of a cell, in absolute positions."""
         size = self.layout.file_size
-        return BoundingBox((at * edge for at, edge in zip(cell, size, strict=True)), size)
+        return BoundingBox([at * edge for at, edge in zip(cell, size, strict=True)], size)
 
     def box_on_disk(self) -> BoundingBox:
         """Return the smallest box around the files that exist, in voxels."""

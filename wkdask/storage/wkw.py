@@ -31,9 +31,8 @@ from wkdask.grids import Overlap, Region, overlaps, region_of, slices_in
 from wkdask.storage import atomic
 from wkdask.storage import reader as wkwfile
 from wkdask.storage import writer as filewriter
-from wkdask.storage.buffers import new_array
 from wkdask.storage.header import HEADER_BYTES, VolumeHeader
-from wkdask.storage.reader import WkwFile
+from wkdask.storage.reader import WkwFile, new_array
 from wkdask.storage.volume import JOURNALS_NAME, Produce, Volume, Voxels, add_written
 
 __all__ = ["HEADER_NAME", "WkwVolume", "as_wkw"]
@@ -56,7 +55,7 @@ class WkwVolume(Volume):
     array([0, 7, 0], dtype=uint8)
     """
 
-    header: VolumeHeader
+    layout: VolumeHeader
     """What every file must hold; the block type is that of files to be written."""
 
     def __post_init__(self) -> None:
@@ -95,34 +94,34 @@ class WkwVolume(Volume):
         return volume
 
     @property
-    def layout(self) -> VolumeHeader:
-        """The header."""
-        return self.header
+    def header(self) -> VolumeHeader:
+        """The layout, by the name that WKW has for it."""
+        return self.layout
 
     def check(self) -> None:
         """Raise unless `header.wkw` on disk still says what this volume's header says."""
         found = _read_header(self.path)
-        if not found.same_voxels_as(self.header):
+        if not found.same_voxels_as(self.layout):
             raise FormatError(
-                f"{os.path.join(self.path, HEADER_NAME)} has {found.difference_to(self.header)}, "
+                f"{os.path.join(self.path, HEADER_NAME)} has {found.difference_to(self.layout)}, "
                 "which is what the view was made with. Open it again."
             )
 
     def replace_header(self) -> None:
         """Let `header.wkw` say what this volume's header says."""
         with atomic.replacing(os.path.join(self.path, HEADER_NAME), fsync=True) as descriptor:
-            os.write(descriptor, self.header.to_bytes())
+            os.write(descriptor, self.layout.to_bytes())
         self.note_change()
 
     def read(self, region: Region) -> NDArray[np.generic]:
         """Return the voxels of a region; see `Volume.read`."""
-        shape = (self.header.num_channels, *map(len, region))
-        out, is_zero = new_array(shape, self.header.dtype)
+        shape = (self.layout.num_channels, *map(len, region))
+        out, is_zero = new_array(shape, self.layout.dtype)
         complete = True
         for part in self._parts(region):
             target = out[(slice(None), *part.target)]
             path = self.file_path(part.cell)
-            if not wkwfile.read_into(target, path, self.header, part.source):
+            if not wkwfile.read_into(target, path, self.layout, part.source):
                 complete = False
                 if not is_zero:
                     target[...] = 0
@@ -168,7 +167,7 @@ class WkwVolume(Volume):
     def check_file(self, cell: Vec3, *, decode: bool = False) -> None:
         """Raise unless a file is a whole WKW file of this volume, or missing."""
         try:
-            opened = WkwFile.open(self.file_path(cell), self.header)
+            opened = WkwFile.open(self.file_path(cell), self.layout)
         except FileNotFoundError:
             # Writers of zeros remove files: missing means zeros.
             return
@@ -189,7 +188,7 @@ class WkwVolume(Volume):
 
     def _directories(self, box: BoundingBox) -> Iterator[str]:
         """Yield the directories in which files of a box lie, and those of journals."""
-        edge = self.header.file_edge
+        edge = self.layout.file_edge
         _, ys, zs = (
             range(start // edge, -(-stop // edge))
             for start, stop in zip(box.topleft, box.bottomright, strict=True)
@@ -217,7 +216,7 @@ class WkwVolume(Volume):
         _CHANGES[self.path] += 1
 
     def _parts(self, region: Region) -> Iterator[Overlap]:
-        return overlaps(region, self.header.file_size)
+        return overlaps(region, self.layout.file_size)
 
     def _fill(
         self,
@@ -238,20 +237,20 @@ class WkwVolume(Volume):
                 common = whole.intersected_with(box)
                 inside = common.moved_by(-at for at in whole.topleft)
                 with self._merging(cell, whole, inside, produce) as (piece_of, touched):
-                    if self.header.is_compressed or exclusive or common == whole:
+                    if self.layout.is_compressed or exclusive or common == whole:
                         size_bytes = self._write_file(cell, piece_of, touched, threads)
                     else:
-                        size_bytes = inside.volume * self.header.voxel_bytes
-                        pieces = [inside] if is_made else filewriter.pieces_of(self.header)
+                        size_bytes = inside.volume * self.layout.voxel_bytes
+                        pieces = [inside] if is_made else filewriter.pieces_of(self.layout)
                         self._patch_file(cell, inside, piece_of, pieces)
-                add_written(inside.volume * self.header.num_channels, size_bytes)
+                add_written(inside.volume * self.layout.num_channels, size_bytes)
         finally:
             # Also after a failure: the files before it were written.
             self.note_change()
 
     def _write_file(self, cell: Vec3, piece_of: Produce, touched: BoundingBox, threads: int) -> int:
         """Write a file whole, and return its bytes."""
-        with filewriter.writing(self.file_path(cell), self.header, self.options) as file:
+        with filewriter.writing(self.file_path(cell), self.layout, self.options) as file:
             file.fill(piece_of, touched, threads)
         return file.size_bytes
 
@@ -263,11 +262,11 @@ class WkwVolume(Volume):
             common = piece.intersected_with(inside, dont_assert=True)
             voxels = None if common.is_empty else piece_of(common)
             if voxels is None:
-                shape = (self.header.num_channels, *common.size)
-                voxels = np.zeros(shape, self.header.dtype, order="F")
+                shape = (self.layout.num_channels, *common.size)
+                voxels = np.zeros(shape, self.layout.dtype, order="F")
             if not common.is_empty:
                 path = self.file_path(cell)
-                wkwfile.patch(path, self.header, common, voxels, self.options)
+                wkwfile.patch(path, self.layout, common, voxels, self.options)
 
     @contextlib.contextmanager
     def _merging(
@@ -287,10 +286,10 @@ class WkwVolume(Volume):
         opened: contextlib.AbstractContextManager[WkwFile | None] = contextlib.nullcontext()
         if inside.size != whole.size:
             with contextlib.suppress(FileNotFoundError):
-                opened = WkwFile.open(self.file_path(cell), self.header)
+                opened = WkwFile.open(self.file_path(cell), self.layout)
         with opened as old:
             touched = BoundingBox((0, 0, 0), whole.size) if old else inside
-            yield partial(_merged, old, inside, new_voxels, self.header), touched
+            yield partial(_merged, old, inside, new_voxels, self.layout), touched
 
 
 def _merged(
@@ -364,7 +363,7 @@ def _size_bytes(entry: os.DirEntry[str]) -> int:
     try:
         return entry.stat().st_size
     except OSError:
-        # Such as a link to nothing: whoever reads it is told.
+        # Such as a link to nothing: reading it raises the proper error.
         return 0
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from wkdask.errors import ArgumentError
 from wkdask.geometry import BoundingBox
 from wkdask.storage import codec
-from wkdask.storage.atomic import commit, naming, private, remove, try_fallocate, write_all
+from wkdask.storage.atomic import commit, os_errors, private, remove, try_fallocate, write_all
 from wkdask.storage.header import VolumeHeader
 from wkdask.storage.volume import Produce, Voxels, WriteOptions, is_zero
 
@@ -164,7 +164,7 @@ class PieceWriter:
         else:
             self._is_zero = self._is_zero and packed[0]
             for data, sizes in packed[1]:
-                with naming(self._path, "writing"):
+                with os_errors(self._path, "writing"):
                     self._output.write(data)
                 self._sizes.append(sizes.copy())
         self._next = next(self._left, None)
@@ -172,7 +172,7 @@ class PieceWriter:
     def _append_zeros(self, box: BoundingBox) -> None:
         blocks = (box.size[0] // self._header.block_edge) ** 3
         size_bytes = self._header.block_bytes
-        with naming(self._path, "writing"):
+        with os_errors(self._path, "writing"):
             if self._header.is_compressed:
                 block = _zero_block(self._header)
                 size_bytes = len(block)
@@ -350,7 +350,7 @@ def writing(
         writer = PieceWriter(_Output(descriptor, header.data_offset_bytes), path, header, options)
         yield writer
         writer.check_complete()
-        with naming(path, "writing"):
+        with os_errors(path, "writing"):
             if not writer.size_bytes:
                 remove(path, options.fsync)
                 return

@@ -1,4 +1,4 @@
-"""`wkdask.storage.buffers`: memory is taken over by the next array, and never while one lives."""
+"""`new_array` of `wkdask.storage.reader`: memory is taken over, and never while an array lives."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from wkdask.geometry import BoundingBox
-from wkdask.storage import buffers
-from wkdask.storage.buffers import SMALLEST_BYTES, new_array
+from wkdask.storage import reader
 from wkdask.storage.header import VolumeHeader
+from wkdask.storage.reader import SMALLEST_BYTES, new_array
 from wkdask.storage.wkw import WkwVolume
 
-pytestmark = pytest.mark.skipif(buffers.KEPT_BYTES < 2**24, reason="keeps next to nothing here")
+pytestmark = pytest.mark.skipif(reader.KEPT_BYTES < 2**24, reason="keeps next to nothing here")
 
 SHAPE = (1, 128, 256, 256)
 
@@ -25,13 +25,13 @@ SHAPE = (1, 128, 256, 256)
 @pytest.fixture(autouse=True)
 def nothing_kept() -> Iterator[None]:
     gc.collect()
-    buffers._kept.clear()
+    reader._kept.clear()
     yield
-    buffers._kept.clear()
+    reader._kept.clear()
 
 
 def kept_bytes() -> int:
-    return sum(map(len, buffers._kept))
+    return sum(map(len, reader._kept))
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int64", "float32"])
@@ -80,14 +80,14 @@ def test_memory_of_other_sizes_is_not_taken() -> None:
 
 
 def test_small_and_huge_arrays_are_left_to_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(buffers, "KEPT_BYTES", 2**23)
+    monkeypatch.setattr(reader, "KEPT_BYTES", 2**23)
     for size in (0, 1, SMALLEST_BYTES - 1, 2**23 + 1):
         assert new_array((size,), "uint8")[0].base is None
     assert kept_bytes() == 0
 
 
 def test_no_more_is_kept_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(buffers, "KEPT_BYTES", 5 * 2**23)
+    monkeypatch.setattr(reader, "KEPT_BYTES", 5 * 2**23)
     arrays = [new_array(SHAPE, "uint8")[0] for _ in range(9)]
     arrays.clear()
     assert kept_bytes() == 5 * 2**23
