@@ -15,7 +15,7 @@ from typing import Any, Literal
 import dask
 import dask.array as da
 import numpy as np
-from dask.layers import ArrayBlockIdDep, ArraySliceDep
+from dask.layers import ArrayBlockIdDep
 from numpy.typing import NDArray
 
 from wkdask.errors import AlignmentError, ArgumentError
@@ -89,20 +89,9 @@ def aligned_array(
 
 def store_graph(array: da.Array, volume: Volume, corner: Vec3) -> da.Array:
     """Return the lazy writes of an array from `aligned_array`: voxels written, per chunk."""
-    # A fresh name each time: dask would not run a second store of the same name.
-    return da.blockwise(
-        partial(_store_chunk, volume, corner),
-        _AXES,
-        array,
-        _AXES,
-        ArraySliceDep(array.chunks),
-        _AXES,
-        name=f"wkdask-store-{uuid.uuid4().hex}",
-        adjust_chunks={axis: lambda _: 1 for axis in _AXES},
-        align_arrays=False,
-        dtype=np.int64,
-        meta=np.empty((0,) * 4, dtype=np.int64),
-    )
+    receipts = _receipts(array, volume, _ArrayGrid(array.chunks[1:], corner), None, "")
+    voxels_of = partial(_voxels_of, array.shape[0])
+    return receipts.map_blocks(voxels_of, dtype=np.int64, meta=np.empty((0,) * 4, np.int64))
 
 
 def run_store(
@@ -116,17 +105,28 @@ def run_store(
     Raises
     ------
     Exception, ChunkErrors
-        As `chunkmap.run_chunks`.
+        As `run_chunks`.
     """
     grid = _ArrayGrid(array.chunks[1:], corner)
-    work = partial(_store_one, volume, grid, journal, run.tag)
-    receipts = da.blockwise(
-        work, _AXES, array, _AXES, ArrayBlockIdDep(array.chunks), _AXES,
+    return run_graph(_receipts(array, volume, grid, journal, run.tag), grid, run, journal)
+
+
+def _receipts(
+    array: da.Array, volume: Volume, grid: _ArrayGrid, journal: Journal | None, tag: str
+) -> da.Array:
+    """Return one block per chunk: the voxels and bytes that its task writes."""
+    return da.blockwise(
+        partial(_store_one, volume, grid, journal, tag), _AXES, array, _AXES,
+        ArrayBlockIdDep(array.chunks), _AXES,
+        # A fresh name each time: dask would not run a second store of the same name.
         name=f"wkdask-store-{uuid.uuid4().hex}",
         adjust_chunks={axis: lambda _: 1 for axis in _AXES},
         align_arrays=False, dtype=object, meta=np.empty((0,) * 4, dtype=object),
     )  # fmt: skip
-    return run_graph(receipts, grid, run, journal)
+
+
+def _voxels_of(channels: int, receipts: NDArray[np.object_]) -> NDArray[np.int64]:
+    return np.full((1,) * 4, receipts.item()[0] // channels, dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,18 +175,6 @@ def _store_one(
 def reads_from(array: da.Array, volume: Volume) -> bool:
     """Return whether an array is computed from voxels of a volume."""
     return any(str(layer).startswith(f"wkdask-{volume.key}-") for layer in array.dask.layers)
-
-
-def _store_chunk(
-    volume: Volume, corner: Vec3, voxels: Any, place: tuple[slice, ...]
-) -> NDArray[np.int64]:
-    array = as_voxels(voxels)
-    box = BoundingBox.from_corners(
-        (axis.start for axis in place[1:]), (axis.stop for axis in place[1:])
-    )
-    if not box.is_empty:
-        volume.write(box.moved_by(corner), array)
-    return np.full((1,) * 4, box.volume, dtype=np.int64)
 
 
 def _wrapped(source: NDArray[Any], volume: Volume, corner: Vec3) -> da.Array:

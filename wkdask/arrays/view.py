@@ -12,25 +12,24 @@ from collections.abc import Callable
 from copy import copy
 from functools import partial
 from math import prod
-from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex
+from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex, overload
 
 import numpy as np
 import wkw
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from wkdask.arrays import labelled
 from wkdask.arrays import lazy as arrays
 from wkdask.arrays import store as storing
 from wkdask.arrays.labelled import Coords, Labels
 from wkdask.arrays.lazy import VolumeArray
+from wkdask.arrays.runs import Job, Tasks, bytes_of_chunk, carry_out
 from wkdask.errors import ArgumentError, BoundsError, ReadOnlyError, StateError
 from wkdask.geometry import BoundingBox, Mag, Vec3, Vec3Like, cubed, vec3
 from wkdask.grids import ChunkGrid, check_apart, chunk_grid, edge_text, paired_grids, region_of
-from wkdask.runtime import memory
 from wkdask.runtime import run as chunkmap
 from wkdask.runtime.executors import ExecutorLike, active_client
-from wkdask.runtime.fingerprint import job_name
-from wkdask.runtime.journal import Journal
+from wkdask.runtime.memory import TASK_BYTES, auto_size
 from wkdask.runtime.run import RunReport
 from wkdask.storage.header import VolumeHeader, check_addressable
 from wkdask.storage.volume import Volume, as_voxels
@@ -247,7 +246,7 @@ class View:
         FormatError
             If a file is there but unreadable.
         """
-        box = self._checked_box(offset, self.size if size is None else size)
+        box = self.absolute_box(offset, self.size if size is None else size)
         if not self._is_open:
             self._volume.check()
         return self._volume.read(region_of(box))
@@ -303,12 +302,12 @@ class View:
             If the part has no voxel, or leaves this view without being read-only.
         """
         read_only = self._inherited(read_only)
-        box = self._checked_box(
+        box = self.absolute_box(
             (0, 0, 0) if offset is None else offset,
             self.size if size is None else size,
             bounded=not read_only,
         )
-        return self._part(box, read_only)
+        return self.restricted_to(box, read_only=read_only)
 
     def with_options(
         self,
@@ -402,9 +401,30 @@ class View:
         array = VolumeArray.of_box(self._volume, box) if chunks is None else self.to_dask(chunks)
         return labelled.to_dataarray(array, box, self._labels, coords, self._volume)
 
+    @overload
+    def store(
+        self, x: ArrayLike, offset: Vec3Like = ..., align: storing.Align = ...,
+        compute: Literal[True] = ..., *, executor: ExecutorLike = ..., retries: int = ...,
+        resume: bool | str = ..., check_memory: bool = ..., progress: bool = ...,
+    ) -> RunReport: ...  # fmt: skip
+
+    @overload
+    def store(
+        self, x: ArrayLike, offset: Vec3Like = ..., align: storing.Align = ..., *,
+        compute: Literal[False], executor: ExecutorLike = ..., retries: int = ...,
+        resume: bool | str = ..., check_memory: bool = ..., progress: bool = ...,
+    ) -> da.Array: ...  # fmt: skip
+
+    @overload
+    def store(
+        self, x: ArrayLike, offset: Vec3Like = ..., align: storing.Align = ...,
+        compute: bool = ..., *, executor: ExecutorLike = ..., retries: int = ...,
+        resume: bool | str = ..., check_memory: bool = ..., progress: bool = ...,
+    ) -> RunReport | da.Array: ...  # fmt: skip
+
     def store(
         self,
-        x: Any,
+        x: ArrayLike,
         offset: Vec3Like = (0, 0, 0),
         align: storing.Align = "raise",
         compute: bool = True,
@@ -414,7 +434,7 @@ class View:
         resume: bool | str = False,
         check_memory: bool = True,
         progress: bool = False,
-    ) -> Any:
+    ) -> RunReport | da.Array:
         """Write a dask array, one task a chunk, without locks.
 
         A chunk may cover a compressed file partly: the one task that owns the file merges it.
@@ -453,35 +473,61 @@ class View:
             Before anything runs, so that nothing is written.
         """
         run = chunkmap.Run(executor, "raise", retries, progress)
-        view = self._whole()
-        view._check_writable()
+        view = self.bounded()
+        view.check_writable()
         start = vec3(offset, "offset")
         if min(start) < 0:
             raise BoundsError(f"offset is {start}, but must not be negative.")
         corner = view.bounding_box.moved_by(start).topleft
-        array = storing.aligned_array(x, view._volume, corner, align=align)
-        view._checked_box(start, array.shape[1:])
-        if storing.reads_from(array, view._volume) and active_client(executor) is not None:
+        array = storing.aligned_array(x, view.volume, corner, align=align)
+        view.absolute_box(start, array.shape[1:])
+        if storing.reads_from(array, view.volume) and active_client(executor) is not None:
             raise ArgumentError(
                 f"the data are computed from {self.path} itself, and a cluster may run a task "
                 "twice. Store them into another mag, or pass a thread pool as executor."
             )
         if not compute:
-            return storing.store_graph(array, view._volume, corner)
-        if check_memory:
-            needed = 2 * prod(map(max, array.chunks)) * array.itemsize + memory.TASK_BYTES
-            size = tuple(map(max, array.chunks[1:]))
-            memory.check_memory(needed, (size[0], size[1], size[2]), array.npartitions, executor)
+            return storing.store_graph(array, view.volume, corner)
+        x_size, y_size, z_size = map(max, array.chunks[1:])
+        tasks = Tasks(
+            array.npartitions,
+            (x_size, y_size, z_size),
+            2 * prod(map(max, array.chunks)) * array.itemsize + TASK_BYTES,
+        )
         # A NumPy array has another name in dask each time.
         data = x if isinstance(x, np.ndarray) else array.name
-        journal = view._journal(resume, None, data, array.chunks, corner)
-        run = run.of(journal)
-        try:
-            return storing.run_store(array, view._volume, corner, run, journal)
-        finally:
-            view._finish(run)
+        job = Job(view, None, (data, array.chunks, corner))
+        go = partial(storing.run_store, array, view.volume, corner)
+        return carry_out(go, job, tasks, run, resume=resume, check_memory=check_memory)
 
     # --- functions of chunks ----------------------------------------------------------------
+
+    @overload
+    def for_each_chunk(
+        self, work_on_chunk: ChunkFunction,
+        chunk_size: SupportsIndex | Vec3Like | Auto | None = ...,
+        executor: ExecutorLike = ..., *, compute: Literal[True] = ...,
+        on_error: chunkmap.OnError = ..., retries: int = ..., resume: bool | str = ...,
+        check_memory: bool = ..., progress: bool = ...,
+    ) -> RunReport: ...  # fmt: skip
+
+    @overload
+    def for_each_chunk(
+        self, work_on_chunk: ChunkFunction,
+        chunk_size: SupportsIndex | Vec3Like | Auto | None = ...,
+        executor: ExecutorLike = ..., *, compute: Literal[False], on_error: chunkmap.OnError = ...,
+        retries: int = ..., resume: bool | str = ..., check_memory: bool = ...,
+        progress: bool = ...,
+    ) -> da.Array: ...  # fmt: skip
+
+    @overload
+    def for_each_chunk(
+        self, work_on_chunk: ChunkFunction,
+        chunk_size: SupportsIndex | Vec3Like | Auto | None = ...,
+        executor: ExecutorLike = ..., *, compute: bool, on_error: chunkmap.OnError = ...,
+        retries: int = ..., resume: bool | str = ..., check_memory: bool = ...,
+        progress: bool = ...,
+    ) -> RunReport | da.Array: ...  # fmt: skip
 
     def for_each_chunk(
         self,
@@ -495,7 +541,7 @@ class View:
         check_memory: bool = True,
         progress: bool = False,
         compute: bool = True,
-    ) -> Any:
+    ) -> RunReport | da.Array:
         """Run a function over the chunks of the view.
 
         However many chunks there are, only some hundred are in flight at a time. A worker that dies
@@ -550,18 +596,48 @@ class View:
         """
         _check_callable(work_on_chunk)
         run = chunkmap.Run(executor, on_error, retries, progress)
-        view = self._whole()
-        grid = view._grid(chunk_size, executor)
+        view = self.bounded()
+        grid = _grid(view, chunk_size, executor)
         if not view.read_only:
-            layout = view._volume.layout
+            layout = view.volume.layout
             check_apart(grid, layout.write_size, layout.write_unit)
         work = partial(_work_on_chunk, view, grid, work_on_chunk)
         if not compute:
             return chunkmap.chunk_graph(work, grid, on_error=on_error)
-        if check_memory:
-            memory.check_memory(2 * view._bytes_of(grid), grid.chunk_size, len(grid), executor)
-        journal = view._journal(resume, work_on_chunk, grid.chunk_size)
-        return view._run(work, grid, run.of(journal), journal)
+        tasks = Tasks(len(grid), grid.chunk_size, 2 * bytes_of_chunk(grid, view.volume))
+        job = Job(view, work_on_chunk, (grid.chunk_size,))
+        go = partial(chunkmap.run_chunks, work, grid)
+        return carry_out(go, job, tasks, run, resume=resume, check_memory=check_memory)
+
+    @overload
+    def for_zipped_chunks(
+        self, work_on_chunk: ZippedFunction, target_view: View,
+        source_chunk_size: SupportsIndex | Vec3Like | None = ...,
+        target_chunk_size: SupportsIndex | Vec3Like | None = ...,
+        executor: ExecutorLike = ..., *, compute: Literal[True] = ...,
+        on_error: chunkmap.OnError = ..., retries: int = ..., resume: bool | str = ...,
+        check_memory: bool = ..., progress: bool = ...,
+    ) -> RunReport: ...  # fmt: skip
+
+    @overload
+    def for_zipped_chunks(
+        self, work_on_chunk: ZippedFunction, target_view: View,
+        source_chunk_size: SupportsIndex | Vec3Like | None = ...,
+        target_chunk_size: SupportsIndex | Vec3Like | None = ...,
+        executor: ExecutorLike = ..., *, compute: Literal[False], on_error: chunkmap.OnError = ...,
+        retries: int = ..., resume: bool | str = ..., check_memory: bool = ...,
+        progress: bool = ...,
+    ) -> da.Array: ...  # fmt: skip
+
+    @overload
+    def for_zipped_chunks(
+        self, work_on_chunk: ZippedFunction, target_view: View,
+        source_chunk_size: SupportsIndex | Vec3Like | None = ...,
+        target_chunk_size: SupportsIndex | Vec3Like | None = ...,
+        executor: ExecutorLike = ..., *, compute: bool, on_error: chunkmap.OnError = ...,
+        retries: int = ..., resume: bool | str = ..., check_memory: bool = ...,
+        progress: bool = ...,
+    ) -> RunReport | da.Array: ...  # fmt: skip
 
     def for_zipped_chunks(
         self,
@@ -577,7 +653,7 @@ class View:
         check_memory: bool = True,
         progress: bool = False,
         compute: bool = True,
-    ) -> Any:
+    ) -> RunReport | da.Array:
         """Run a function over corresponding chunks of this view, the source, and a target.
 
         Parameters
@@ -612,22 +688,68 @@ class View:
         if not isinstance(target_view, View):
             raise ArgumentError(f"target_view is {target_view!r}, but must be a View.")
         run = chunkmap.Run(executor, on_error, retries, progress)
-        source, target = self._whole(), target_view._whole()
+        source, target = self.bounded(), target_view.bounded()
         grids = paired_grids(
             source.bounding_box,
             target.bounding_box,
             None if source_chunk_size is None else cubed(source_chunk_size, "source_chunk_size"),
             None if target_chunk_size is None else cubed(target_chunk_size, "target_chunk_size"),
-            target._volume.layout.file_size,
+            target.volume.layout.file_size,
         )
         work = partial(_work_on_pair, source, grids[0], target, grids[1], work_on_chunk)
+        grid = grids[1]
         if not compute:
-            return chunkmap.chunk_graph(work, grids[1], on_error=on_error)
-        if check_memory:
-            needed = source._bytes_of(grids[0]) + target._bytes_of(grids[1])
-            memory.check_memory(needed, grids[1].chunk_size, len(grids[1]), executor)
-        journal = target._journal(resume, work_on_chunk, source, grids[1].chunk_size)
-        return target._run(work, grids[1], run.of(journal), journal)
+            return chunkmap.chunk_graph(work, grid, on_error=on_error)
+        needed = sum(map(bytes_of_chunk, grids, (source.volume, target.volume)))
+        tasks = Tasks(len(grid), grid.chunk_size, needed)
+        job = Job(target, work_on_chunk, (grid.chunk_size,), (source,))
+        go = partial(chunkmap.run_chunks, work, grid)
+        return carry_out(go, job, tasks, run, resume=resume, check_memory=check_memory)
+
+    # --- for code that works on any view --------------------------------------------------------
+
+    def bounded(self) -> View:
+        """Return the view that arrays and chunk functions cover: this one, or of a mag its box."""
+        return self
+
+    def restricted_to(self, box: BoundingBox, *, read_only: bool) -> View:
+        """Return a view of an absolute box, without checks of the box."""
+        part = View(
+            self.path, self.header, box.size, box.topleft, True, read_only, self.layer_box,
+            labels=self._labels,
+        )  # fmt: skip
+        part._volume = self._volume
+        return part
+
+    def check_writable(self) -> None:
+        """Raise `ReadOnlyError` if the view is read-only."""
+        if self._read_only:
+            raise ReadOnlyError(f"{self!r} is read-only. Get a view with read_only=False to write.")
+
+    def absolute_box(
+        self, offset: Vec3Like, size: Vec3Like, *, bounded: bool | None = None
+    ) -> BoundingBox:
+        """Return the absolute box of a part given relative to the view.
+
+        Raises
+        ------
+        BoundsError
+            If a number is negative, or the box is empty or leaves the view.
+        """
+        start, extent = vec3(offset, "offset"), vec3(size, "size")
+        if min(start) < 0:
+            raise BoundsError(f"offset is {start}, but must not be negative.")
+        if min(extent) < 1:
+            raise BoundsError(f"size is {extent}, but must be at least 1 on every axis.")
+        part = BoundingBox(start, extent)
+        if (self._is_bounded if bounded is None else bounded) and not BoundingBox(
+            (0, 0, 0), self.size
+        ).contains_bbox(part):
+            raise BoundsError(
+                f"the box {part} (relative to the view) leaves the view, which has size "
+                f"{self.size}. Give offset and size that fit, or take a larger view."
+            )
+        return check_addressable(part.moved_by(self.global_offset))
 
     # --- identity ---------------------------------------------------------------------------
 
@@ -660,20 +782,6 @@ class View:
 
     # --- helpers ----------------------------------------------------------------------------
 
-    def _whole(self) -> View:
-        """Return the view that chunk functions and arrays cover."""
-        return self
-
-    def _part(self, box: BoundingBox, read_only: bool) -> View:
-        """Return a view of a box that was checked."""
-        header = self.header
-        part = View(
-            self.path, header, box.size, box.topleft, True, read_only, self.layer_box,
-            labels=self._labels,
-        )  # fmt: skip
-        part._volume = self._volume
-        return part
-
     def _inherited(self, read_only: bool | None) -> bool:
         if read_only is None:
             return self._read_only
@@ -681,37 +789,14 @@ class View:
             raise ReadOnlyError(f"{self!r} is read-only, so a part of it can't be written either.")
         return bool(read_only)
 
-    def _check_writable(self) -> None:
-        if self._read_only:
-            raise ReadOnlyError(f"{self!r} is read-only. Get a view with read_only=False to write.")
-
-    def _checked_box(
-        self, offset: Vec3Like, size: Vec3Like, *, bounded: bool | None = None
-    ) -> BoundingBox:
-        """Return the absolute box of a part, or raise with the first thing that is wrong."""
-        start, extent = vec3(offset, "offset"), vec3(size, "size")
-        if min(start) < 0:
-            raise BoundsError(f"offset is {start}, but must not be negative.")
-        if min(extent) < 1:
-            raise BoundsError(f"size is {extent}, but must be at least 1 on every axis.")
-        part = BoundingBox(start, extent)
-        if (self._is_bounded if bounded is None else bounded) and not BoundingBox(
-            (0, 0, 0), self.size
-        ).contains_bbox(part):
-            raise BoundsError(
-                f"the box {part} (relative to the view) leaves the view, which has size "
-                f"{self.size}. Give offset and size that fit, or take a larger view."
-            )
-        return check_addressable(part.moved_by(self.global_offset))
-
     def _write(self, data: NDArray[Any], offset: Vec3Like) -> BoundingBox:
         """Write as `write` says, which calls this, and return the absolute box."""
-        self._check_writable()
+        self.check_writable()
         voxels = as_voxels(data)
         if voxels.ndim == 3 and self.num_channels == 1:
             voxels = voxels[np.newaxis]
         self._volume.check_voxels(voxels.dtype, voxels.shape)
-        box = self._checked_box(offset, voxels.shape[1:])
+        box = self.absolute_box(offset, voxels.shape[1:])
         self._warn_if_unaligned(box)
         self._volume.write(box, voxels)
         return box
@@ -736,59 +821,25 @@ class View:
                 stacklevel=4,
             )
 
-    def _chunk(self, grid: ChunkGrid, position: Vec3, *, read_only: bool) -> View:
-        return self._part(grid.chunk_box(position), read_only)
 
-    def _grid(
-        self, chunk_size: SupportsIndex | Vec3Like | Auto | None, executor: ExecutorLike
-    ) -> ChunkGrid:
-        """Return the chunks that `for_each_chunk` runs over."""
-        box, layout = self.bounding_box, self._volume.layout
-        if not isinstance(chunk_size, str):
-            if chunk_size is None:
-                return chunk_grid(box, layout.file_size)
-            return chunk_grid(box, cubed(chunk_size, "chunk_size"))
-        if chunk_size != "auto":
-            raise ArgumentError(f'chunk_size is {chunk_size!r}, but must be "auto" or numbers.')
-        size = memory.auto_size(
-            lambda size: 2 * self._bytes_of(chunk_grid(box, size)),
-            lambda size: len(chunk_grid(box, size)),
-            layout.write_size,
-            executor,
-        )
-        return chunk_grid(box, size)
-
-    def _bytes_of(self, grid: ChunkGrid) -> int:
-        """Return what the voxels of the largest chunk take in memory, and the engine for them."""
-        size = map(min, grid.chunk_size, grid.box.size)
-        return prod(size) * self._volume.layout.voxel_bytes + memory.TASK_BYTES // 2
-
-    def _journal(self, resume: bool | str, function: Any, *facts: Any) -> Journal | None:
-        """Return where a job that writes this view notes what is done, if it shall."""
-        if not isinstance(resume, bool | str):
-            raise ArgumentError(f"resume is {resume!r}, but must be True, False or a job's name.")
-        if resume is False:
-            return None
-        self._check_writable()
-        read = [(fact, fact.volume.version()[0]) for fact in facts if isinstance(fact, View)]
-        name = job_name(resume, function, self._volume.path, self.bounding_box, *facts, *read)
-        return Journal(self._volume, name)
-
-    def _run(
-        self, work: chunkmap.Work, grid: ChunkGrid, run: chunkmap.Run, journal: Journal | None
-    ) -> RunReport:
-        try:
-            return chunkmap.run_chunks(work, grid, run, journal)
-        finally:
-            self._finish(run)
-
-    def _finish(self, run: chunkmap.Run) -> None:
-        """Note that voxels may have changed, and sweep up after workers that died."""
-        if self._read_only:
-            return
-        if run.is_resumed or run.executor is not None or active_client(None) is not None:
-            self._volume.sweep(run.tag, self.bounding_box)
-        self._volume.note_change()
+def _grid(
+    view: View, chunk_size: SupportsIndex | Vec3Like | Auto | None, executor: ExecutorLike
+) -> ChunkGrid:
+    """Return the chunks that `for_each_chunk` runs over."""
+    box, layout = view.bounding_box, view.volume.layout
+    if not isinstance(chunk_size, str):
+        if chunk_size is None:
+            return chunk_grid(box, layout.file_size)
+        return chunk_grid(box, cubed(chunk_size, "chunk_size"))
+    if chunk_size != "auto":
+        raise ArgumentError(f'chunk_size is {chunk_size!r}, but must be "auto" or numbers.')
+    size = auto_size(
+        lambda size: 2 * bytes_of_chunk(chunk_grid(box, size), view.volume),
+        lambda size: len(chunk_grid(box, size)),
+        layout.write_size,
+        executor,
+    )
+    return chunk_grid(box, size)
 
 
 def _check_callable(function: Any) -> None:
@@ -797,7 +848,8 @@ def _check_callable(function: Any) -> None:
 
 
 def _work_on_chunk(view: View, grid: ChunkGrid, function: ChunkFunction, position: Vec3) -> None:
-    function((view._chunk(grid, position, read_only=view.read_only), grid.index(position)))
+    chunk = view.restricted_to(grid.chunk_box(position), read_only=view.read_only)
+    function((chunk, grid.index(position)))
 
 
 def _work_on_pair(
@@ -808,6 +860,7 @@ def _work_on_pair(
     function: ZippedFunction,
     position: Vec3,
 ) -> None:
-    source_chunk = source._chunk(source_grid, position, read_only=True)
-    target_chunk = target._chunk(target_grid, position, read_only=target.read_only)
+    source_chunk = source.restricted_to(source_grid.chunk_box(position), read_only=True)
+    target_box = target_grid.chunk_box(position)
+    target_chunk = target.restricted_to(target_box, read_only=target.read_only)
     function((source_chunk, target_chunk, target_grid.index(position)))

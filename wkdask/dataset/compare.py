@@ -340,7 +340,7 @@ def _layers(a: Layer, b: Layer, mags: list[Mag] | None) -> Iterator[_Pair | Diff
 
 
 def _views(a: View, b: View) -> Iterator[_Pair | Difference]:
-    name, mag = a._labels.name, a.mag
+    name, mag = a.labels.name, a.mag
     if a.mag is not None and b.mag is not None:
         yield from _facts("mag", a.mag, b.mag, name)
     for kind in ("dtype", "num_channels"):

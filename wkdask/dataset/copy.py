@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from wkdask.arrays.runs import Job, journal_of
 from wkdask.arrays.view import View
 from wkdask.dataset.dataset import Dataset, Layer, MagView, create
 from wkdask.dataset.lookup import kind_of
@@ -89,7 +90,7 @@ def copy(
         return _copy_layer(source, target, layer_name or source.name, block_type, run, resume)
     is_plain = layer_name is None and block_type is None
     if isinstance(source, View) and isinstance(target, View) and is_plain:
-        return _copy_view(source._whole(), target._whole(), run, resume)
+        return _copy_view(source.bounded(), target.bounded(), run, resume)
     raise ArgumentError(
         f"{source!r} can't be copied to {target!r} so. Copy a dataset to a path, a layer to a "
         "dataset (layer_name renames it), or a view to a view of the same size."
@@ -104,8 +105,8 @@ def _copy_dataset(
     if kind_of(path) == "dataset" and not resume:
         raise ExistsError(f"{path} is a dataset already: choose another path, or resume=True.")
     target = create(path, source.voxel_size, source.unit, exist_ok=resume)
-    said = source._properties
-    target._change(lambda found: replace(found, extra=said.extra, team=said.team))
+    said = source.json.content
+    target.json.change(lambda found: replace(found, extra=said.extra, team=said.team))
     return _total(
         _copy_layer(layer, target, name, block_type, run, resume)
         for name, layer in source.layers.items()
@@ -121,10 +122,10 @@ def _copy_layer(
             f"the voxels of {source!r} are {source.dataset.voxel_size} {source.dataset.unit}, but "
             f"those of {target!r} {target.voxel_size} {target.unit}."
         )
-    target._refresh()
+    target.json.refresh()
     if name not in target.layers:
         new = replace(source.properties, name=name, mags=())
-        target._change(lambda found: found.with_layer(new))
+        target.json.change(lambda found: found.with_layer(new))
     elif not resume:
         raise ExistsError(
             f"{target.path} has a layer {name!r} already: pass layer_name, or resume=True."
@@ -133,13 +134,13 @@ def _copy_layer(
     return _total(
         _copy_mag(source[mag], layer, header, run, resume)
         for mag, header in headers.items()
-        if mag not in layer._listed
+        if mag not in layer.directories.listed
     )
 
 
 def _headers(layer: Layer, block_type: BlockType | None) -> dict[Mag, VolumeHeader]:
     """Return how the mags of a copy are stored; raise if one can't be opened."""
-    layer._check_format()
+    layer.directories.check_format()
     headers = {mag: as_wkw(view.volume).header for mag, view in layer.mags.items()}
     if block_type is None:
         return headers
@@ -150,21 +151,22 @@ def _copy_mag(
     view: MagView, target: Layer, header: VolumeHeader, run: Run, resume: bool
 ) -> RunReport:
     assert view.mag is not None
-    entry = target._new_entry(view.mag, header)
-    target._prepare(entry, header, resume=resume)
-    copied = target._open(entry)
+    directories = target.directories
+    entry = directories.new_entry(view.mag, header)
+    directories.prepare(entry, header, resume=resume)
+    copied = target.open_entry(entry)
     # All files, because voxels may lie outside of the layer's box.
     box = view.volume.box_on_disk()
     report = RunReport(0)
     if not box.is_empty:
-        journal = copied._journal(resume, None, view, "copy")
+        journal = journal_of(Job(copied, None, ("copy",), (view,)), resume)
         report = rewriting.copy_voxels(view.volume, copied.volume, box, run, journal=journal)
-    target._change(lambda layer: layer.with_mag(entry))
+    directories.list_mags([entry])
     return report
 
 
 def _copy_view(source: View, target: View, run: Run, resume: bool) -> RunReport:
-    target._check_writable()
+    target.check_writable()
     what = [(view.size, *view.volume.layout.voxel_type) for view in (source, target)]
     if what[0] != what[1] or 0 in source.size:
         raise ArgumentError(
@@ -178,7 +180,7 @@ def _copy_view(source: View, target: View, run: Run, resume: bool) -> RunReport:
         common = source.bounding_box.intersected_with(target.bounding_box, dont_assert=True)
         if not common.is_empty:
             raise ArgumentError(f"the views overlap in {common}: read and write it by yourself.")
-    journal = target._journal(resume, None, source, "copy", shift)
+    journal = journal_of(Job(target, None, ("copy", shift), (source,)), resume)
     try:
         return rewriting.copy_voxels(
             source.volume, target.volume, target.bounding_box, run,

@@ -9,12 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
-from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, SupportsIndex
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, overload
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -23,28 +21,29 @@ from wkdask.arrays import labelled
 from wkdask.arrays.labelled import Coords, Labels
 from wkdask.arrays.view import View
 from wkdask.dataset import properties
-from wkdask.dataset.properties import DatasetProperties, LayerProperties, MagProperties
+from wkdask.dataset.directories import MagDirectories
+from wkdask.dataset.properties import (
+    DatasetProperties,
+    LayerProperties,
+    MagProperties,
+    PropertiesFile,
+)
 from wkdask.errors import (
     ArgumentError,
     ExistsError,
-    FormatError,
     NameLookupError,
-    NothingToDoError,
-    PropertiesError,
     storage_error,
 )
 from wkdask.geometry import BoundingBox, Mag, MagLike, Vec3, Vec3Like, absolute, vec3, whole
-from wkdask.pyramid import mags as ladder
-from wkdask.pyramid import plan as planning
-from wkdask.pyramid import resample as pyramid
+from wkdask.pyramid import build
 from wkdask.pyramid import rewrite as rewriting
-from wkdask.pyramid.plan import PyramidPlan
+from wkdask.pyramid.mags import SamplingMode
 from wkdask.runtime.executors import ExecutorLike
 from wkdask.runtime.run import Run, RunReport
 from wkdask.storage.header import DTYPES, BlockType, VolumeHeader, check_addressable
-from wkdask.storage.opening import create_volume, is_volume, open_volume, volume_at
-from wkdask.storage.volume import JOURNALS_NAME, Layout, Volume
-from wkdask.storage.wkw import HEADER_NAME, as_wkw
+from wkdask.storage.opening import open_volume
+from wkdask.storage.volume import Volume
+from wkdask.storage.wkw import as_wkw
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -157,36 +156,40 @@ class Dataset:
     """
 
     def __init__(self, path: Path_) -> None:
-        self._path = Path(absolute(path))
-        self._properties = properties.load(self._path)
+        self._json = PropertiesFile(absolute(path))
+
+    @property
+    def json(self) -> PropertiesFile:
+        """The JSON, through which every change goes."""
+        return self._json
 
     @property
     def path(self) -> Path:
         """The directory, absolute."""
-        return self._path
+        return self._json.directory
 
     @property
     def name(self) -> str:
         """The name in the JSON."""
-        return self._properties.name
+        return self._json.content.name
 
     @property
     def voxel_size(self) -> tuple[float, float, float]:
         """Edges of a voxel of mag 1, `(x, y, z)`, in `unit`."""
-        return self._properties.voxel_size
+        return self._json.content.voxel_size
 
     @property
     def unit(self) -> str:
         """The unit of `voxel_size`."""
-        return self._properties.unit
+        return self._json.content.unit
 
     @property
     def layers(self) -> dict[str, Layer]:
         """The layers by name, also those in formats that wkdask does not read."""
-        return {layer.name: Layer(self, layer.name) for layer in self._properties.layers}
+        return {layer.name: Layer(self, layer.name) for layer in self._json.content.layers}
 
     def __getitem__(self, name: str) -> Layer:
-        self._properties.layer(name)
+        self._json.content.layer(name)
         return Layer(self, name)
 
     def add_layer(
@@ -240,7 +243,7 @@ class Dataset:
                 raise ExistsError(f"{self.path} has a layer {name!r} already.")
             return found.with_layer(layer)
 
-        self._change(added)
+        self._json.change(added)
         return Layer(self, name)
 
     def to_datatree(self, chunks: Any = "file", coords: Coords = "voxel") -> xr.DataTree:
@@ -270,29 +273,13 @@ class Dataset:
         layers = ", ".join(self.layers)
         return f"Dataset({str(self.path)!r}, voxel_size={self.voxel_size}, layers=[{layers}])"
 
-    def _refresh(self) -> None:
-        self._properties = properties.load(self._path)
-
-    def _change(self, change: Callable[[DatasetProperties], DatasetProperties]) -> None:
-        with properties.locked(self._path):
-            found = properties.load(self._path)
-            changed = change(found)
-            if changed != found:
-                properties.save(self._path, changed)
-        self._properties = changed
-
-    def _change_layer(
-        self, name: str, change: Callable[[LayerProperties], LayerProperties]
-    ) -> None:
-        self._change(lambda found: found.with_layer(change(found.layer(name))))
-
 
 class Layer:
     """A layer of a dataset: the same tissue in one or more mags; get one by `dataset[name]`."""
 
     def __init__(self, dataset: Dataset, name: str) -> None:
         self._dataset = dataset
-        self._name = name
+        self._directories = MagDirectories(dataset.json, name)
 
     @property
     def dataset(self) -> Dataset:
@@ -302,12 +289,17 @@ class Layer:
     @property
     def properties(self) -> LayerProperties:
         """What the JSON says of the layer."""
-        return self._dataset._properties.layer(self._name)
+        return self._directories.properties
 
     @property
     def name(self) -> str:
         """The name, unique in the dataset."""
-        return self._name
+        return self._directories.name
+
+    @property
+    def directories(self) -> MagDirectories:
+        """The mag directories, for what works on a layer as a whole."""
+        return self._directories
 
     @property
     def category(self) -> str:
@@ -336,7 +328,7 @@ class Layer:
 
     @largest_segment_id.setter
     def largest_segment_id(self, value: int | None) -> None:
-        self._change(lambda found: replace(found, largest_segment_id=value))
+        self._directories.change(lambda found: replace(found, largest_segment_id=value))
 
     @property
     def bounding_box(self) -> BoundingBox:
@@ -345,18 +337,19 @@ class Layer:
 
     @bounding_box.setter
     def bounding_box(self, value: BoundingBox) -> None:
-        self._change(lambda found: replace(found, bounding_box=_checked_box(value)))
+        box = _checked_box(value)
+        self._directories.change(lambda found: replace(found, bounding_box=box))
 
     @property
     def mags(self) -> dict[Mag, MagView]:
         """The mags, from fine to coarse."""
-        return {entry.mag: self._open(entry) for entry in self._entries}
+        return {entry.mag: self.open_entry(entry) for entry in self._entries}
 
     def __getitem__(self, mag: MagLike) -> MagView:
         wanted = Mag(mag)
         for entry in self._entries:
             if entry.mag == wanted:
-                return self._open(entry)
+                return self.open_entry(entry)
         names = ", ".join(str(entry.mag) for entry in self._entries)
         raise NameLookupError(
             f"layer {self.name!r} has no mag {wanted}; it has {names or 'none: add_mag makes one'}."
@@ -389,7 +382,7 @@ class Layer:
         ArgumentError
             If an argument can't be used.
         """
-        self._dataset._refresh()
+        self._directories.refresh()
         found = self.properties
         header = VolumeHeader(
             found.dtype,
@@ -398,18 +391,46 @@ class Layer:
             whole(blocks_per_file_edge, "blocks_per_file_edge"),
             block_type,
         )
-        entry = self._new_entry(Mag(mag), header)
+        return self.open_entry(self._directories.add(Mag(mag), header))
 
-        def added(layer: LayerProperties) -> LayerProperties:
-            if any(other.mag == entry.mag for other in layer.mags):
-                raise ExistsError(f"layer {self.name!r} has a mag {entry.mag} already.")
-            # While nobody else may change the dataset: another process may add the same mag.
-            self._create_volume(self._default_path(entry.mag), header)
-            return layer.with_mag(entry)
+    def open_entry(self, entry: MagProperties) -> MagView:
+        """Return the view of a mag, also of one that the JSON does not list yet."""
+        volume = self._directories.open(entry)
+        labels = Labels(
+            entry.mag, self.name, self.category, self._dataset.voxel_size, self._dataset.unit,
+            self.largest_segment_id, str(self._dataset.path),
+        )  # fmt: skip
+        factors = entry.mag.factors
+        box = self.bounding_box.align_with_mag(factors, ceil=True).in_mag(factors)
+        is_outside = not self._directories.is_inside(volume.path)
+        return MagView(volume, box, labels, layer=self, read_only=is_outside)
 
-        self._check_format()
-        self._change(added)
-        return self._open(entry)
+    @overload
+    def downsample(
+        self, from_mag: MagLike | None = ..., coarsest_mag: MagLike | None = ...,
+        mags: Iterable[MagLike] | None = ..., *, dry_run: Literal[False] = ...,
+        sampling_mode: SamplingMode = ..., mode: str = ..., block_type: BlockType = ...,
+        executor: ExecutorLike = ..., retries: int = ..., resume: bool = ...,
+        force: bool = ..., progress: bool = ...,
+    ) -> RunReport: ...  # fmt: skip
+
+    @overload
+    def downsample(
+        self, from_mag: MagLike | None = ..., coarsest_mag: MagLike | None = ...,
+        mags: Iterable[MagLike] | None = ..., *, dry_run: Literal[True],
+        sampling_mode: SamplingMode = ..., mode: str = ..., block_type: BlockType = ...,
+        executor: ExecutorLike = ..., retries: int = ..., resume: bool = ...,
+        force: bool = ..., progress: bool = ...,
+    ) -> PyramidPlan: ...  # fmt: skip
+
+    @overload
+    def downsample(
+        self, from_mag: MagLike | None = ..., coarsest_mag: MagLike | None = ...,
+        mags: Iterable[MagLike] | None = ..., *, dry_run: bool,
+        sampling_mode: SamplingMode = ..., mode: str = ..., block_type: BlockType = ...,
+        executor: ExecutorLike = ..., retries: int = ..., resume: bool = ...,
+        force: bool = ..., progress: bool = ...,
+    ) -> RunReport | PyramidPlan: ...  # fmt: skip
 
     def downsample(
         self,
@@ -417,7 +438,7 @@ class Layer:
         coarsest_mag: MagLike | None = None,
         mags: Iterable[MagLike] | None = None,
         *,
-        sampling_mode: ladder.SamplingMode = "anisotropic",
+        sampling_mode: SamplingMode = "anisotropic",
         mode: str = "default",
         block_type: BlockType = "lz4hc",
         executor: ExecutorLike = None,
@@ -426,7 +447,7 @@ class Layer:
         force: bool = False,
         dry_run: bool = False,
         progress: bool = False,
-    ) -> Any:
+    ) -> RunReport | PyramidPlan:
         """Make coarser mags, each from the one before it, as one run.
 
         A file is made as soon as the files under it are there. The mags are listed in the JSON when
@@ -493,29 +514,36 @@ class Layer:
         >>> list(layer.mags)
         [Mag('1'), Mag('2-2-1'), Mag('4-4-2')]
         """
-        ladder.check_sampling_mode(sampling_mode)
-        start = self._start(from_mag, max)
-        if self.bounding_box.size[2] == 1:
-            sampling_mode = "constant_z"
-        if mags is None:
-            coarsest = (
-                ladder.default_coarsest(self.bounding_box, sampling_mode, start)
-                if coarsest_mag is None
-                else Mag(coarsest_mag)
-            )
-            others = [mag for layer in self._dataset.layers.values() for mag in layer._listed]
-            chosen = ladder.coarser_mags(
-                start, coarsest, self._dataset.voxel_size, sampling_mode, others
-            )
-        else:
-            chosen = ladder.given_mags(start, mags, coarser=True)
-        if resume and not chosen and from_mag is None:
-            return RunReport(0)  # a run that was resumed is over
-        mode = pyramid.check_mode(mode, "down", self.category, force=force)
-        self._check_new(chosen, resume=resume)
-        plan = self._plan(start, chosen, mode, block_type)
-        run = Run(executor, retries=retries, progress=progress)
-        return plan if dry_run else self._sample(plan, "down", run, resume=resume)
+        way = build.Coarser(from_mag, coarsest_mag, mags, sampling_mode)
+        how = build.How(mode, block_type, Run(executor, retries=retries, progress=progress))
+        return build.build(self, way, how, resume=resume, force=force, dry_run=dry_run)
+
+    @overload
+    def upsample(
+        self, from_mag: MagLike | None = ..., finest_mag: MagLike = ...,
+        mags: Iterable[MagLike] | None = ..., *, dry_run: Literal[False] = ...,
+        sampling_mode: SamplingMode = ..., mode: str = ..., block_type: BlockType = ...,
+        executor: ExecutorLike = ..., retries: int = ..., resume: bool = ...,
+        force: bool = ..., progress: bool = ...,
+    ) -> RunReport: ...  # fmt: skip
+
+    @overload
+    def upsample(
+        self, from_mag: MagLike | None = ..., finest_mag: MagLike = ...,
+        mags: Iterable[MagLike] | None = ..., *, dry_run: Literal[True],
+        sampling_mode: SamplingMode = ..., mode: str = ..., block_type: BlockType = ...,
+        executor: ExecutorLike = ..., retries: int = ..., resume: bool = ...,
+        force: bool = ..., progress: bool = ...,
+    ) -> PyramidPlan: ...  # fmt: skip
+
+    @overload
+    def upsample(
+        self, from_mag: MagLike | None = ..., finest_mag: MagLike = ...,
+        mags: Iterable[MagLike] | None = ..., *, dry_run: bool,
+        sampling_mode: SamplingMode = ..., mode: str = ..., block_type: BlockType = ...,
+        executor: ExecutorLike = ..., retries: int = ..., resume: bool = ...,
+        force: bool = ..., progress: bool = ...,
+    ) -> RunReport | PyramidPlan: ...  # fmt: skip
 
     def upsample(
         self,
@@ -523,7 +551,7 @@ class Layer:
         finest_mag: MagLike = 1,
         mags: Iterable[MagLike] | None = None,
         *,
-        sampling_mode: ladder.SamplingMode = "anisotropic",
+        sampling_mode: SamplingMode = "anisotropic",
         mode: str = "default",
         block_type: BlockType = "lz4hc",
         executor: ExecutorLike = None,
@@ -532,7 +560,7 @@ class Layer:
         force: bool = False,
         dry_run: bool = False,
         progress: bool = False,
-    ) -> Any:
+    ) -> RunReport | PyramidPlan:
         """Make finer mags, each from the one before it, as one run.
 
         Parameters
@@ -569,20 +597,9 @@ class Layer:
         >>> list(layer.mags)
         [Mag('1'), Mag('2'), Mag('4')]
         """
-        ladder.check_sampling_mode(sampling_mode)
-        start = self._start(from_mag, min)
-        size = self._dataset.voxel_size
-        if mags is None:
-            chosen = ladder.finer_mags(start, Mag(finest_mag), size, sampling_mode)
-        else:
-            chosen = ladder.given_mags(start, mags, coarser=False)
-        if resume and not chosen and from_mag is None:
-            return RunReport(0)
-        mode = pyramid.check_mode(mode, "up", self.category, force=force)
-        self._check_new(chosen, resume=resume)
-        plan = self._plan(start, chosen, mode, block_type)
-        run = Run(executor, retries=retries, progress=progress)
-        return plan if dry_run else self._sample(plan, "up", run, resume=resume)
+        way = build.Finer(from_mag, finest_mag, mags, sampling_mode)
+        how = build.How(mode, block_type, Run(executor, retries=retries, progress=progress))
+        return build.build(self, way, how, resume=resume, force=force, dry_run=dry_run)
 
     def to_xarray(
         self, mag: MagLike | None = None, chunks: Any = "file", coords: Coords = "voxel"
@@ -627,192 +644,6 @@ class Layer:
     @property
     def _entries(self) -> tuple[MagProperties, ...]:
         return self.properties.mags
-
-    @property
-    def _listed(self) -> list[Mag]:
-        return [entry.mag for entry in self._entries]
-
-    def _change(self, change: Callable[[LayerProperties], LayerProperties]) -> None:
-        self._dataset._change_layer(self._name, change)
-
-    def _start(self, mag: MagLike | None, choose: Callable[[list[Mag]], Mag]) -> Mag:
-        """Return the mag that others are made from."""
-        if mag is not None:
-            return self[mag].mag or Mag(mag)
-        if not self._listed:
-            raise NothingToDoError(
-                f"layer {self.name!r} has no mag to begin with: add one, and write."
-            )
-        return choose(self._listed)
-
-    def _plan(self, start: Mag, mags: list[Mag], mode: str, block_type: BlockType) -> PyramidPlan:
-        if not mags:
-            raise NothingToDoError(
-                f"there is nothing to make from mag {start} of layer {self.name!r}. Name the mags, "
-                "or another one to end with."
-            )
-        if self.bounding_box.is_empty:
-            raise NothingToDoError(
-                f"layer {self.name!r} has an empty bounding_box: write to it, or set it."
-            )
-        return planning.plan_pyramid(
-            layer=self.name,
-            source=start,
-            mags=mags,
-            mode=mode,
-            header=replace(as_wkw(self[start].volume).header, block_type=block_type),
-            box=self.bounding_box,
-            voxel_size=self._dataset.voxel_size,
-            unit=self._dataset.unit,
-            task_bytes=pyramid.TASK_BYTES,
-        )
-
-    def _sample(
-        self, plan: PyramidPlan, direction: pyramid.Direction, run: Run, *, resume: bool
-    ) -> RunReport:
-        """Make the mags of a plan, and list them when all are there."""
-        self._dataset._refresh()
-        new = [self._new_entry(planned.mag, plan.header) for planned in plan.mags]
-        self._check_new((entry.mag for entry in new), resume=resume)
-        made: list[MagProperties] = []
-        try:
-            for entry in new:
-                if self._prepare(entry, plan.header, resume=resume):
-                    made.append(entry)
-            views = [self[plan.source], *map(self._open, new)]
-            report = pyramid.sample_mags(
-                [view._whole() for view in views],
-                plan.mode,
-                direction,
-                run,
-                resume=resume,
-                force=True,
-            )
-        except BaseException:
-            if not resume:
-                for entry in made:
-                    shutil.rmtree(self._mag_path(entry), ignore_errors=True)
-            raise
-        self._change(lambda layer: reduce(LayerProperties.with_mag, new, layer))
-        return report
-
-    def _check_new(self, mags: Iterable[Mag], *, resume: bool) -> None:
-        """Raise if a mag that is to be made is there, unless a run that can be resumed made it."""
-        for mag in mags:
-            is_resumable = resume and (self._default_path(mag) / JOURNALS_NAME).is_dir()
-            if mag in self._listed and not is_resumable:
-                raise ExistsError(
-                    f"layer {self.name!r} has a mag {mag} already"
-                    f"{', which no earlier run with resume=True has made' if resume else ''}: "
-                    "choose other mags."
-                )
-
-    def _note_file_edge(self, mag: Mag, file_edge: int) -> None:
-        """Let the JSON say of what edge the files of a mag are, if it says so at all."""
-
-        def noted(layer: LayerProperties) -> LayerProperties:
-            for entry in layer.mags:
-                if entry.mag == mag and "cubeLength" in entry.extra:
-                    extra = {**entry.extra, "cubeLength": file_edge}
-                    return layer.with_mag(replace(entry, extra=extra))
-            return layer
-
-        self._change(noted)
-
-    def _new_entry(self, mag: Mag, header: Layout) -> MagProperties:
-        axes = {"axisOrder": {"c": 0, "x": 1, "y": 2, "z": 3}, "cubeLength": header.file_size[0]}
-        return MagProperties(mag, f"./{self.name}/{mag}", axes)
-
-    def _prepare(self, entry: MagProperties, header: Layout, *, resume: bool) -> bool:
-        """Make the directory of a mag that is not listed yet; False if an earlier run did."""
-        path = self._mag_path(entry)
-        if resume and is_volume(path):
-            found = open_volume(path).layout
-            if found != header:
-                raise ExistsError(
-                    f"{path} was begun with {found.difference_to(header)}: "
-                    "delete the directory, or use the same options."
-                )
-            return False
-        self._create_volume(path, header)
-        return True
-
-    def _extend(self, written: BoundingBox, mag: Mag) -> None:
-        """Make the layer's box contain what was written to a mag."""
-
-        def extended(found: LayerProperties) -> LayerProperties:
-            box, new = found.bounding_box, written.scaled_by(mag)
-            # A coarse voxel at the border reaches beyond the box, but is no new one.
-            if box.align_with_mag(mag, ceil=True).contains_bbox(new):
-                return found
-            return replace(found, bounding_box=box.extended_by(new))
-
-        self._change(extended)
-
-    def _create_volume(self, path: Path, header: Layout) -> None:
-        """Make the directory of a mag; a header that a crash left behind is replaced."""
-        self._check_inside(path)
-        volume = volume_at(path, header)
-        if path.is_dir() and next(volume.files(), None) is not None:
-            raise ExistsError(
-                f"{path} holds voxels, though {properties.FILE_NAME} does not list it: delete the "
-                "directory, or open it with wkdask.open_mag."
-            )
-        try:
-            (path / HEADER_NAME).unlink(missing_ok=True)
-        except OSError as error:
-            raise storage_error(error, path, "replacing an unused header") from None
-        create_volume(path, header)
-
-    def _open(self, entry: MagProperties) -> MagView:
-        self._check_format()
-        path = self._mag_path(entry)
-        volume = open_volume(path)
-        self._check_against(volume)
-        labels = Labels(
-            entry.mag, self.name, self.category, self._dataset.voxel_size, self._dataset.unit,
-            self.largest_segment_id, str(self._dataset.path),
-        )  # fmt: skip
-        factors = entry.mag.factors
-        box = self.bounding_box.align_with_mag(factors, ceil=True).in_mag(factors)
-        return MagView(volume, box, labels, layer=self, read_only=not self._is_inside(path))
-
-    def _mag_path(self, entry: MagProperties) -> Path:
-        if entry.path is not None:
-            return self._dataset.path / entry.path
-        path = self._default_path(entry.mag)
-        # Older writers name isotropic mags by three numbers.
-        long_name = path.with_name("-".join(map(str, entry.mag)))
-        return long_name if not path.exists() and long_name.exists() else path
-
-    def _default_path(self, mag: Mag) -> Path:
-        return self._dataset.path / self.name / str(mag)
-
-    def _is_inside(self, path: Path) -> bool:
-        """Return whether a path stays in the dataset, symbolic links followed."""
-        return path.resolve().is_relative_to(self._dataset.path.resolve())
-
-    def _check_inside(self, path: Path) -> None:
-        if not self._is_inside(path):
-            raise ArgumentError(
-                f"{path} leads out of the dataset {self._dataset.path}, so it is not written to."
-            )
-
-    def _check_format(self) -> None:
-        if self.properties.data_format != "wkw":
-            raise FormatError(
-                f"layer {self.name!r} is stored as {self.properties.data_format}, but wkdask reads "
-                "and writes voxels of WKW layers only."
-            )
-
-    def _check_against(self, volume: Volume) -> None:
-        found, said = volume.layout.voxel_type, self.properties.voxel_type
-        if found != said:
-            raise PropertiesError(
-                f"{self._dataset.path / properties.FILE_NAME} says that layer {self.name!r} has "
-                f"{said}, but {os.path.join(volume.path, HEADER_NAME)} says {found}. "
-                "Correct the one that is wrong."
-            )
 
 
 class MagView(View):
@@ -906,7 +737,7 @@ class MagView(View):
         written = self._write(data, offset)
         self._data_box = self._data_box.extended_by(written)
         if self._layer is not None and self.mag is not None:
-            self._layer._extend(written, self.mag)
+            self._layer.directories.extend(written, self.mag)
 
     def compress(
         self,
@@ -952,7 +783,7 @@ class MagView(View):
         >>> ds["color"][1].volume.layout.describe()["block_type"]
         'lz4hc'
         """
-        self._check_writable()
+        self.check_writable()
         volume = as_wkw(self.volume)
         header = replace(volume.header, block_type=block_type)
         run = Run(executor, retries=retries, progress=progress)
@@ -999,7 +830,7 @@ class MagView(View):
         >>> mag.rechunk(blocks_per_file_edge=16).done
         8
         """
-        self._check_writable()
+        self.check_writable()
         volume = as_wkw(self.volume)
         given = {
             "block_edge": block_edge,
@@ -1015,10 +846,11 @@ class MagView(View):
         """Let the view, and the JSON where there is one, know how the voxels are stored now."""
         self._volume = replace(as_wkw(self._volume), layout=header)
         if self._layer is not None and self.mag is not None:
-            self._layer._note_file_edge(self.mag, header.file_size[0])
+            self._layer.directories.note_file_edge(self.mag, header.file_size[0])
         return report
 
-    def _whole(self) -> View:
+    def bounded(self) -> View:
+        """Return the view of `bounding_box`, which chunk functions and arrays cover."""
         return self.get_view()
 
 

@@ -26,6 +26,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from wkdask.errors import (
@@ -46,6 +47,7 @@ __all__ = [
     "DatasetProperties",
     "LayerProperties",
     "MagProperties",
+    "PropertiesFile",
     "check_layer_name",
     "check_unit",
     "element_class",
@@ -364,6 +366,31 @@ def save(directory: str | os.PathLike[str], properties: DatasetProperties) -> No
             os.fchmod(descriptor, stat.S_IMODE(os.stat(path).st_mode))
         write_all(descriptor, data, 0)
         os.fsync(descriptor)
+
+
+class PropertiesFile:
+    """The JSON of a dataset: what was read last, and changes that read it again under a lock."""
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        self.directory: Path = Path(directory)
+        self.content = load(directory)
+
+    def refresh(self) -> None:
+        """Read the file again, which another process may have changed."""
+        self.content = load(self.directory)
+
+    def change(self, change: Callable[[DatasetProperties], DatasetProperties]) -> None:
+        """Read, change and write the file, while no other process of wkdask does the same."""
+        with locked(self.directory):
+            found = load(self.directory)
+            changed = change(found)
+            if changed != found:
+                save(self.directory, changed)
+        self.content = changed
+
+    def change_layer(self, name: str, change: Callable[[LayerProperties], LayerProperties]) -> None:
+        """Change the properties of one layer."""
+        self.change(lambda found: found.with_layer(change(found.layer(name))))
 
 
 def parse(text: str, source: str | os.PathLike[str]) -> DatasetProperties:

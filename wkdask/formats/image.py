@@ -246,7 +246,7 @@ def of_layer(layer: Layer) -> Image:
 
 def of_view(view: View) -> Image:
     """Return what a view covers, as one level; of an unknown mag, as mag 1."""
-    box, known = view.bounding_box, view._labels
+    box, known = view.bounding_box, view.labels
     if box.is_empty:
         raise ArgumentError(f"{view!r} is empty: there is nothing to take.")
     layer = view.layer if isinstance(view, MagView) else None

@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Literal
 
 from wkdask import kernels
+from wkdask.arrays.runs import Job, finish, journal_of
 from wkdask.arrays.view import View
 from wkdask.errors import ArgumentError
 from wkdask.geometry import BoundingBox, Vec3
@@ -197,7 +198,7 @@ def sample_mags(
     ]
     factors = [making.factors for making in makings]
     journals = [
-        target._journal(resume, None, source, direction, mode, factors[: number + 1])
+        journal_of(Job(target, None, (direction, mode, factors[: number + 1]), (source,)), resume)
         for number, target in enumerate(targets)
     ]
     run = run.of(journals[0])
@@ -205,7 +206,7 @@ def sample_mags(
         return fill_volumes(steps, run, journals)
     finally:
         for target in targets:
-            target._finish(run)
+            finish(target, run)
 
 
 def check_mode(mode: str, direction: Direction, category: str | None, *, force: bool) -> str:
@@ -236,13 +237,13 @@ def _two_views(source: View, target: View) -> list[View]:
     for view in (source, target):
         if not isinstance(view, View):
             raise ArgumentError(f"a view is {view!r}, but must be a View.")
-    return [source._whole(), target._whole()]
+    return [source.bounded(), target.bounded()]
 
 
 def _making(
     source: View, target: View, mode: str, direction: Direction
 ) -> Downsampling | Upsampling:
-    target._check_writable()
+    target.check_writable()
     _check_voxels(source, target)
     if direction == "down":
         factors = _factors(source, target)

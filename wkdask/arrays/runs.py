@@ -1,0 +1,142 @@
+"""What the three runs of a view have in common: memory, journal, the run itself, and its end.
+
+It knows views by what they are made of, and runs by a function. It must not know what a task does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from typing import Protocol
+
+from wkdask.errors import ArgumentError
+from wkdask.geometry import BoundingBox, Vec3
+from wkdask.grids import ChunkGrid
+from wkdask.runtime import memory
+from wkdask.runtime.executors import active_client
+from wkdask.runtime.fingerprint import job_name
+from wkdask.runtime.journal import Journal
+from wkdask.runtime.run import Run, RunReport
+from wkdask.storage.volume import Volume
+
+__all__ = ["Job", "Tasks", "ViewLike", "bytes_of_chunk", "carry_out", "finish", "journal_of"]
+
+
+class ViewLike(Protocol):
+    """What a run asks of a view; see `View`."""
+
+    @property
+    def path(self) -> str:
+        """The mag directory."""
+
+    @property
+    def volume(self) -> Volume:
+        """What is written, and where the journal lies."""
+
+    @property
+    def bounding_box(self) -> BoundingBox:
+        """The voxels of the view."""
+
+    @property
+    def read_only(self) -> bool:
+        """Whether writing is refused."""
+
+    def check_writable(self) -> None:
+        """Raise `ReadOnlyError` if the view is read-only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tasks:
+    """How many tasks there are, and what each one needs; for the check of memory."""
+
+    count: int
+    size: Vec3
+    """Voxels per axis of a chunk."""
+    size_bytes: int
+    """What one task needs at its peak."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What makes a run the same as an earlier one."""
+
+    target: ViewLike
+    """The view that is written, or, where nothing is, that is run over."""
+    function: Callable[..., object] | None
+    """A function of the user, or None."""
+    facts: tuple[object, ...]
+    """All else that the result depends on, as values."""
+    sources: tuple[ViewLike, ...] = ()
+    """Views that are read; a job whose source was changed is another job."""
+
+
+def carry_out(
+    go: Callable[[Run, Journal | None], RunReport],
+    job: Job,
+    tasks: Tasks,
+    run: Run,
+    *,
+    resume: bool | str,
+    check_memory: bool,
+) -> RunReport:
+    """Check memory, open the journal, run, and note at the end that voxels may have changed.
+
+    Parameters
+    ----------
+    go
+        Does the work of a run, and notes in the journal what is done.
+    job
+        What is done.
+    tasks
+        How large it is.
+    run
+        Where.
+    resume, check_memory
+        See `View.for_each_chunk`.
+    """
+    if check_memory:
+        memory.check_memory(tasks.size_bytes, tasks.size, tasks.count, run.executor)
+    journal = journal_of(job, resume)
+    run = run.of(journal)
+    try:
+        return go(run, journal)
+    finally:
+        finish(job.target, run)
+
+
+def journal_of(job: Job, resume: bool | str) -> Journal | None:
+    """Return where a job notes what is done, if it shall.
+
+    Raises
+    ------
+    ArgumentError
+        If `resume` is something else.
+    ReadOnlyError
+        If the journal would lie in a view that is read-only.
+    """
+    if not isinstance(resume, bool | str):
+        raise ArgumentError(f"resume is {resume!r}, but must be True, False or a job's name.")
+    if resume is False:
+        return None
+    target = job.target
+    target.check_writable()
+    facts = (target.path, target.bounding_box, *job.sources, *job.facts)
+    read = [(source, source.volume.version()[0]) for source in job.sources]
+    name = job_name(resume, job.function, *facts, *read)
+    return Journal(target.volume, name)
+
+
+def finish(target: ViewLike, run: Run) -> None:
+    """Note that voxels may have changed, and sweep up after workers that died."""
+    if target.read_only:
+        return
+    if run.is_resumed or run.executor is not None or active_client(None) is not None:
+        target.volume.sweep(run.tag, target.bounding_box)
+    target.volume.note_change()
+
+
+def bytes_of_chunk(grid: ChunkGrid, volume: Volume) -> int:
+    """Return what the voxels of the largest chunk take in memory, and the engine for them."""
+    size = map(min, grid.chunk_size, grid.box.size)
+    return prod(size) * volume.layout.voxel_bytes + memory.TASK_BYTES // 2

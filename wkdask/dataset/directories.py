@@ -1,0 +1,200 @@
+"""The mag directories of one layer: where they lie, made, opened, and listed in the JSON.
+
+It knows the JSON and volumes. It must not know views, or what is written to a mag.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import reduce
+from pathlib import Path
+
+from wkdask.dataset.properties import FILE_NAME, LayerProperties, MagProperties, PropertiesFile
+from wkdask.errors import ArgumentError, ExistsError, FormatError, PropertiesError, storage_error
+from wkdask.geometry import BoundingBox, Mag
+from wkdask.storage.opening import create_volume, is_volume, open_volume, volume_at
+from wkdask.storage.volume import JOURNALS_NAME, Layout, Volume
+from wkdask.storage.wkw import HEADER_NAME
+
+__all__ = ["MagDirectories"]
+
+
+@dataclass(frozen=True, slots=True)
+class MagDirectories:
+    """The directories of a layer; making one of these touches no disk."""
+
+    json: PropertiesFile
+    """The JSON of the dataset."""
+    name: str
+    """The layer."""
+
+    @property
+    def properties(self) -> LayerProperties:
+        """What the JSON says of the layer."""
+        return self.json.content.layer(self.name)
+
+    @property
+    def listed(self) -> list[Mag]:
+        """The mags that the JSON lists, from fine to coarse."""
+        return [entry.mag for entry in self.properties.mags]
+
+    @property
+    def listed_anywhere(self) -> list[Mag]:
+        """The mags that the JSON lists of any layer."""
+        return [entry.mag for layer in self.json.content.layers for entry in layer.mags]
+
+    def refresh(self) -> None:
+        """Read the JSON again, which other processes may have changed."""
+        self.json.refresh()
+
+    def change(self, change: Callable[[LayerProperties], LayerProperties]) -> None:
+        """Change what the JSON says of the layer."""
+        self.json.change_layer(self.name, change)
+
+    def add(self, mag: Mag, layout: Layout) -> MagProperties:
+        """Make the directory of a mag and list it.
+
+        Raises
+        ------
+        ExistsError
+            If the mag is listed, or its directory holds voxels.
+        """
+        entry = self.new_entry(mag, layout)
+
+        def added(layer: LayerProperties) -> LayerProperties:
+            if any(other.mag == mag for other in layer.mags):
+                raise ExistsError(f"layer {self.name!r} has a mag {mag} already.")
+            # While nobody else may change the dataset: another process may add the same mag.
+            self._create(self._default_path(mag), layout)
+            return layer.with_mag(entry)
+
+        self.check_format()
+        self.change(added)
+        return entry
+
+    def new_entry(self, mag: Mag, layout: Layout) -> MagProperties:
+        """Return what the JSON will say of a new mag."""
+        axes = {"axisOrder": {"c": 0, "x": 1, "y": 2, "z": 3}, "cubeLength": layout.file_size[0]}
+        return MagProperties(mag, f"./{self.name}/{mag}", axes)
+
+    def prepare(self, entry: MagProperties, layout: Layout, *, resume: bool) -> bool:
+        """Make the directory of a mag that is not listed yet; False if an earlier run did."""
+        path = self._path(entry)
+        if resume and is_volume(path):
+            found = open_volume(path).layout
+            if found != layout:
+                raise ExistsError(
+                    f"{path} was begun with {found.difference_to(layout)}: "
+                    "delete the directory, or use the same options."
+                )
+            return False
+        self._create(path, layout)
+        return True
+
+    def discard(self, entry: MagProperties) -> None:
+        """Delete the directory of a mag that this process has made."""
+        shutil.rmtree(self._path(entry), ignore_errors=True)
+
+    def list_mags(self, entries: Iterable[MagProperties]) -> None:
+        """Let the JSON list mags that are finished."""
+        self.change(lambda layer: reduce(LayerProperties.with_mag, entries, layer))
+
+    def check_new(self, mags: Iterable[Mag], *, resume: bool) -> None:
+        """Raise if a mag that is to be made is there, unless a run that can be resumed made it."""
+        for mag in mags:
+            is_resumable = resume and (self._default_path(mag) / JOURNALS_NAME).is_dir()
+            if mag in self.listed and not is_resumable:
+                raise ExistsError(
+                    f"layer {self.name!r} has a mag {mag} already"
+                    f"{', which no earlier run with resume=True has made' if resume else ''}: "
+                    "choose other mags."
+                )
+
+    def open(self, entry: MagProperties) -> Volume:
+        """Return the volume of a mag, whether it is listed or not.
+
+        Raises
+        ------
+        FormatError
+            If the layer is not stored as WKW.
+        PropertiesError
+            If the JSON says something else of the voxels than the volume.
+        """
+        self.check_format()
+        volume = open_volume(self._path(entry))
+        found, said = volume.layout.voxel_type, self.properties.voxel_type
+        if found != said:
+            raise PropertiesError(
+                f"{self.json.directory / FILE_NAME} says that layer {self.name!r} has "
+                f"{said}, but {os.path.join(volume.path, HEADER_NAME)} says {found}. "
+                "Correct the one that is wrong."
+            )
+        return volume
+
+    def note_file_edge(self, mag: Mag, file_edge: int) -> None:
+        """Update `cubeLength` of a mag, where the JSON has it."""
+
+        def noted(layer: LayerProperties) -> LayerProperties:
+            for entry in layer.mags:
+                if entry.mag == mag and "cubeLength" in entry.extra:
+                    extra = {**entry.extra, "cubeLength": file_edge}
+                    return layer.with_mag(replace(entry, extra=extra))
+            return layer
+
+        self.change(noted)
+
+    def extend(self, written: BoundingBox, mag: Mag) -> None:
+        """Make the layer's box contain what was written to a mag."""
+
+        def extended(found: LayerProperties) -> LayerProperties:
+            box, new = found.bounding_box, written.scaled_by(mag)
+            # A coarse voxel at the border reaches beyond the box, but is no new one.
+            if box.align_with_mag(mag, ceil=True).contains_bbox(new):
+                return found
+            return replace(found, bounding_box=box.extended_by(new))
+
+        self.change(extended)
+
+    def is_inside(self, path: str | os.PathLike[str]) -> bool:
+        """Return whether a path stays in the dataset, symbolic links followed."""
+        return Path(path).resolve().is_relative_to(self.json.directory.resolve())
+
+    def check_format(self) -> None:
+        """Raise `FormatError` unless the layer is stored as WKW."""
+        if self.properties.data_format != "wkw":
+            raise FormatError(
+                f"layer {self.name!r} is stored as {self.properties.data_format}, but wkdask reads "
+                "and writes voxels of WKW layers only."
+            )
+
+    def _create(self, path: Path, layout: Layout) -> None:
+        """Make the directory of a mag; a header that a crash left behind is replaced."""
+        if not self.is_inside(path):
+            raise ArgumentError(
+                f"{path} leads out of the dataset {self.json.directory}, so it is not written to."
+            )
+        volume = volume_at(path, layout)
+        if path.is_dir() and next(volume.files(), None) is not None:
+            raise ExistsError(
+                f"{path} holds voxels, though {FILE_NAME} does not list it: delete the "
+                "directory, or open it with wkdask.open_mag."
+            )
+        try:
+            (path / HEADER_NAME).unlink(missing_ok=True)
+        except OSError as error:
+            raise storage_error(error, path, "replacing an unused header") from None
+        create_volume(path, layout)
+
+    def _path(self, entry: MagProperties) -> Path:
+        if entry.path is not None:
+            return self.json.directory / entry.path
+        path = self._default_path(entry.mag)
+        # Older writers name isotropic mags by three numbers.
+        long_name = path.with_name("-".join(map(str, entry.mag)))
+        return long_name if not path.exists() and long_name.exists() else path
+
+    def _default_path(self, mag: Mag) -> Path:
+        return self.json.directory / self.name / str(mag)
