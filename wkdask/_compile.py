@@ -6,11 +6,15 @@ It knows numba's options, and nothing of what is compiled.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 from numba import njit
 
-__all__ = ["compiled"]
+__all__ = ["Inferred", "compiled"]
+
+Inferred: TypeAlias = Any
+"""The type of a value in a compiled function. numba infers it at each call, from the arguments, and
+compiles the function once for each combination; there is no one type to write down."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 

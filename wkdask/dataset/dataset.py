@@ -38,6 +38,7 @@ from wkdask.geometry import BoundingBox, Mag, MagLike, Vec3, Vec3Like, absolute,
 from wkdask.pyramid import build
 from wkdask.pyramid import rewrite as rewriting
 from wkdask.pyramid.mags import SamplingMode
+from wkdask.pyramid.plan import PyramidPlan
 from wkdask.runtime.executors import ExecutorLike
 from wkdask.runtime.run import Run, RunReport
 from wkdask.storage.header import DTYPES, BlockType, VolumeHeader, check_addressable

@@ -30,12 +30,13 @@ import numba
 import numpy as np
 from numba.extending import overload
 from numba.np.numpy_support import as_dtype
+from numpy.typing import NDArray
 
-from wkdask._compile import compiled
+from wkdask._compile import Inferred, compiled
 
 __all__ = ["GENERAL", "SPECIAL", "Factor", "Loop", "Voxels", "nearest", "spread"]
 
-Voxels = np.ndarray[Any, np.dtype[Any]]
+Voxels = NDArray[np.generic]
 Factor = tuple[int, int, int]
 Loop = Callable[[Voxels, Voxels, Factor], None]
 """`(source, target, factor)`, axes z, y, x: fills `target`."""
@@ -49,7 +50,7 @@ _FEW_VOXELS = 4
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-_OPTIONS: dict[str, Any] = {
+_OPTIONS: dict[str, Inferred] = {
     "error_model": "numpy",
     "no_cpython_wrapper": True,  # never called from outside
     "no_cfunc_wrapper": True,
@@ -85,19 +86,19 @@ def _by_type(name: _F) -> Callable[[_F], _F]:
 
 
 @_inlined
-def _smaller(a: Any, b: Any) -> Any:
+def _smaller(a: Inferred, b: Inferred) -> Inferred:
     """`np.minimum`: NaN wins. For integers the test for NaN costs nothing."""
     return a if (a <= b) | (a != a) else b
 
 
 @_inlined
-def _larger(a: Any, b: Any) -> Any:
+def _larger(a: Inferred, b: Inferred) -> Inferred:
     """`np.maximum`: NaN wins."""
     return a if (a >= b) | (a != a) else b
 
 
 @_inlined
-def _smallest(values: Any) -> Any:
+def _smallest(values: Inferred) -> Inferred:
     result = values[0]
     for value in values:
         result = _smaller(result, value)
@@ -105,38 +106,38 @@ def _smallest(values: Any) -> Any:
 
 
 @_inlined
-def _largest(values: Any) -> Any:
+def _largest(values: Inferred) -> Inferred:
     result = values[0]
     for value in values:
         result = _larger(result, value)
     return result
 
 
-def _midpoint(low: Any, high: Any) -> Any:
+def _midpoint(low: Inferred, high: Inferred) -> Inferred:
     """Halfway between two voxels, `low <= high`; integers truncate toward zero."""
     raise NotImplementedError
 
 
 @_by_type(_midpoint)
-def _midpoint_for(low: Any, high: Any) -> Any:
+def _midpoint_for(low: Inferred, high: Inferred) -> Inferred:
     half = as_dtype(low).type(0.5)
 
     # low + high = 2 * (low & high) + (low ^ high), so nothing overflows, not even 64 bits.
-    def of_unsigned(low: Any, high: Any) -> Any:
+    def of_unsigned(low: Inferred, high: Inferred) -> Inferred:
         return (low & high) + ((low ^ high) >> 1)
 
-    def of_signed(low: Any, high: Any) -> Any:
+    def of_signed(low: Inferred, high: Inferred) -> Inferred:
         floor = (low & high) + ((low ^ high) >> 1)
         return floor + ((low ^ high) & (floor < 0))
 
-    def of_floats(low: Any, high: Any) -> Any:
+    def of_floats(low: Inferred, high: Inferred) -> Inferred:
         return (low + high) * half
 
     return {"u": of_unsigned, "i": of_signed, "f": of_floats}[as_dtype(low).kind]
 
 
 @_inlined
-def _sorted_4(a: Any, b: Any, c: Any, d: Any) -> Any:
+def _sorted_4(a: Inferred, b: Inferred, c: Inferred, d: Inferred) -> Inferred:
     """Sort by a network of five comparators; NaN spreads over all that it is compared with."""
     a, b = _smaller(a, b), _larger(a, b)
     c, d = _smaller(c, d), _larger(c, d)
@@ -147,7 +148,7 @@ def _sorted_4(a: Any, b: Any, c: Any, d: Any) -> Any:
 
 
 @_inlined
-def _median_of_4(values: Any) -> Any:
+def _median_of_4(values: Inferred) -> Inferred:
     a, b, c, d = values
     low = _larger(_smaller(a, b), _smaller(c, d))
     high = _smaller(_larger(a, b), _larger(c, d))
@@ -155,7 +156,7 @@ def _median_of_4(values: Any) -> Any:
 
 
 @_inlined
-def _median_of_8(values: Any) -> Any:
+def _median_of_8(values: Inferred) -> Inferred:
     """Sort both halves; Batcher's bitonic split then gives the lower and the upper four."""
     a, b, c, d = _sorted_4(values[0], values[1], values[2], values[3])
     h, g, f, e = _sorted_4(values[4], values[5], values[6], values[7])
@@ -165,21 +166,21 @@ def _median_of_8(values: Any) -> Any:
 
 
 @_inlined
-def _same(a: Any, b: Any) -> Any:
+def _same(a: Inferred, b: Inferred) -> Inferred:
     """Equal, or both NaN."""
     return (a == b) | ((a != a) & (b != b))
 
 
-def _votes(candidate: Any, values: Any) -> Any:
+def _votes(candidate: Inferred, values: Inferred) -> Inferred:
     """How many of a tuple's values are the candidate, in a type as wide as a voxel."""
     raise NotImplementedError
 
 
 @_by_type(_votes)
-def _votes_for(candidate: Any, values: Any) -> Any:
+def _votes_for(candidate: Inferred, values: Inferred) -> Inferred:
     count = _unsigned(candidate)  # any other width would halve the vectors or worse
 
-    def votes(candidate: Any, values: Any) -> Any:
+    def votes(candidate: Inferred, values: Inferred) -> Inferred:
         total = count(0)
         for value in values:
             total = count(total + count(_same(candidate, value)))
@@ -189,7 +190,7 @@ def _votes_for(candidate: Any, values: Any) -> Any:
 
 
 @_inlined
-def _mode(values: Any) -> Any:
+def _mode(values: Inferred) -> Inferred:
     winner = values[0]
     most = _votes(winner, values)
     for value in values:
@@ -200,30 +201,30 @@ def _mode(values: Any) -> Any:
     return winner
 
 
-def _mean(values: Any) -> Any:
+def _mean(values: Inferred) -> Inferred:
     """Mean of a tuple; integers come modulo 2**bits, as unsigned numbers."""
     raise NotImplementedError
 
 
 @_by_type(_mean)
-def _mean_for(values: Any) -> Any:
+def _mean_for(values: Inferred) -> Inferred:
     voxel = as_dtype(values.dtype)
     wide = np.int64 if voxel.kind == "i" else np.uint64
     narrow = _unsigned(values.dtype)
 
     # In pairs, so that the mean of equal voxels is that voxel and none leaves their range.
-    def of_4_floats(values: Any) -> Any:
+    def of_4_floats(values: Inferred) -> Inferred:
         a, b, c, d = values
         return ((np.float64(a) + b) + (np.float64(c) + d)) * 0.25
 
-    def of_8_floats(values: Any) -> Any:
+    def of_8_floats(values: Inferred) -> Inferred:
         a, b, c, d, e, f, g, h = values
         first = (np.float64(a) + b) + (np.float64(c) + d)
         return (first + ((np.float64(e) + f) + (np.float64(g) + h))) * 0.125
 
     # Quotients and remainders summed apart need no type that is wider than a voxel: at most 8
     # remainders below 8 fit into 8 bits.
-    def of_integers(values: Any) -> Any:
+    def of_integers(values: Inferred) -> Inferred:
         count = wide(len(values))
         size = narrow(count)
         quotient = remainder = narrow(0)
@@ -240,7 +241,7 @@ def _mean_for(values: Any) -> Any:
     return of_integers
 
 
-def _unsigned(voxel: Any) -> Any:
+def _unsigned(voxel: Inferred) -> Inferred:
     """Return the unsigned NumPy type that is as wide as numba's type `voxel`."""
     return np.dtype(f"u{as_dtype(voxel).itemsize}").type
 
@@ -250,39 +251,39 @@ def _unsigned(voxel: Any) -> Any:
 
 
 @_apart
-def _take(row: Any, voxels: Any, step: int) -> None:
+def _take(row: Inferred, voxels: Inferred, step: int) -> None:
     for i in range(len(row)):
         row[i] = voxels[i * step]
 
 
 @_inlined
-def _smallest_of_rows(blocks: Any, row: Any) -> None:
+def _smallest_of_rows(blocks: Inferred, row: Inferred) -> None:
     _take(row, blocks[0], 1)
     for k in range(1, len(blocks)):
         _lower(row, blocks[k])
 
 
 @_inlined
-def _largest_of_rows(blocks: Any, row: Any) -> None:
+def _largest_of_rows(blocks: Inferred, row: Inferred) -> None:
     _take(row, blocks[0], 1)
     for k in range(1, len(blocks)):
         _raise(row, blocks[k])
 
 
 @_apart
-def _lower(row: Any, voxels: Any) -> None:
+def _lower(row: Inferred, voxels: Inferred) -> None:
     for i in range(len(row)):
         row[i] = _smaller(row[i], voxels[i])
 
 
 @_apart
-def _raise(row: Any, voxels: Any) -> None:
+def _raise(row: Inferred, voxels: Inferred) -> None:
     for i in range(len(row)):
         row[i] = _larger(row[i], voxels[i])
 
 
 @_apart
-def _compare(low: Any, high: Any) -> None:
+def _compare(low: Inferred, high: Inferred) -> None:
     for i in range(len(low)):
         a, b = low[i], high[i]
         low[i] = _smaller(a, b)
@@ -290,7 +291,7 @@ def _compare(low: Any, high: Any) -> None:
 
 
 @_apart
-def _sort_rows(blocks: Any) -> None:
+def _sort_rows(blocks: Inferred) -> None:
     """Sort each block by merge exchange, whose comparators are the same for all blocks.
 
     D. E. Knuth, The Art of Computer Programming 3, section 5.2.2, algorithm M. NaN spreads to all
@@ -313,7 +314,7 @@ def _sort_rows(blocks: Any) -> None:
 
 
 @_inlined
-def _median_of_rows(blocks: Any, row: Any) -> None:
+def _median_of_rows(blocks: Inferred, row: Inferred) -> None:
     _sort_rows(blocks)
     low, high = blocks[(len(blocks) - 1) // 2], blocks[len(blocks) // 2]
     if len(blocks) % 2:
@@ -324,7 +325,7 @@ def _median_of_rows(blocks: Any, row: Any) -> None:
 
 
 @_inlined
-def _mode_of_rows(blocks: Any, row: Any) -> None:
+def _mode_of_rows(blocks: Inferred, row: Inferred) -> None:
     if len(blocks) <= _FEW_VOXELS:
         _mode_by_pairs(blocks, row)
     else:
@@ -332,7 +333,7 @@ def _mode_of_rows(blocks: Any, row: Any) -> None:
 
 
 @_apart
-def _mode_by_pairs(blocks: Any, row: Any) -> None:
+def _mode_by_pairs(blocks: Inferred, row: Inferred) -> None:
     """Count for each voxel only what follows: the first of equals has the full count."""
     _take(row, blocks[0], 1)
     most = np.zeros(len(row), np.int32)
@@ -345,7 +346,7 @@ def _mode_by_pairs(blocks: Any, row: Any) -> None:
 
 
 @_apart
-def _mode_by_majority(blocks: Any, row: Any) -> None:
+def _mode_by_majority(blocks: Inferred, row: Inferred) -> None:
     """Take what has more than half of the votes, which most blocks have; count in the others.
 
     R. S. Boyer and J S. Moore (1991), "MJRTY: a fast majority vote algorithm".
@@ -364,13 +365,13 @@ def _mode_by_majority(blocks: Any, row: Any) -> None:
 
 
 @_apart
-def _count(votes: Any, candidates: Any, voxels: Any) -> None:
+def _count(votes: Inferred, candidates: Inferred, voxels: Inferred) -> None:
     for i in range(len(votes)):
         votes[i] += np.int32(_same(candidates[i], voxels[i]))
 
 
 @_apart
-def _elect(winners: Any, most: Any, candidates: Any, votes: Any) -> None:
+def _elect(winners: Inferred, most: Inferred, candidates: Inferred, votes: Inferred) -> None:
     for i in range(len(winners)):
         wins = votes[i] > most[i]
         winners[i] = candidates[i] if wins else winners[i]
@@ -378,7 +379,7 @@ def _elect(winners: Any, most: Any, candidates: Any, votes: Any) -> None:
 
 
 @_apart
-def _contest(candidates: Any, lead: Any, voxels: Any) -> None:
+def _contest(candidates: Inferred, lead: Inferred, voxels: Inferred) -> None:
     """Let voxels strengthen the candidates or weaken them, or replace those without a lead."""
     for i in range(len(candidates)):
         fresh = lead[i] == 0
@@ -387,19 +388,19 @@ def _contest(candidates: Any, lead: Any, voxels: Any) -> None:
         lead[i] += np.int32(1) if fresh | agrees else np.int32(-1)
 
 
-def _new_counter(blocks: Any) -> Any:
+def _new_counter(blocks: Inferred) -> Inferred:
     """Return room for `_most_frequent` and its hash function; two arrays share their memory."""
     raise NotImplementedError
 
 
 @_by_type(_new_counter)
-def _new_counter_for(blocks: Any) -> Any:
+def _new_counter_for(blocks: Inferred) -> Inferred:
     unsigned = _unsigned(blocks.dtype)
     # A slot for each value of 8 bits; other values are spread by the golden ratio.
     least, odd = (256, 1) if unsigned is np.uint8 else (2, 0x9E3779B97F4A7C15)
     multiplier = np.uint64(odd)
 
-    def new(blocks: Any) -> Any:
+    def new(blocks: Inferred) -> Inferred:
         size = least
         while size < 4 * len(blocks):
             size *= 2
@@ -411,7 +412,7 @@ def _new_counter_for(blocks: Any) -> Any:
 
 
 @_apart
-def _most_frequent(values: Any, counter: Any) -> Any:
+def _most_frequent(values: Inferred, counter: Inferred) -> Inferred:
     """Return where the most frequent value is first, with a hash table of first places."""
     keys, bits, votes, slots, multiplier = counter
     for k in range(len(values)):
@@ -433,20 +434,20 @@ def _most_frequent(values: Any, counter: Any) -> Any:
     return best
 
 
-def _canonical(value: Any) -> Any:
+def _canonical(value: Inferred) -> Inferred:
     """Give what is the same value the same bits: both zeros, and all NaN."""
     raise NotImplementedError
 
 
 @_by_type(_canonical)
-def _canonical_for(value: Any) -> Any:
+def _canonical_for(value: Inferred) -> Inferred:
     voxel = as_dtype(value).type
     zero, nan = voxel(0), voxel("nan") if as_dtype(value).kind == "f" else voxel(0)
 
-    def of_integers(value: Any) -> Any:
+    def of_integers(value: Inferred) -> Inferred:
         return value
 
-    def of_floats(value: Any) -> Any:
+    def of_floats(value: Inferred) -> Inferred:
         return value + zero if value == value else nan
 
     return of_floats if as_dtype(value).kind == "f" else of_integers
@@ -456,7 +457,7 @@ def _canonical_for(value: Any) -> Any:
 
 
 @_pasted
-def _walk_2x2x1(source: Any, target: Any, rule: Any) -> None:
+def _walk_2x2x1(source: Inferred, target: Inferred, rule: Inferred) -> None:
     for z in range(target.shape[0]):
         for y in range(target.shape[1]):
             a, b = source[z, 2 * y], source[z, 2 * y + 1]
@@ -467,7 +468,7 @@ def _walk_2x2x1(source: Any, target: Any, rule: Any) -> None:
 
 
 @_pasted
-def _walk_2x2x2(source: Any, target: Any, rule: Any) -> None:
+def _walk_2x2x2(source: Inferred, target: Inferred, rule: Inferred) -> None:
     for z in range(target.shape[0]):
         for y in range(target.shape[1]):
             a, b = source[2 * z, 2 * y], source[2 * z, 2 * y + 1]
@@ -479,7 +480,7 @@ def _walk_2x2x2(source: Any, target: Any, rule: Any) -> None:
 
 
 @_pasted
-def _walk_any(source: Any, target: Any, factor: Any, rule: Any) -> None:
+def _walk_any(source: Inferred, target: Inferred, factor: Inferred, rule: Inferred) -> None:
     voxels = factor[0] * factor[1] * factor[2]
     flat = target.reshape(-1)
     batch = min(max(_BATCH_BYTES // (voxels * source.itemsize), 8), 512)
@@ -492,7 +493,9 @@ def _walk_any(source: Any, target: Any, factor: Any, rule: Any) -> None:
 
 
 @_inlined
-def _gather(source: Any, shape: Any, factor: Any, start: int, blocks: Any) -> None:
+def _gather(
+    source: Inferred, shape: Inferred, factor: Inferred, start: int, blocks: Inferred
+) -> None:
     """Fill a batch with the blocks from number `start` on, x fastest."""
     depth, height, width = factor
     done = 0
@@ -514,72 +517,72 @@ def _gather(source: Any, shape: Any, factor: Any, start: int, blocks: Any) -> No
 
 
 @_loop
-def _median_2x2x1(source: Any, target: Any, factor: Any) -> None:
+def _median_2x2x1(source: Inferred, target: Inferred, factor: Inferred) -> None:
     _walk_2x2x1(source, target, _median_of_4)
 
 
 @_loop
-def _median_2x2x2(source: Any, target: Any, factor: Any) -> None:
+def _median_2x2x2(source: Inferred, target: Inferred, factor: Inferred) -> None:
     _walk_2x2x2(source, target, _median_of_8)
 
 
 @_loop
-def _median_any(source: Any, target: Any, factor: Any) -> None:
+def _median_any(source: Inferred, target: Inferred, factor: Inferred) -> None:
     _walk_any(source, target, factor, _median_of_rows)
 
 
 @_loop
-def _mode_2x2x1(source: Any, target: Any, factor: Any) -> None:
+def _mode_2x2x1(source: Inferred, target: Inferred, factor: Inferred) -> None:
     _walk_2x2x1(source, target, _mode)
 
 
 @_loop
-def _mode_2x2x2(source: Any, target: Any, factor: Any) -> None:
+def _mode_2x2x2(source: Inferred, target: Inferred, factor: Inferred) -> None:
     _walk_2x2x2(source, target, _mode)
 
 
 @_loop
-def _mode_any(source: Any, target: Any, factor: Any) -> None:
+def _mode_any(source: Inferred, target: Inferred, factor: Inferred) -> None:
     _walk_any(source, target, factor, _mode_of_rows)
 
 
 @_loop
-def _max_2x2x1(source: Any, target: Any, factor: Any) -> None:
+def _max_2x2x1(source: Inferred, target: Inferred, factor: Inferred) -> None:
     _walk_2x2x1(source, target, _largest)
 
 
 @_loop
-def _max_2x2x2(source: Any, target: Any, factor: Any) -> None:
+def _max_2x2x2(source: Inferred, target: Inferred, factor: Inferred) -> None:
     _walk_2x2x2(source, target, _largest)
 
 
 @_loop
-def _max_any(source: Any, target: Any, factor: Any) -> None:
+def _max_any(source: Inferred, target: Inferred, factor: Inferred) -> None:
     _walk_any(source, target, factor, _largest_of_rows)
 
 
 @_loop
-def _min_2x2x1(source: Any, target: Any, factor: Any) -> None:
+def _min_2x2x1(source: Inferred, target: Inferred, factor: Inferred) -> None:
     _walk_2x2x1(source, target, _smallest)
 
 
 @_loop
-def _min_2x2x2(source: Any, target: Any, factor: Any) -> None:
+def _min_2x2x2(source: Inferred, target: Inferred, factor: Inferred) -> None:
     _walk_2x2x2(source, target, _smallest)
 
 
 @_loop
-def _min_any(source: Any, target: Any, factor: Any) -> None:
+def _min_any(source: Inferred, target: Inferred, factor: Inferred) -> None:
     _walk_any(source, target, factor, _smallest_of_rows)
 
 
 @_loop
-def _mean_2x2x1(source: Any, target: Any, factor: Any) -> None:
+def _mean_2x2x1(source: Inferred, target: Inferred, factor: Inferred) -> None:
     _walk_2x2x1(source, target, _mean)
 
 
 @_loop
-def _mean_2x2x2(source: Any, target: Any, factor: Any) -> None:
+def _mean_2x2x2(source: Inferred, target: Inferred, factor: Inferred) -> None:
     _walk_2x2x2(source, target, _mean)
 
 

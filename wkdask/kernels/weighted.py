@@ -32,12 +32,13 @@ from typing import Any, TypeVar, cast
 import numpy as np
 from numba.extending import overload
 from numba.np.numpy_support import as_dtype
+from numpy.typing import NDArray
 
-from wkdask._compile import compiled
+from wkdask._compile import Inferred, compiled
 
 __all__ = ["Taps", "add_up", "between", "box", "cubic", "linear"]
 
-Voxels = np.ndarray[Any, np.dtype[Any]]
+Voxels = NDArray[np.generic]
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -113,44 +114,44 @@ def _by_type(name: _F) -> Callable[[_F], _F]:
     return cast(Callable[[_F], _F], overload(name, jit_options={"error_model": "numpy"}))
 
 
-def _new_sums(row: Any, count: int) -> Any:
+def _new_sums(row: Inferred, count: int) -> Inferred:
     """Return room for the sums of `count` voxels like those of `row`."""
     raise NotImplementedError
 
 
 @_by_type(_new_sums)
-def _new_sums_for(row: Any, count: int) -> Any:
+def _new_sums_for(row: Inferred, count: int) -> Inferred:
     exact = np.float64 if as_dtype(row.dtype).kind == "f" else np.int64
     parts = 2 if as_dtype(row.dtype).itemsize == 8 else 1
 
-    def new(row: Any, count: int) -> Any:
+    def new(row: Inferred, count: int) -> Inferred:
         return np.zeros((parts, count), exact)
 
     return new
 
 
-def _add_row(sums: Any, row: Any, weight: Any) -> None:
+def _add_row(sums: Inferred, row: Inferred, weight: Inferred) -> None:
     """Add `weight * row` to the sums."""
     raise NotImplementedError
 
 
 @_by_type(_add_row)
-def _add_row_for(sums: Any, row: Any, weight: Any) -> Any:
+def _add_row_for(sums: Inferred, row: Inferred, weight: Inferred) -> Inferred:
     voxel = as_dtype(row.dtype)
     exact = as_dtype(sums.dtype).type
 
-    def of_32_bits(sums: Any, row: Any, weight: Any) -> None:
+    def of_32_bits(sums: Inferred, row: Inferred, weight: Inferred) -> None:
         whole = sums[0]
         for i in range(len(row)):
             whole[i] += weight * exact(row[i])
 
-    def of_integers(sums: Any, row: Any, weight: Any) -> None:
+    def of_integers(sums: Inferred, row: Inferred, weight: Inferred) -> None:
         upper, lower = sums[0], sums[1]
         for i in range(len(row)):
             upper[i] += weight * exact(row[i] >> 32)
             lower[i] += weight * exact(np.uint64(row[i]) & np.uint64(0xFFFFFFFF))
 
-    def of_floats(sums: Any, row: Any, weight: Any) -> None:
+    def of_floats(sums: Inferred, row: Inferred, weight: Inferred) -> None:
         upper, lower = sums[0], sums[1]
         leading = (row.view(np.uint64) & np.uint64(0xFFFFFFFFF8000000)).view(np.float64)
         for i in range(len(row)):
@@ -163,28 +164,28 @@ def _add_row_for(sums: Any, row: Any, weight: Any) -> Any:
     return of_floats if voxel.kind == "f" else of_integers
 
 
-def _divide(target: Any, totals: Any, divisor: Any) -> None:
+def _divide(target: Inferred, totals: Inferred, divisor: Inferred) -> None:
     """Fill a row of voxels with the totals over the divisor."""
     raise NotImplementedError
 
 
 @_by_type(_divide)
-def _divide_for(target: Any, totals: Any, divisor: Any) -> Any:
+def _divide_for(target: Inferred, totals: Inferred, divisor: Inferred) -> Inferred:
     dtype = as_dtype(target.dtype)
     voxel = dtype.type
     low, high = (0, 0) if dtype.kind == "f" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
     lowest, highest = np.int64(low >> 32), np.int64(high >> 32)
     of_32, half_of = np.uint64(32), np.uint64(2)
 
-    def of_float32(target: Any, totals: Any, divisor: Any) -> None:
+    def of_float32(target: Inferred, totals: Inferred, divisor: Inferred) -> None:
         for x in range(len(target)):
             target[x] = voxel(totals[0, x] / divisor)
 
-    def of_float64(target: Any, totals: Any, divisor: Any) -> None:
+    def of_float64(target: Inferred, totals: Inferred, divisor: Inferred) -> None:
         for x in range(len(target)):
             target[x] = totals[0, x] / divisor + totals[1, x] / divisor
 
-    def of_32_bits(target: Any, totals: Any, divisor: Any) -> None:
+    def of_32_bits(target: Inferred, totals: Inferred, divisor: Inferred) -> None:
         shift = 0
         while divisor >> shift > 1:
             shift += 1
@@ -195,7 +196,7 @@ def _divide_for(target: Any, totals: Any, divisor: Any) -> Any:
             quotient += (twice > divisor) | ((twice == divisor) & (quotient & 1 == 1))
             target[x] = voxel(min(max(quotient, low), high))
 
-    def of_64_bits(target: Any, totals: Any, divisor: Any) -> None:
+    def of_64_bits(target: Inferred, totals: Inferred, divisor: Inferred) -> None:
         size = np.uint64(divisor)
         for x in range(len(target)):
             upper = totals[0, x] + (totals[1, x] >> 32)
@@ -227,7 +228,9 @@ def _loop(function: _F) -> _F:
 
 
 @_loop
-def _add_up(source: Any, target: Any, starts: Any, weights: Any, divisor: Any) -> None:
+def _add_up(
+    source: Inferred, target: Inferred, starts: Inferred, weights: Inferred, divisor: Inferred
+) -> None:
     """Add whole source rows first, which takes vector instructions, and then along x."""
     z_starts, y_starts, x_starts = starts
     z_weights, y_weights, x_weights = weights

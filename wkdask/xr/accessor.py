@@ -19,7 +19,15 @@ from wkdask.runtime.run import RunReport
 from wkdask.storage.header import BlockType, VolumeHeader, check_addressable
 from wkdask.storage.opening import volume_at
 from wkdask.storage.volume import Volume
-from wkdask.xr.coordinates import SPATIAL, Grid, box_in, grid_of, is_physical, placed, voxels_of
+from wkdask.xr.coordinates import (
+    SPATIAL,
+    VoxelGrid,
+    box_in,
+    grid_of,
+    is_physical,
+    placed,
+    voxels_of,
+)
 from wkdask.xr.destination import Destination
 from wkdask.xr.plot import plot_planes
 
@@ -37,7 +45,7 @@ class OnGrid:
     _array: xr.DataArray
 
     @property
-    def grid(self) -> Grid:
+    def grid(self) -> VoxelGrid:
         """The voxels on which it lies: mag, voxel size and unit."""
         return grid_of(self._array)
 
@@ -162,7 +170,7 @@ class ArrayAccessor(OnGrid):
                 f"target is a {type(target).__name__}, but must be a view, such as layer[1]."
             )
         labels = target.labels
-        grid = Grid(target.mag or Mag(1), labels.voxel_size, labels.unit)
+        grid = VoxelGrid(target.mag or Mag(1), labels.voxel_size, labels.unit)
         data, box = _voxels(self._array, grid, target.volume)
         bounds = target.bounding_box
         if not bounds.contains_bbox(box):
@@ -211,42 +219,12 @@ class ArrayAccessor(OnGrid):
         ArgumentError, AlignmentError
             As `store`. Nothing is made then.
         """
-        header = (block_edge, blocks_per_file_edge, block_type)
-        return self._writer(target, name, category, *header, align, **options)()
-
-    def _writer(
-        self,
-        target: Path_ | Dataset | Layer,
-        name: str | None = None,
-        category: str | None = None,
-        block_edge: int = 32,
-        blocks_per_file_edge: int = 32,
-        block_type: BlockType = "lz4hc",
-        align: storing.Align = "raise",
-        **options: Any,
-    ) -> Callable[[], MagView]:
-        """Return what `to_wkw` then does; all that may be refused is refused here."""
-        array = self._array
-        edges = (block_edge, blocks_per_file_edge)
-        header = VolumeHeader(str(array.dtype), array.sizes.get("c", 1), *edges, block_type)
-        place = Destination.of(target, array, name, category)
-        grid = place.grid(array)
-        future = volume_at(place.path / str(grid.mag), header)
-        data, box = _voxels(array, grid, future)
-        check_addressable(box)
-        storing.aligned_array(data, future, box.topleft, align=align, is_new=True)
-        around = box.scaled_by(grid.mag)
-        place.check(grid, header, around)
-
-        def write() -> MagView:
-            layer = place.made(grid, header, around)
-            view = layer.add_mag(grid.mag, *edges, block_type)
-            if not view.bounding_box.contains_bbox(box):
-                layer.bounding_box = layer.bounding_box.extended_by(around)
-            self.store(view, align, **options)
-            return view
-
-        return write
+        write = _prepared(
+            self, self._array, target, name=name, category=category, align=align,
+            block_edge=block_edge, blocks_per_file_edge=blocks_per_file_edge,
+            block_type=block_type, **options,
+        )  # fmt: skip
+        return write()
 
     def plot(
         self,
@@ -313,7 +291,7 @@ class DatasetAccessor(OnGrid):
 
     @property
     def _array(self) -> xr.DataArray:  # type: ignore[override]
-        return next(self._accessors())[1]._array
+        return self._dataset[next(self._accessors())[0]]
 
     def at_mag(self, mag: MagLike) -> xr.Dataset:
         """Return the same region in another mag; see `ArrayAccessor.at_mag`."""
@@ -343,7 +321,11 @@ class DatasetAccessor(OnGrid):
         Dataset
             What was written. If one variable is refused, none is.
         """
-        for write in [array._writer(target, name, **options) for name, array in self._accessors()]:
+        found = list(self._accessors())
+        for write in [
+            _prepared(accessor, self._dataset[name], target, name=name, **options)
+            for name, accessor in found
+        ]:
             write()
         return target if isinstance(target, Dataset) else Dataset(target)
 
@@ -354,7 +336,7 @@ class DatasetAccessor(OnGrid):
 
         See `ArrayAccessor.plot`. Where there is but one kind, its first variable is drawn.
         """
-        arrays = [accessor._array for _, accessor in self._accessors()]
+        arrays = [self._dataset[name] for name, _ in self._accessors()]
         ids = [array for array in arrays if array.attrs.get("category") == "segmentation"]
         grey = [array for array in arrays if array.attrs.get("category") != "segmentation"]
         if grey and ids:
@@ -372,7 +354,43 @@ class DatasetAccessor(OnGrid):
         yield from ((name, ArrayAccessor(array)) for name, array in spatial)
 
 
-def _voxels(array: xr.DataArray, grid: Grid, volume: Volume) -> tuple[Any, BoundingBox]:
+def _prepared(
+    accessor: ArrayAccessor,
+    array: xr.DataArray,
+    target: Path_ | Dataset | Layer,
+    *,
+    name: str | None = None,
+    category: str | None = None,
+    block_edge: int = 32,
+    blocks_per_file_edge: int = 32,
+    block_type: BlockType = "lz4hc",
+    align: storing.Align = "raise",
+    **options: Any,
+) -> Callable[[], MagView]:
+    """Return what `to_wkw` then does; all that may be refused is refused here."""
+    edges = (block_edge, blocks_per_file_edge)
+    header = VolumeHeader(str(array.dtype), array.sizes.get("c", 1), *edges, block_type)
+    place = Destination.of(target, array, name, category)
+    grid = place.grid(array)
+    future = volume_at(place.path / str(grid.mag), header)
+    data, box = _voxels(array, grid, future)
+    check_addressable(box)
+    storing.aligned_array(data, future, box.topleft, align=align, is_new=True)
+    around = box.scaled_by(grid.mag)
+    place.check(grid, header, around)
+
+    def write() -> MagView:
+        layer = place.made(grid, header, around)
+        view = layer.add_mag(grid.mag, *edges, block_type)
+        if not view.bounding_box.contains_bbox(box):
+            layer.bounding_box = layer.bounding_box.extended_by(around)
+        accessor.store(view, align, **options)
+        return view
+
+    return write
+
+
+def _voxels(array: xr.DataArray, grid: VoxelGrid, volume: Volume) -> tuple[Any, BoundingBox]:
     """Return an array as dask voxels `(c, x, y, z)`, and their box in a grid."""
     axes = voxels_of(array, grid)
     num_channels = volume.layout.num_channels

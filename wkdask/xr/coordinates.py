@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SPATIAL",
-    "Grid",
+    "VoxelGrid",
     "box_in",
     "edge_of_voxel",
     "grid_of",
@@ -35,7 +35,7 @@ TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
+class VoxelGrid:
     """The voxels of a mag, and how long they are."""
 
     mag: Mag
@@ -64,7 +64,7 @@ class Grid:
         return x, y, z
 
 
-def grid_of(array: xr.DataArray, fine: Grid | None = None) -> Grid:
+def grid_of(array: xr.DataArray, fine: VoxelGrid | None = None) -> VoxelGrid:
     """Return the grid on which an array lies, by the distance of its coordinates.
 
     Where an axis has one position, or none, its factor is that of the attribute `mag`, or 1. The
@@ -73,13 +73,13 @@ def grid_of(array: xr.DataArray, fine: Grid | None = None) -> Grid:
     if fine is None:
         size = array.attrs.get("voxel_size")
         known = None if size is None else (float(size[0]), float(size[1]), float(size[2]))
-        fine = Grid(Mag(1), known, array.attrs.get("unit"))
+        fine = VoxelGrid(Mag(1), known, array.attrs.get("unit"))
     said = Mag(array.attrs.get("mag", 1))
     factors = [_factor(array, dim, fine, said.factors[i]) for i, dim in enumerate(SPATIAL)]
-    return Grid(Mag(factors), fine.voxel_size, fine.unit)
+    return VoxelGrid(Mag(factors), fine.voxel_size, fine.unit)
 
 
-def voxels_of(array: xr.DataArray, grid: Grid) -> tuple[range, range, range]:
+def voxels_of(array: xr.DataArray, grid: VoxelGrid) -> tuple[range, range, range]:
     """Return which voxels of a grid an array holds, in its order; steps are 1 or -1.
 
     Raises
@@ -91,7 +91,7 @@ def voxels_of(array: xr.DataArray, grid: Grid) -> tuple[range, range, range]:
     return x, y, z
 
 
-def placed(array: xr.DataArray, grid: Grid, num_channels: int) -> tuple[xr.DataArray, Vec3]:
+def placed(array: xr.DataArray, grid: VoxelGrid, num_channels: int) -> tuple[xr.DataArray, Vec3]:
     """Return an array with the dimensions c, x, y, z, all ascending, and its first voxel in a grid.
 
     Parameters
@@ -123,7 +123,7 @@ def placed(array: xr.DataArray, grid: Grid, num_channels: int) -> tuple[xr.DataA
     return whole, (x, y, z)
 
 
-def box_in(array: xr.DataArray, grid: Grid) -> BoundingBox:
+def box_in(array: xr.DataArray, grid: VoxelGrid) -> BoundingBox:
     """Return the box of an array in voxels of a grid; see `voxels_of`."""
     axes = voxels_of(array, grid)
     return BoundingBox((min(axis, default=0) for axis in axes), map(len, axes))
@@ -134,7 +134,7 @@ def is_physical(array: xr.DataArray, dim: str = "x") -> bool:
     return "units" in array[dim].attrs if dim in array.coords else False
 
 
-def edge_of_voxel(array: xr.DataArray, dim: str, grid: Grid) -> float:
+def edge_of_voxel(array: xr.DataArray, dim: str, grid: VoxelGrid) -> float:
     """Return how long a voxel of mag 1 is, in what the coordinates count."""
     if not is_physical(array, dim):
         return 1.0
@@ -189,7 +189,7 @@ def _axis(array: xr.DataArray, dim: str) -> _Axis:
     return _Axis(values[0].item(), step, len(values))
 
 
-def _factor(array: xr.DataArray, dim: str, fine: Grid, said: int) -> int:
+def _factor(array: xr.DataArray, dim: str, fine: VoxelGrid, said: int) -> int:
     """Return how many voxels of mag 1 lie between two coordinates."""
     axis = _axis(array, dim)
     if axis.step is None:
@@ -204,7 +204,7 @@ def _factor(array: xr.DataArray, dim: str, fine: Grid, said: int) -> int:
     return factor
 
 
-def _voxels(array: xr.DataArray, dim: str, grid: Grid) -> range:
+def _voxels(array: xr.DataArray, dim: str, grid: VoxelGrid) -> range:
     axis, edge = _axis(array, dim), edge_of_voxel(array, dim, grid)
     factor = grid.mag.factors[SPATIAL.index(dim)]
     scale, shift, tolerance = (float(factor), 0.0, 0.0)

@@ -13,7 +13,7 @@ from wkdask.dataset.properties import LayerProperties
 from wkdask.errors import ArgumentError, DtypeError, ExistsError
 from wkdask.geometry import BoundingBox, Mag, absolute
 from wkdask.storage.volume import Layout
-from wkdask.xr.coordinates import Grid, grid_of
+from wkdask.xr.coordinates import VoxelGrid, grid_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -69,13 +69,13 @@ class Destination:
         root = self.path.parent
         return Dataset(root) if kind_of(root) == "dataset" else None
 
-    def grid(self, array: xr.DataArray) -> Grid:
+    def grid(self, array: xr.DataArray) -> VoxelGrid:
         """Return the grid of an array, by the voxel size of the dataset into which it goes."""
         dataset = self.dataset()
-        fine = None if dataset is None else Grid(Mag(1), dataset.voxel_size, dataset.unit)
+        fine = None if dataset is None else VoxelGrid(Mag(1), dataset.voxel_size, dataset.unit)
         return grid_of(array, fine)
 
-    def check(self, grid: Grid, layout: Layout, box: BoundingBox) -> None:
+    def check(self, grid: VoxelGrid, layout: Layout, box: BoundingBox) -> None:
         """Refuse what can't be made; a box in voxels of mag 1 will be written to it."""
         if isinstance(self.target, Layer):
             found = self.target.properties.voxel_type
@@ -90,7 +90,7 @@ class Destination:
             raise ExistsError(f"{dataset.path} has a layer {self.name!r} already.")
         grid.spacing_nm  # noqa: B018 - raises if no voxel size is known
 
-    def made(self, grid: Grid, layout: Layout, box: BoundingBox) -> Layer:
+    def made(self, grid: VoxelGrid, layout: Layout, box: BoundingBox) -> Layer:
         """Return the layer, made if need be."""
         if isinstance(self.target, Layer):
             return self.target
