@@ -1,21 +1,18 @@
 """Voxels that stay as they are and are stored in another way, or elsewhere.
 
-It knows volumes and directories of mags. In place, either each file is replaced by one that holds
-the same, or the whole directory by another one; whoever is interrupted leaves one or the other.
+It knows volumes and directories of mags. In place, either each file is replaced by one with the
+same voxels, or the whole directory by another one; a run that is interrupted leaves one or the
+other.
 """
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import os
 import shutil
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
-
-from numpy.typing import NDArray
 
 from wkdask.geometry import BoundingBox, Vec3
 from wkdask.grids import region_of
@@ -24,7 +21,7 @@ from wkdask.runtime.journal import Journal
 from wkdask.runtime.run import Run, RunReport
 from wkdask.storage.atomic import fsync_directory, os_errors, try_exchange
 from wkdask.storage.header import BlockType, VolumeHeader
-from wkdask.storage.volume import JOURNALS_NAME, Volume, is_zero
+from wkdask.storage.volume import JOURNALS_NAME, Volume, Voxels, is_zero
 from wkdask.storage.wkw import HEADER_NAME, WkwVolume
 
 __all__ = ["Copying", "copy_voxels", "rechunk", "recompress"]
@@ -35,14 +32,14 @@ _SUFFIX = ".rechunked"
 
 @dataclass(frozen=True, slots=True)
 class Copying:
-    """Makes boxes of a volume that are those of another one, or of the same, further on."""
+    """Reads the voxels of a box from a volume, at the same or at another place."""
 
     source: Volume
-    """Where voxels are read."""
+    """The volume that is read."""
     shift: Vec3 = (0, 0, 0)
-    """How much further on they lie in the source."""
+    """What is added to a position in the target to get the position in the source."""
 
-    def __call__(self, box: BoundingBox) -> NDArray[Any] | None:
+    def __call__(self, box: BoundingBox) -> Voxels | None:
         """Return the voxels `(c, x, y, z)` of a box of the target; None if all are zero."""
         there = self.reads(box)
         if self.source.is_missing(there):
@@ -75,13 +72,13 @@ def copy_voxels(
     box
         What is filled, in voxels of the target; not empty.
     run
-        Where.
+        Where and how the tasks run.
     shift
-        How much further on the voxels lie in the source.
+        See `Copying`.
     journal
         Where files that are done are noted.
     exclusive
-        Whether nobody else writes to the files of the box meanwhile.
+        Whether no other task writes to the files of the box.
     """
     run = run.of(journal)
     try:
@@ -99,11 +96,11 @@ def recompress(volume: WkwVolume, block_type: BlockType, run: Run) -> RunReport:
     Parameters
     ----------
     volume
-        Nobody else may write to it meanwhile.
+        No other task may write to it during the run.
     block_type
         `"raw"`, `"lz4"` or `"lz4hc"`.
     run
-        Where.
+        Where and how the tasks run.
     """
     target = replace(volume, layout=replace(volume.layout, block_type=block_type))
     box = volume.box_on_disk()
@@ -124,11 +121,11 @@ def rechunk(volume: WkwVolume, header: VolumeHeader, run: Run) -> RunReport:
     Parameters
     ----------
     volume
-        Nobody else may write to it meanwhile.
+        No other task may write to it during the run.
     header
-        Of the same dtype and channels.
+        How to store it; dtype and channels are the same.
     run
-        Where.
+        Where and how the tasks run.
 
     Raises
     ------
@@ -158,7 +155,7 @@ def rechunk(volume: WkwVolume, header: VolumeHeader, run: Run) -> RunReport:
 
 
 def _keep_others(old: str, new: str) -> None:
-    """Take along what else lies in a mag directory, such as somebody's notes."""
+    """Copy what else lies in a mag directory, such as a user's notes."""
     for name in _others(old):
         source = os.path.join(old, name)
         copy = shutil.copytree if os.path.isdir(source) else shutil.copy2
@@ -173,17 +170,15 @@ def _others(directory: str) -> Iterable[str]:
 
 
 def _exchange(new: str, old: str) -> None:
-    """Let two directories have each other's name, at once where the file system can do that."""
-    if try_exchange(new, old):
-        fsync_directory(os.path.dirname(old))
-        return
-    aside = f"{new}-old"
-    os.rename(old, aside)
-    try:
-        os.rename(new, old)
-    except OSError:
-        os.rename(aside, old)
-        raise
-    fsync_directory(os.path.dirname(old))
-    with contextlib.suppress(OSError):
+    """Exchange the names of two directories, at once where the file system can do that."""
+    if not try_exchange(new, old):
+        # Such as NFS and macOS: for an instant, no directory has the name.
+        aside = f"{new}-old"
+        os.rename(old, aside)
+        try:
+            os.rename(new, old)
+        except OSError:
+            os.rename(aside, old)
+            raise
         os.rename(aside, new)
+    fsync_directory(os.path.dirname(old))

@@ -220,7 +220,7 @@ def read_all(descriptor: int, count: int, start: int) -> bytes:
     return data
 
 
-def write_all(descriptor: int, data: Any, start: int) -> None:
+def write_all(descriptor: int, data: bytes | bytearray | memoryview, start: int) -> None:
     """Write bytes to a file; the system may take fewer at a time."""
     view = memoryview(data)
     while view:

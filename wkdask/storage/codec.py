@@ -31,6 +31,7 @@ from wkdask.storage.intrinsics import (
     finish_streams,
     stream_16_bytes,
 )
+from wkdask.storage.volume import Voxels
 
 __all__ = [
     "BlockPacker",
@@ -43,10 +44,9 @@ __all__ = [
 ]
 
 Bytes = NDArray[np.uint8]
-Voxels = NDArray[Any]
 Cells = NDArray[np.int64]
 
-# Of one row of blocks, beside what holds their compressed bytes.
+# Buffer for one row of decoded blocks.
 _ROW_BYTES = 2**22
 _RUN_BYTES = 2**18
 _FEW_BLOCKS = 2  # that lie behind each other, in Morton order
@@ -333,7 +333,7 @@ def _unpack(
     data_offset: int,
     row_of: tuple[Bytes, int],
     packed: Bytes,
-    region: Any,
+    region: tuple[tuple[int, int, int], ...],
     sizes: tuple[int, int, int],
     out: tuple[int, int, int, int],
 ) -> tuple[int, int]:

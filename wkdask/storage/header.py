@@ -251,7 +251,7 @@ class VolumeHeader:
             "file_edge": self.file_edge,
         }
 
-    def difference_to(self, demanded: Any) -> str:
+    def difference_to(self, demanded: object) -> str:
         """Return in words where files of this header do not fit into a volume of another one.
 
         The block type is named where nothing else differs.

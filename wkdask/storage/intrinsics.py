@@ -11,12 +11,13 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 from llvmlite import ir
+from llvmlite.ir import IRBuilder, Value
 from lz4.block import _block
 from numba import types
 from numba.core import cgutils
+from numba.core.base import BaseContext
 from numba.extending import intrinsic as numba_intrinsic
 
 __all__ = [
@@ -32,9 +33,15 @@ __all__ = [
 ]
 
 
-def _intrinsic(function: Callable[..., Any]) -> Any:
+Values = list[Value]
+Generated = tuple[types.Type, Callable[..., Value]]
+"""The signature of a function, and what generates its code."""
+
+
+def _intrinsic(function: Callable[..., Generated]) -> Callable[..., int]:
     """Make a code generator a function of compiled code."""
-    return numba_intrinsic(function)
+    made: Callable[..., int] = numba_intrinsic(function)
+    return made
 
 
 @cache
@@ -64,14 +71,14 @@ def state_bytes(name: str) -> int:
     return size
 
 
-def _c_function(result: Any, *arguments: Any) -> Any:
+def _c_function(result: types.Type, *arguments: types.Type) -> Callable[..., int]:
     """Return an intrinsic that calls a C function by its address, which is the first argument."""
 
     @_intrinsic
-    def call(typingctx: Any, address: Any, values: Any) -> Any:
+    def call(typingctx: object, address: types.Type, values: types.Type) -> Generated:
         signature = result(types.int64, types.UniTuple(types.int64, len(arguments)))
 
-        def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
+        def generate(context: BaseContext, builder: IRBuilder, _: object, given: Values) -> Value:
             llvm_types = [context.get_value_type(argument) for argument in arguments]
             function_type = _llvm_function(context.get_value_type(result), llvm_types)
             function = builder.inttoptr(given[0], function_type.as_pointer())
@@ -84,11 +91,11 @@ def _c_function(result: Any, *arguments: Any) -> Any:
     return call
 
 
-def _llvm_function(result: Any, arguments: list[Any]) -> Any:
+def _llvm_function(result: ir.Type, arguments: list[ir.Type]) -> ir.FunctionType:
     return ir.FunctionType(result, arguments)
 
 
-def _fitted(builder: Any, value: Any, wanted: Any) -> Any:
+def _fitted(builder: IRBuilder, value: Value, wanted: ir.Type) -> Value:
     return value if value.type == wanted else builder.trunc(value, wanted)
 
 
@@ -106,10 +113,12 @@ call_pread = _c_function(types.int64, types.int32, types.int64, types.int64, typ
 
 
 @_intrinsic
-def copy_bytes(typingctx: Any, target: Any, source: Any, count: Any) -> Any:
+def copy_bytes(
+    typingctx: object, target: types.Type, source: types.Type, count: types.Type
+) -> Generated:
     """Copy `count` bytes between two addresses."""
 
-    def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
+    def generate(context: BaseContext, builder: IRBuilder, _: object, given: Values) -> Value:
         pointer = cgutils.voidptr_t
         target, source = (builder.inttoptr(address, pointer) for address in given[:2])
         cgutils.raw_memcpy(builder, target, source, given[2], 1)
@@ -119,10 +128,10 @@ def copy_bytes(typingctx: Any, target: Any, source: Any, count: Any) -> Any:
 
 
 @_intrinsic
-def stream_16_bytes(typingctx: Any, target: Any, source: Any) -> Any:
+def stream_16_bytes(typingctx: object, target: types.Type, source: types.Type) -> Generated:
     """Copy 16 bytes to an aligned address, past the cache."""
 
-    def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
+    def generate(context: BaseContext, builder: IRBuilder, _: object, given: Values) -> Value:
         pointer = ir.VectorType(ir.IntType(32), 4).as_pointer()
         target, source = (builder.inttoptr(address, pointer) for address in given)
         stored = builder.store(builder.load(source, align=1), target, align=16)
@@ -134,10 +143,10 @@ def stream_16_bytes(typingctx: Any, target: Any, source: Any) -> Any:
 
 
 @_intrinsic
-def finish_streams(typingctx: Any) -> Any:
+def finish_streams(typingctx: object) -> Generated:
     """Let other threads see what was copied past the cache."""
 
-    def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
+    def generate(context: BaseContext, builder: IRBuilder, _: object, given: Values) -> Value:
         builder.fence("seq_cst")
         return context.get_dummy_value()
 
@@ -145,10 +154,10 @@ def finish_streams(typingctx: Any) -> Any:
 
 
 @_intrinsic
-def byte_at(typingctx: Any, address: Any) -> Any:
+def byte_at(typingctx: object, address: types.Type) -> Generated:
     """Return the byte at an address."""
 
-    def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
+    def generate(context: BaseContext, builder: IRBuilder, _: object, given: Values) -> Value:
         byte = builder.load(builder.inttoptr(given[0], cgutils.voidptr_t))
         return builder.zext(byte, ir.IntType(64))
 

@@ -93,7 +93,7 @@ class Layout(Protocol):
     def write_unit(self) -> str:
         """What a box of `write_size` is called: `"file"` or `"block"`."""
 
-    def difference_to(self, demanded: Any) -> str:
+    def difference_to(self, demanded: object) -> str:
         """Return in words what differs from another layout; an empty text if nothing does."""
 
     def describe(self) -> dict[str, Any]:
