@@ -467,7 +467,7 @@ class TestMergingByPieces:
             pytest.MonkeyPatch.context() as patch,
             tempfile.TemporaryDirectory() as directory,
         ):
-            patch.setattr(volume_module.filewriter, "_PIECE_BYTES", 8 * header.block_bytes)
+            patch.setattr(volume_module.writer, "_PIECE_BYTES", 8 * header.block_bytes)
             volume = WkwVolume.create(Path(directory) / "v", header)
             volume.write(box_at(0, 0, 0, 16, 16, 16), old)
             volume.write(box, new)
@@ -486,7 +486,7 @@ class TestMergingByPieces:
         start = int.from_bytes(data[16 + 8 * 62 : 16 + 8 * 63], "little")
         path.write_bytes(data[:start] + b"\xff" * (len(data) - start))
         before = tree(volume.path)
-        monkeypatch.setattr(volume_module.filewriter, "_PIECE_BYTES", 1)
+        monkeypatch.setattr(volume_module.writer, "_PIECE_BYTES", 1)
         with pytest.raises(FormatError, match=r"x0\.wkw block \(3, 3, 3\)"):
             volume.write(box_at(0, 0, 0, 4, 4, 5), voxels_for(header, (4, 4, 5), seed=2))
         assert tree(volume.path) == before

@@ -56,7 +56,7 @@ _AT_FDCWD, _RENAME_NOREPLACE, _RENAME_EXCHANGE = -100, 1, 2
 
 @contextlib.contextmanager
 def private(path: str) -> Iterator[tuple[int, str]]:
-    """Open a file that no one else knows, beside `path`; yield its descriptor and its name.
+    """Open a new, locked file beside `path`; yield its descriptor and its name.
 
     It is gone at the end, unless it was given another name.
     """
@@ -82,10 +82,10 @@ def replacing(path: str, *, fsync: bool = False) -> Iterator[int]:
 
 
 def commit(descriptor: int, temporary: str, path: str, fsync: bool) -> None:
-    """Give a private file that is whole its name, which another one may have had."""
+    """Rename a private file that is whole to its final name; an older file is replaced."""
     if fsync:
         os.fsync(descriptor)
-    # Network file systems tell of a full disk when a file is closed; the lock stays with the other.
+    # Network file systems report a full disk when a file is closed. Closing a copy keeps the lock.
     os.close(os.dup(descriptor))
     os.replace(temporary, path)
     if fsync:
@@ -93,9 +93,9 @@ def commit(descriptor: int, temporary: str, path: str, fsync: bool) -> None:
 
 
 def claim(temporary: str, path: str) -> bool:
-    """Give a private file of a header and zeros its name; False if another file has it.
+    """Rename a private file to its final name; return False if another file has it.
 
-    Renaming would take the name from another task, which may have written voxels to its file.
+    `os.replace` would remove the file of another task, which may have written voxels to it.
     """
     try:
         try:
@@ -131,7 +131,7 @@ def make_durable(directory: str) -> None:
 
 
 def fsync_names(path: str) -> None:
-    """Let the names of a file and of its two directories, or that it has gone, be on the disk.
+    """Bring the names of a file and of its two directories, or their absence, to the disk.
 
     All of them, because another task may have made a directory and not be so far yet.
     """
@@ -141,7 +141,7 @@ def fsync_names(path: str) -> None:
 
 
 def fsync_directory(path: str) -> None:
-    """Let the names in a directory be on the disk, where the file system can do that."""
+    """Bring the names in a directory to the disk, where the file system can do that."""
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(directory)
@@ -154,7 +154,7 @@ def fsync_directory(path: str) -> None:
 
 @contextlib.contextmanager
 def tagged(tag: str) -> Iterator[None]:
-    """Let unfinished files of this thread carry a tag in their names, by which they are swept."""
+    """Put a tag into the names of this thread's unfinished files, so that they can be swept."""
     token = _tag.set(tag)
     try:
         yield
@@ -175,7 +175,7 @@ def is_leftover(path: str) -> bool:
 
 
 def sweep_leftover(path: str, *, older_than_seconds: float = 0.0) -> bool:
-    """Remove an unfinished file of a writer that is dead, as far as `is_leftover` can tell.
+    """Remove an unfinished file of a writer that is dead; see `is_leftover`.
 
     Parameters
     ----------
@@ -241,7 +241,7 @@ def try_fallocate(descriptor: int, start: int, count: int) -> bool:
 
 
 def try_exchange(one: str, other: str) -> bool:
-    """Let two files or directories have each other's name, and return whether that was possible."""
+    """Exchange the names of two files or directories, and return whether that was possible."""
     function = _function("renameat2")
     if function is None:
         return False
@@ -258,7 +258,7 @@ def _taken_over(path: str, flags: int, lock: int) -> Iterator[os.stat_result | N
             descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW)
             stack.callback(os.close, descriptor)
             fcntl.flock(descriptor, lock | fcntl.LOCK_NB)
-            # Asked by name: a writer that finished meanwhile has given its file another one.
+            # By name: a writer that has finished since then has renamed its file.
             status = os.lstat(path)
         yield status if status and stat.S_ISREG(status.st_mode) else None
 
@@ -267,7 +267,7 @@ def _locked_file(path: str) -> tuple[int, str]:
     """Make a file beside `path` and lock it, for as long as its descriptor is open."""
     descriptor, temporary = _new_locked_file(path)
     for _ in range(_TRIES):
-        # Somebody who sweeps leftovers may have taken it in the instant before it was locked. Some
+        # A sweep may have deleted the file in the instant before it was locked. Some
         # file systems count no links of any file, so the name is looked for as well.
         if os.fstat(descriptor).st_nlink or os.path.lexists(temporary):
             break
@@ -287,12 +287,12 @@ def _new_locked_file(path: str) -> tuple[int, str]:
 
 
 def _try_rename_new(source: str, target: str) -> bool:
-    """Rename a file to a name that nobody has, and return whether the file system can do that.
+    """Rename a file to a new name, and return whether the file system can do that.
 
     Raises
     ------
     FileExistsError
-        If somebody has it.
+        If a file has that name.
     """
     function = _function("renameat2")
     if function is None:

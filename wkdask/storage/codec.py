@@ -20,15 +20,16 @@ from numpy.typing import NDArray
 from wkdask._compile import compiled
 from wkdask.geometry import Vec3
 from wkdask.grids import Region
-from wkdask.storage import intrinsics as clib
 from wkdask.storage.header import VolumeHeader
 from wkdask.storage.intrinsics import (
+    address_of,
     byte_at,
     call_lz4,
     call_pread,
     call_unlz4,
     copy_bytes,
     finish_streams,
+    state_bytes,
     stream_16_bytes,
 )
 from wkdask.storage.volume import Voxels
@@ -124,8 +125,8 @@ def unpack(
     row, row_bytes, run_bytes = _row_sizes(header, region)
     scratch = _scratch(row_bytes + run_bytes)
     kind, code = _unpack(
-        clib.address_of("pread"),
-        clib.address_of("LZ4_decompress_safe") if header.is_compressed else 0,
+        address_of("pread"),
+        address_of("LZ4_decompress_safe") if header.is_compressed else 0,
         descriptor,
         ends,
         header.data_offset_bytes,
@@ -186,9 +187,9 @@ class BlockPacker:
     def __init__(self, header: VolumeHeader, hc_level: int | None = None) -> None:
         self._header = header
         self._levels = _LEVELS if hc_level is None else (hc_level, hc_level)
-        self._lz4 = clib.address_of("LZ4_compress_fast_extState") if header.is_compressed else 0
+        self._lz4 = address_of("LZ4_compress_fast_extState") if header.is_compressed else 0
         is_hc = header.block_type == "lz4hc"
-        self._hc = clib.address_of("LZ4_compress_HC_extStateHC") if is_hc else 0
+        self._hc = address_of("LZ4_compress_HC_extStateHC") if is_hc else 0
         batch = max(1, _ROW_BYTES // block_bound(header))
         self._sizes = np.zeros(min(batch, header.blocks_per_file), dtype=np.int64)
         # One block more: LZ4HC writes behind what fast LZ4 wrote.
@@ -248,7 +249,7 @@ def is_in_line(voxels: Voxels) -> bool:
 
 def _working_memory(name: str, is_needed: bool) -> Bytes:
     """Return what a compression function writes to, a quarter of a MiB for LZ4HC."""
-    return np.empty(clib.state_bytes(name) if is_needed else 0, dtype=np.uint8)
+    return np.empty(state_bytes(name) if is_needed else 0, dtype=np.uint8)
 
 
 # --- compiled -----------------------------------------------------------------------------------
@@ -666,7 +667,7 @@ def _pack(
 
 @compiled
 def _is_worth(sample: NDArray[np.int64]) -> bool:
-    """Tell whether LZ4HC shall be tried on a block of this compressibility."""
+    """Return whether to try LZ4HC on a block of this compressibility."""
     seen, fast_bytes, hc_bytes = sample
     sample[0] += 1
     saved = fast_bytes - hc_bytes
@@ -675,7 +676,7 @@ def _is_worth(sample: NDArray[np.int64]) -> bool:
 
 @compiled
 def _smaller(target: int, size: int, hc_size: Any, sample: NDArray[np.int64]) -> Any:
-    """Keep the smaller one of two encodings, of which the second follows the first."""
+    """Keep the smaller one of two encodings; the second lies behind the first."""
     sample[1] += size
     sample[2] += min(size, hc_size) if hc_size > 0 else size
     if 0 < hc_size < size:
@@ -684,5 +685,5 @@ def _smaller(target: int, size: int, hc_size: Any, sample: NDArray[np.int64]) ->
     return size
 
 
-# Before its first function numba loads much of itself: it shall happen here, not at the first read.
+# With its first function numba loads much of itself. That happens here, not at the first read.
 morton_index((0, 0, 0))

@@ -90,7 +90,7 @@ class WkwFile:
             If the file system refuses.
         """
         try:
-            # Not to wait for a writer, should it be a pipe.
+            # Without O_NONBLOCK, opening a pipe would wait for its writer.
             descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
             if _is_dangling(path):
@@ -132,7 +132,7 @@ class WkwFile:
         ArgumentError
             If the region leaves the file, or `out` can't take it; nothing is read.
         FormatError
-            If a block does not decode, or the file was cut short meanwhile.
+            If a block does not decode, or the file was cut short while it was read.
         StorageError
             If the file system refuses.
         """
@@ -146,7 +146,7 @@ class WkwFile:
                 raise self.error(
                     f"block {block} is no LZ4 block of {self.header.block_bytes} bytes"
                 )
-            # Tells what is wrong, unless it has passed, as a signal or a network's hiccup does.
+            # Raises the error of the system, unless that has passed, as signals do.
             self._read_bytes(*self._span(block))
         error = OSError(errno.EIO, f"Block {block} can be read at times only")
         raise storage_error(error, self.path, "reading")
@@ -173,7 +173,7 @@ class WkwFile:
             write_all(self.descriptor, data, start)
 
     def reserve(self, parts: list[Overlap]) -> None:
-        """Take the space on the disk for blocks of a raw file, so that it can't run out halfway."""
+        """Reserve disk space for blocks of a raw file, so that it can't run out halfway."""
         with os_errors(self.path, "writing"):
             for part in parts:
                 _allocate(self.descriptor, *self._span(part.cell))
@@ -211,7 +211,7 @@ class WkwFile:
         with os_errors(self.path, "reading"):
             data = read_all(self.descriptor, count, start)
         if len(data) != count:
-            # It was longer when it was opened, so that nothing of it shall be deleted.
+            # The file was longer when it was opened, so the error does not advise to delete it.
             raise FormatError(
                 f"{self.path} was cut while it was read: it ends at byte {start + len(data)}, but "
                 f"is needed to byte {start + count}. Read it again when nobody writes it."
@@ -396,7 +396,7 @@ def _checked_ends(
 
 
 def _create_zeros(path: str, header: VolumeHeader, parts: list[Overlap]) -> None:
-    """Make a raw file of zeros, unless another task was faster; nobody sees it half made.
+    """Make a raw file of zeros, whole or not at all, unless another task was faster.
 
     It has the space for the voxels that are to be written: a full disk leaves no file behind.
     """
@@ -409,7 +409,7 @@ def _create_zeros(path: str, header: VolumeHeader, parts: list[Overlap]) -> None
 
 
 def _allocate(descriptor: int, start: int, count: int) -> None:
-    """Take the space for bytes of a file that may be a hole, where the system can do that."""
+    """Reserve disk space for bytes of a file that may be a hole, where the system can do that."""
     if not hasattr(os, "posix_fallocate"):
         return
     try:

@@ -28,9 +28,7 @@ from wkdask.errors import (
 )
 from wkdask.geometry import BoundingBox, Vec3, absolute
 from wkdask.grids import Overlap, Region, overlaps, region_of, slices_in
-from wkdask.storage import atomic
-from wkdask.storage import reader as wkwfile
-from wkdask.storage import writer as filewriter
+from wkdask.storage import atomic, reader, writer
 from wkdask.storage.header import HEADER_BYTES, VolumeHeader
 from wkdask.storage.reader import WkwFile, new_array
 from wkdask.storage.volume import JOURNALS_NAME, Produce, Volume, Voxels, add_written
@@ -39,7 +37,7 @@ __all__ = ["HEADER_NAME", "WkwVolume", "as_wkw"]
 
 HEADER_NAME = "header.wkw"
 
-# Counts this process's own writes per directory, where modification times can't tell them apart.
+# Changes by this process per directory, where two changes have the same modification time.
 _CHANGES: Counter[str] = Counter()
 
 
@@ -88,8 +86,8 @@ class WkwVolume(Volume):
         """
         volume = cls(os.fspath(path), header)
         target = os.path.join(volume.path, HEADER_NAME)
-        # Asked before, too, because nobody may write to the directory of a finished volume.
-        if os.path.lexists(target) or not wkwfile.create_header(target, header):
+        # Looked for first, because the directory of a finished volume may be read-only.
+        if os.path.lexists(target) or not reader.create_header(target, header):
             raise ExistsError(f"{target} exists: open the volume, or choose another path.")
         return volume
 
@@ -121,7 +119,7 @@ class WkwVolume(Volume):
         for part in self._parts(region):
             target = out[(slice(None), *part.target)]
             path = self.file_path(part.cell)
-            if not wkwfile.read_into(target, path, self.layout, part.source):
+            if not reader.read_into(target, path, self.layout, part.source):
                 complete = False
                 if not is_zero:
                     target[...] = 0
@@ -155,7 +153,7 @@ class WkwVolume(Volume):
     def is_missing(self, box: BoundingBox) -> bool:
         """Return whether no file of a box exists."""
         parts = self._parts(region_of(box))
-        return all(wkwfile.is_missing(self.file_path(part.cell)) for part in parts)
+        return all(reader.is_missing(self.file_path(part.cell)) for part in parts)
 
     def files(self) -> Iterator[tuple[Vec3, int]]:
         """Yield the cell `(x, y, z)` and the size in bytes of every file."""
@@ -187,7 +185,7 @@ class WkwVolume(Volume):
         )
 
     def _directories(self, box: BoundingBox) -> Iterator[str]:
-        """Yield the directories in which files of a box lie, and those of journals."""
+        """Yield the directories with files of a box, and the directories of journals."""
         edge = self.layout.file_edge
         _, ys, zs = (
             range(start // edge, -(-stop // edge))
@@ -198,7 +196,7 @@ class WkwVolume(Volume):
             yield directory
 
     def version(self) -> tuple[int, int]:
-        """Return the time of the last change, and the changes that it can't tell apart."""
+        """Return the time of the last change, and a count for changes of the same time."""
         try:
             return os.stat(self.path).st_mtime_ns, _CHANGES[self.path]
         except OSError as error:
@@ -241,7 +239,7 @@ class WkwVolume(Volume):
                         size_bytes = self._write_file(cell, piece_of, touched, threads)
                     else:
                         size_bytes = inside.volume * self.layout.voxel_bytes
-                        pieces = [inside] if is_made else filewriter.pieces_of(self.layout)
+                        pieces = [inside] if is_made else writer.pieces_of(self.layout)
                         self._patch_file(cell, inside, piece_of, pieces)
                 add_written(inside.volume * self.layout.num_channels, size_bytes)
         finally:
@@ -250,7 +248,7 @@ class WkwVolume(Volume):
 
     def _write_file(self, cell: Vec3, piece_of: Produce, touched: BoundingBox, threads: int) -> int:
         """Write a file whole, and return its bytes."""
-        with filewriter.writing(self.file_path(cell), self.layout, self.options) as file:
+        with writer.writing(self.file_path(cell), self.layout, self.options) as file:
             file.fill(piece_of, touched, threads)
         return file.size_bytes
 
@@ -266,7 +264,7 @@ class WkwVolume(Volume):
                 voxels = np.zeros(shape, self.layout.dtype, order="F")
             if not common.is_empty:
                 path = self.file_path(cell)
-                wkwfile.patch(path, self.layout, common, voxels, self.options)
+                reader.patch(path, self.layout, common, voxels, self.options)
 
     @contextlib.contextmanager
     def _merging(

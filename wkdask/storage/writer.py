@@ -228,7 +228,7 @@ def _in_order(
         while flying:
             yield _result(flying.popleft())
     finally:
-        # After an error, pieces that have not begun shall not begin.
+        # After an error, no further piece begins.
         for call in filter(None, flying):
             call.cancel()
 
@@ -249,7 +249,7 @@ def _cores() -> int:
 
 
 class _Output:
-    """A private file that grows, and takes space on the disk ahead."""
+    """A private file that grows, and reserves disk space ahead."""
 
     def __init__(self, descriptor: int, start: int) -> None:
         self.descriptor = descriptor
@@ -265,7 +265,7 @@ class _Output:
         except OSError as error:
             if error.errno not in _FULL or not self._reserved:
                 raise
-            # Without what was taken ahead there may be room.
+            # There may be room in what was reserved ahead.
             self._give_back()
             write_all(self.descriptor, data, self.end)
         self.end += len(data)
@@ -283,7 +283,7 @@ class _Output:
             os.ftruncate(self.descriptor, self.end)
 
     def _reserve(self, count: int) -> None:
-        """Take space on the disk for the next bytes, if they are many and it has plenty.
+        """Reserve disk space for the next bytes, if they are many and the disk has plenty.
 
         ext4 would otherwise look for space for every page, and hold up the renaming: a large file
         takes three times as long.
@@ -295,11 +295,11 @@ class _Output:
         self._reserved = self.end + max(count, _RESERVE_BYTES)
         taken = self._reserved - self.end
         if not try_fallocate(self.descriptor, self.end, taken):
-            # It may have taken a part.
+            # A part may have been reserved.
             self._give_back()
 
     def _give_back(self) -> None:
-        """Let others have the space that was taken ahead."""
+        """Free the space that was reserved ahead."""
         if self._reserved:
             os.ftruncate(self.descriptor, self.end)
             self._reserved = 0
