@@ -144,9 +144,11 @@ def part_of(volume: Volume, box: BoundingBox, index: Any) -> da.Array:
     of slices. Other indices are left to it.
     """
     if not _is_basic(index):
-        return to_dask(volume, box)[index]
+        whole: da.Array = to_dask(volume, box)[index]
+        return whole
     handle = VolumeArray.of_box(volume, box).narrowed(index)
-    return chunked(handle, file_lengths(handle))[_new_axes(index, 4)]
+    part: da.Array = chunked(handle, file_lengths(handle))[_new_axes(index, 4)]
+    return part
 
 
 def chunked(handle: VolumeArray, lengths: Chunks) -> da.Array:
@@ -160,7 +162,7 @@ def chunked(handle: VolumeArray, lengths: Chunks) -> da.Array:
     )
     name = f"wkdask-{volume.key}-{token}"
     _HANDLES[name] = handle
-    return da.from_array(
+    array: da.Array = da.from_array(
         handle,
         chunks=lengths,
         name=name,
@@ -169,6 +171,7 @@ def chunked(handle: VolumeArray, lengths: Chunks) -> da.Array:
         inline_array=True,
         meta=np.empty((0,) * handle.ndim, dtype=handle.dtype),
     )
+    return array
 
 
 def handle_of(array: da.Array) -> VolumeArray | None:

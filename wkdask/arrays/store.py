@@ -12,9 +12,9 @@ from functools import partial
 from itertools import pairwise
 from typing import Any, Literal
 
-import dask
 import dask.array as da
 import numpy as np
+from dask.base import is_dask_collection
 from dask.layers import ArrayBlockIdDep
 from numpy.typing import NDArray
 
@@ -62,7 +62,7 @@ def aligned_array(
     if align not in ("raise", "rechunk"):
         raise ArgumentError(f'align is {align!r}, but must be "raise" or "rechunk".')
     if not isinstance(source, da.Array):
-        if dask.is_dask_collection(source):
+        if is_dask_collection(source):
             raise ArgumentError(
                 f"the data are a {type(source).__name__}; pass its array (often x.data) with the "
                 "axes (c, x, y, z)."
@@ -76,7 +76,7 @@ def aligned_array(
             f"the array has unknown chunks (shape {source.shape}), so nobody can say where they "
             "belong. Call compute_chunk_sizes() on it before."
         )
-    array = source[np.newaxis] if source.ndim == 3 else source
+    array: da.Array = source[np.newaxis] if source.ndim == 3 else source
     volume.check_voxels(array.dtype, array.shape)
     chunks = _without_empty(array.chunks)
     aligned = _aligned_chunks(chunks, volume, corner)
@@ -91,7 +91,9 @@ def store_graph(array: da.Array, volume: Volume, corner: Vec3) -> da.Array:
     """Return the lazy writes of an array from `aligned_array`: voxels written, per chunk."""
     receipts = _receipts(array, volume, _ArrayGrid(array.chunks[1:], corner), None, "")
     voxels_of = partial(_voxels_of, array.shape[0])
-    return receipts.map_blocks(voxels_of, dtype=np.int64, meta=np.empty((0,) * 4, np.int64))
+    meta = np.empty((0,) * 4, np.int64)
+    voxels: da.Array = da.map_blocks(voxels_of, receipts, dtype=np.int64, meta=meta)
+    return voxels
 
 
 def run_store(
@@ -115,7 +117,7 @@ def _receipts(
     array: da.Array, volume: Volume, grid: _ArrayGrid, journal: Journal | None, tag: str
 ) -> da.Array:
     """Return one block per chunk: the voxels and bytes that its task writes."""
-    return da.blockwise(
+    receipts: da.Array = da.blockwise(
         partial(_store_one, volume, grid, journal, tag), _AXES, array, _AXES,
         ArrayBlockIdDep(array.chunks), _AXES,
         # A fresh name each time: dask would not run a second store of the same name.
@@ -123,6 +125,7 @@ def _receipts(
         adjust_chunks={axis: lambda _: 1 for axis in _AXES},
         align_arrays=False, dtype=object, meta=np.empty((0,) * 4, dtype=object),
     )  # fmt: skip
+    return receipts
 
 
 def _voxels_of(channels: int, receipts: NDArray[np.object_]) -> NDArray[np.int64]:
@@ -183,7 +186,8 @@ def _wrapped(source: NDArray[Any], volume: Volume, corner: Vec3) -> da.Array:
         raise ArgumentError(f"the data have shape {source.shape}, but must be (c, x, y, z).")
     axes = zip(corner, source.shape[-3:], volume.layout.file_size, strict=True)
     cuts = [cut_axis(start, start + size, edge) for start, size, edge in axes]
-    return da.from_array(source, chunks=(*source.shape[:-3], *cuts), name=False)
+    array: da.Array = da.from_array(source, chunks=(*source.shape[:-3], *cuts), name=False)
+    return array
 
 
 def _aligned_chunks(chunks: Chunks, volume: Volume, corner: Vec3) -> Chunks:

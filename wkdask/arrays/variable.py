@@ -60,12 +60,18 @@ class VoxelVariable(xr.Variable):
 
     def __getitem__(self, key: Any) -> Self:
         """Return a part; of a dask array, dask itself would read more than some slices name."""
-        handle = handle_of(self._data) if isinstance(self._data, da.Array) else None
+        own = self._data
+        handle = handle_of(own) if isinstance(own, da.Array) else None
         index = key if isinstance(key, tuple) else (key,)
-        if handle is None or len(index) != self.ndim or not _is_basic(index):
+        if (
+            handle is None
+            or not isinstance(own, da.Array)
+            or len(index) != self.ndim
+            or not _is_basic(index)
+        ):
             return super().__getitem__(key)
         dims = [dim for dim, part in zip(self.dims, index, strict=True) if isinstance(part, slice)]
-        data = narrowed(self._data, handle, index)
+        data = narrowed(own, handle, index)
         return type(self)(dims, data, self._attrs, self._encoding, fastpath=True)
 
     def transpose(self, *dim: Any, missing_dims: Any = "raise") -> Self:
@@ -121,9 +127,9 @@ def voxel_variable(
     source: VolumeArray | da.Array, dims: tuple[Hashable, ...], attrs: Mapping[str, Any]
 ) -> xr.Variable:
     """Return a variable of voxels; those of a handle are read when they are indexed."""
-    lazy = isinstance(source, VolumeArray)
-    data = indexing.LazilyIndexedArray(LazyVoxels(source)) if lazy else source
-    return VoxelVariable(dims, data, attrs)
+    if isinstance(source, da.Array):
+        return VoxelVariable(dims, source, attrs)
+    return VoxelVariable(dims, indexing.LazilyIndexedArray(LazyVoxels(source)), attrs)
 
 
 def _orthogonal(chosen: list[NDArray[Any]]) -> list[NDArray[Any]]:

@@ -157,10 +157,11 @@ class Level:
     def chunked(self, chunks: Chunks) -> da.Array:
         """Return the voxels lazily, in these chunks."""
         if isinstance(self.source, da.Array):
-            return self.source.rechunk(chunks)
+            rechunked: da.Array = self.source.rechunk(chunks)
+            return rechunked
         if isinstance(self.source, View):
             return self.source.to_dask(chunks)
-        return da.from_array(
+        array: da.Array = da.from_array(
             self.source,
             chunks=chunks,
             name=f"wkdask-file-{dask.base.tokenize(self.source, chunks)}",
@@ -168,6 +169,7 @@ class Level:
             asarray=False,
             meta=np.empty((0,) * 4, dtype=self.dtype),
         )
+        return array
 
 
 @dataclass(frozen=True, slots=True)

@@ -322,12 +322,13 @@ def _stored(values: tuple[Any, ...], has_channels: bool) -> tuple[Any, ...]:
 def _shard_graph(array: da.Array, path: str, grid: ChunkGrid, tag: str) -> da.Array:
     """Return the lazy writes of an array whose chunks are shards."""
     axes = "cxyz"
-    return da.blockwise(
+    receipts: da.Array = da.blockwise(
         partial(_write_shard, path, grid, tag), axes, array, axes,
         ArrayBlockIdDep(array.chunks), axes,
         adjust_chunks={axis: lambda _: 1 for axis in axes},
         align_arrays=False, dtype=object, meta=np.empty((0,) * 4, dtype=object),
     )  # fmt: skip
+    return receipts
 
 
 def _write_shard(

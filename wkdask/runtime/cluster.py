@@ -34,7 +34,7 @@ _LOOK_SECONDS = 10
 _WARN_SECONDS = 30
 _TIMEOUT_SECONDS = 300
 
-Launch = Callable[[list[Any]], list[Future]]
+Launch = Callable[[list[Any]], list[Future[object]]]
 """Sends some items off at once and returns their futures, in order."""
 
 
@@ -72,7 +72,7 @@ def on_cluster(
     """
     window = _Window(client, least)
     source = Items(items, retries)
-    flying: dict[Future, Any] = {}
+    flying: dict[Future[object], Any] = {}
     suspects: deque[Any] = deque()
 
     def send(some: list[Any]) -> None:
@@ -166,7 +166,7 @@ def _no_workers_timeout() -> float:
     return math.inf if configured is None else float(parse_timedelta(configured))
 
 
-def _finished(flying: Collection[Future], window: _Window) -> list[Future]:
+def _finished(flying: Collection[Future[object]], window: _Window) -> list[Future[object]]:
     """Wait for some futures; short tasks end in quick succession, and are taken together."""
     while True:
         # One look at all of them costs less than one message for each.
@@ -176,14 +176,14 @@ def _finished(flying: Collection[Future], window: _Window) -> list[Future]:
         window.look()
 
 
-async def _release(futures: list[Future]) -> None:
+async def _release(futures: list[Future[object]]) -> None:
     for future in futures:
         future.release()
     # What it has put off is done before more is sent, or the scheduler would know too many tasks.
     await asyncio.sleep(0)
 
 
-def _settle(client: Client, futures: list[Future]) -> None:
+def _settle(client: Client, futures: list[Future[object]]) -> None:
     """Cancel what has not begun and wait for the rest, so that nothing writes afterwards."""
     while futures := [future for future in futures if not future.done()]:
         begun = {key for keys in client.processing().values() for key in keys}
@@ -198,17 +198,17 @@ def launch_calls(client: Client, call: Callable[[Any], Any], name: str) -> Launc
     travelling = Portable(call)
     sent = 0
 
-    def launch(items: list[Any]) -> list[Future]:
+    def launch(items: list[Any]) -> list[Future[object]]:
         nonlocal sent
         keys = [f"{name}-{sent + i}" for i in range(len(items))]
         sent += len(items)
-        futures: list[Future] = client.map(travelling, items, key=keys, pure=False)
+        futures: list[Future[object]] = client.map(travelling, items, key=keys, pure=False)
         return futures
 
     return launch
 
 
-def _results(client: Client, done: dict[Future, Any]) -> Iterator[Outcome]:
+def _results(client: Client, done: dict[Future[object], Any]) -> Iterator[Outcome]:
     """Yield what became of futures that are finished, fetched in one message."""
     good = [future for future in done if future.status == "finished"]
     try:
@@ -220,7 +220,7 @@ def _results(client: Client, done: dict[Future, Any]) -> Iterator[Outcome]:
         yield Outcome(item, values[future]) if future in values else _single(future, item)
 
 
-def _single(future: Future, item: Any) -> Outcome:
+def _single(future: Future[object], item: Any) -> Outcome:
     try:
         return Outcome(item, future.result())
     except KilledWorker as error:

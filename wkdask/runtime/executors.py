@@ -66,7 +66,7 @@ def run(collection: DaskMethodsMixin, executor: ExecutorLike = None) -> Any:
     client = active_client(executor)
     if client is not None:
         return collection.compute(scheduler=client)
-    return _run_here(collection, executor)
+    return _run_here(collection, executor if isinstance(executor, Executor) else None)
 
 
 def check_executor(executor: object) -> None:
@@ -245,7 +245,7 @@ def _getter(executor: Executor, submit: Callable[..., Future[Any]]) -> Callable[
         dumps=cloudpickle.dumps,
         loads=cloudpickle.loads,
         pack_exception=pack_exception,
-        raise_exception=dask.multiprocessing.reraise,
+        raise_exception=dask.local.reraise,
     )
 
 

@@ -331,7 +331,7 @@ def chunk_graph(work: Work, grid: ChunkGrid, *, on_error: OnError = "raise") -> 
     refuse_query_planning()
     _check_on_error(on_error)
     ones = tuple((1,) * count for count in grid.shape)
-    return da.blockwise(
+    receipts: da.Array = da.blockwise(
         ByValue(partial(_lazy_chunk, work, grid, on_error == "collect")),
         "xyz",
         ArrayBlockIdDep(ones),
@@ -341,6 +341,7 @@ def chunk_graph(work: Work, grid: ChunkGrid, *, on_error: OnError = "raise") -> 
         dtype=object,
         meta=np.empty((0,) * 3, dtype=object),
     )
+    return receipts
 
 
 def run_chunk(

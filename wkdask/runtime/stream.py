@@ -110,7 +110,7 @@ def stream_blocks(
         first = list(islice(items, WINDOW))
 
 
-class _Blocks(DaskMethodsMixin):  # type: ignore[misc]
+class _Blocks(DaskMethodsMixin):
     """Some blocks of an array as a dask collection."""
 
     def __init__(self, array: da.Array, blocks: list[tuple[int, ...]]) -> None:
@@ -138,12 +138,12 @@ class _Blocks(DaskMethodsMixin):  # type: ignore[misc]
 
 def _launch_blocks(
     client: Client, array: da.Array, retries: int, blocks: list[tuple[int, ...]]
-) -> list[Future]:
+) -> list[Future[object]]:
     keys = [(array.name, *block) for block in blocks]
     # Fused tasks would differ between windows, under the same keys.
     with dask.config.set({"optimization.fuse.active": False}):
         graph = da.Array.__dask_optimize__(array.dask, keys)
-    futures: list[Future] = client.get(graph, keys, sync=False, retries=retries)
+    futures: list[Future[object]] = client.get(graph, keys, sync=False, retries=retries)
     return futures
 
 
