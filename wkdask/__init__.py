@@ -12,11 +12,24 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BoundingBox",
+    "CheckReport",
+    "ChunkFailure",
+    "Comparison",
     "Dataset",
+    "Difference",
+    "Finding",
+    "Image",
+    "JournalInfo",
     "Layer",
+    "Level",
     "Mag",
     "MagView",
+    "PlannedMag",
+    "PyramidPlan",
+    "RunReport",
     "View",
+    "Volume",
+    "VolumeHeader",
     "check",
     "clear_journals",
     "convert",
@@ -33,11 +46,24 @@ __all__ = [
 
 _HOMES = {
     "BoundingBox": "geometry",
+    "CheckReport": "dataset.check",
+    "ChunkFailure": "runtime.run",
+    "Comparison": "dataset.compare",
     "Dataset": "dataset.dataset",
+    "Difference": "dataset.compare",
+    "Finding": "dataset.check",
+    "Image": "formats.image",
+    "JournalInfo": "runtime.journal",
     "Layer": "dataset.dataset",
+    "Level": "formats.image",
     "Mag": "geometry",
     "MagView": "dataset.dataset",
+    "PlannedMag": "pyramid.plan",
+    "PyramidPlan": "pyramid.plan",
+    "RunReport": "runtime.run",
     "View": "arrays.view",
+    "Volume": "storage.volume",
+    "VolumeHeader": "storage.header",
     "check": "dataset.check",
     "clear_journals": "runtime.journal",
     "convert": "formats.convert",
@@ -54,14 +80,19 @@ _HOMES = {
 if TYPE_CHECKING:
     from wkdask import errors
     from wkdask.arrays.view import View
-    from wkdask.dataset.check import check
-    from wkdask.dataset.compare import equal
+    from wkdask.dataset.check import CheckReport, Finding, check
+    from wkdask.dataset.compare import Comparison, Difference, equal
     from wkdask.dataset.copy import copy
     from wkdask.dataset.dataset import Dataset, Layer, MagView, create, open, open_mag  # noqa: A004
     from wkdask.formats.convert import convert
+    from wkdask.formats.image import Image, Level
     from wkdask.geometry import BoundingBox, Mag
+    from wkdask.pyramid.plan import PlannedMag, PyramidPlan
     from wkdask.pyramid.resample import downsample, upsample
-    from wkdask.runtime.journal import clear_journals, journals
+    from wkdask.runtime.journal import JournalInfo, clear_journals, journals
+    from wkdask.runtime.run import ChunkFailure, RunReport
+    from wkdask.storage.header import VolumeHeader
+    from wkdask.storage.volume import Volume
 
 
 def __getattr__(name: str) -> Any:

@@ -68,7 +68,7 @@ def aligned_array(
                 "axes (c, x, y, z)."
             )
         source = _wrapped(as_voxels(source), volume, corner)
-    as_voxels(source._meta)
+    as_voxels(source._meta)  # noqa: SLF001
     if not is_new:
         volume.check()
     if any(math.isnan(length) for length in source.shape):

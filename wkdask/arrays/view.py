@@ -343,7 +343,7 @@ class View:
         given = {"fsync": fsync, "keep_zeros": keep_zeros, "hc_level": hc_level}
         changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
         other = copy(self)
-        other._volume = self._volume.with_options(**changes)
+        other._volume = self._volume.with_options(**changes)  # noqa: SLF001
         return other
 
     # --- voxels, lazily ---------------------------------------------------------------------
