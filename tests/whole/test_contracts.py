@@ -318,8 +318,8 @@ def test_imports_are_light(imported: str, absent: tuple[str, ...]) -> None:
 
 @pytest.mark.slow
 def test_every_module_can_be_imported_first() -> None:
-    """No cycle is hidden by the order in which the tests import."""
-    for module in MODULES:
+    """No cycle is hidden by the order in which the tests import; one module of each room."""
+    for module in {room_of(module): module for module in MODULES}.values():
         run_python(f"import wkdask.{module}")
 
 

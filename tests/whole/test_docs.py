@@ -206,7 +206,8 @@ def test_dependencies_are_explained() -> None:
     rows = re.findall(r"^\| `([\w\[\]]+)` \|", hard, re.MULTILINE)
     assert sorted(rows) == sorted(re.split("[><=]", name)[0] for name in project["dependencies"])
     rows = re.findall(r"^\| `(\w+)` \|", extras, re.MULTILINE)
-    assert sorted(rows) == sorted(project["optional-dependencies"])
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert sorted(rows) == sorted([*project["optional-dependencies"], *groups["dependency-groups"]])
 
 
 @pytest.mark.slow
