@@ -5,15 +5,18 @@ Where chunks lie is not drawn by hand but asked of wkdask.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import dask.array as da
 
+import wkdask
 from wkdask.arrays.labelled import Coords, Labels, to_dataarray
 from wkdask.geometry import BoundingBox, Mag, Vec3
 from wkdask.grids import ChunkGrid
 
+PACKAGE = Path(wkdask.__file__).parent
 INK, FAINT, PAPER = "#24292f", "#8c959f", "#ffffff"
 BLUE, PALE_BLUE, RED, PALE_RED, PALE = "#0969da", "#ddf4ff", "#cf222e", "#ffebe9", "#f6f8fa"
 
@@ -47,6 +50,41 @@ def rect(x: float, y: float, w: float, h: float, style: str) -> str:
 def text(x: float, y: float, words: str, style: str = "") -> str:
     """Return a line of text."""
     return f'<text x="{x:g}" y="{y:g}" fill="{INK}" {style}>{words}</text>'
+
+
+# --- rooms --------------------------------------------------------------------------------------
+
+ROOM = re.compile(r"^\| (\d+) \| `(\w+)` \| ([^|]*) \|", re.MULTILINE)
+
+
+def draw_rooms() -> str:
+    """Show the rooms as stairs, as the table of the page about the architecture lists them."""
+    page = Path(__file__).parents[1].joinpath("architecture.md").read_text(encoding="utf-8")
+    rows: dict[int, list[str]] = {}
+    for row, room, _ in ROOM.findall(page):
+        rows.setdefault(int(row), []).append(room)
+    height, last = 34, max(rows)
+    parts = [text(20, 28, "each room uses itself and the rooms below it", 'font-weight="bold"')]
+    for row, rooms in rows.items():
+        top, left = 44 + (last - row) * height, 20 + row * 24
+        for number, room in enumerate(rooms):
+            is_folder = (PACKAGE / room).is_dir()
+            style = (
+                f'fill="{PALE_BLUE if is_folder else PALE}" stroke="{BLUE if is_folder else FAINT}"'
+            )
+            x = left + number * 130
+            parts += [
+                rect(x, top, 122, 26, f'rx="4" {style}'),
+                text(x + 61, top + 18, room, 'text-anchor="middle"'),
+            ]
+    bottom = 44 + (last + 1) * height
+    parts += [
+        rect(20, bottom + 6, 18, 14, f'fill="{PALE_BLUE}" stroke="{BLUE}"'),
+        text(46, bottom + 18, "a room, which is a folder"),
+        rect(230, bottom + 6, 18, 14, f'fill="{PALE}" stroke="{FAINT}"'),
+        text(256, bottom + 18, "a file of the hall"),
+    ]
+    return svg(660, bottom + 34, parts)
 
 
 # --- chunks -------------------------------------------------------------------------------------
@@ -114,19 +152,19 @@ def draw_read() -> str:
     parts = [
         *_lane(20, 20, 700, 110, "in your process: no voxel is touched"),
         *_lane(20, 160, 700, 226, "on a worker"),
-        *_step(40, 52, "view[0, :, ::2, 48]", "view.py"),
-        *_step(280, 52, "one graph layer", "arrays.py"),
+        *_step(40, 52, "view[0, :, ::2, 48]", "arrays/view.py"),
+        *_step(280, 52, "one graph layer", "arrays/lazy.py"),
         *_step(520, 52, "the slice goes into it", "dask"),
         _arrow(220, 82, 280, 82),
         _arrow(460, 82, 520, 82),
         _arrow(610, 112, 610, 192),
         text(620, 150, "path, header, box"),
-        *_step(520, 192, "VolumeArray[...]", "arrays.py"),
-        *_step(280, 192, "Volume.read(region)", "volume.py: the seam"),
-        *_step(40, 192, "which files, which slices", "grid.py"),
-        *_step(280, 302, "wkwfile.read_into", "one file, checked"),
-        *_step(40, 302, "which blocks, which slices", "grid.py"),
-        *_step(520, 302, "decode_block", "codec.py"),
+        *_step(520, 192, "VolumeArray[...]", "arrays/lazy.py"),
+        *_step(280, 192, "Volume.read(region)", "storage/wkw.py: the seam"),
+        *_step(40, 192, "which files, which slices", "grids.py"),
+        *_step(280, 302, "one file, checked", "storage/reader.py"),
+        *_step(40, 302, "which blocks, which slices", "storage/codec.py"),
+        *_step(520, 302, "decode and gather", "storage/codec.py"),
         _arrow(520, 222, 460, 222),
         _arrow(280, 214, 220, 214),
         _arrow(220, 232, 280, 232),
@@ -145,17 +183,17 @@ def draw_downsample() -> str:
     parts = [
         *_lane(20, 20, 700, 110, "in your process: everything is checked"),
         *_lane(20, 160, 700, 226, "on a worker"),
-        *_step(40, 52, "layer.downsample()", "ladder, planning, pyramid"),
-        *_step(280, 52, "files and what is under", "filling.py"),
-        *_step(520, 52, "a task per file or part", "streaming.py"),
+        *_step(40, 52, "layer.downsample()", "pyramid/build.py"),
+        *_step(280, 52, "files, depth first", "pyramid/fill.py"),
+        *_step(520, 52, "a task per file", "runtime/stream.py"),
         _arrow(220, 82, 280, 82),
         _arrow(460, 82, 520, 82),
         _arrow(610, 112, 610, 192),
         text(600, 150, "boxes, factors, mode", 'text-anchor="end"'),
-        *_step(520, 192, "read a piece, mirrored", "sampling.py, volume.py"),
-        *_step(280, 192, "kernels.downsample", "one NumPy array to another"),
-        *_step(40, 192, "Volume.fill", "volume.py: the seam"),
-        *_step(40, 302, "PieceWriter.append", "filewriter.py: one file"),
+        *_step(520, 192, "read a piece, mirrored", "pyramid/sampling.py"),
+        *_step(280, 192, "reduce it", "kernels"),
+        *_step(40, 192, "Volume.fill", "storage/wkw.py: the seam"),
+        *_step(40, 302, "append its blocks", "storage/writer.py"),
         *_step(280, 302, "receipt", "a few bytes, no voxels"),
         _arrow(520, 214, 460, 214),
         f'<path d="M370 252v18h240v-18" fill="none" stroke="{INK}" marker-end="url(#tip)"/>',
@@ -233,6 +271,7 @@ def _numbers(mag: int, coords: Coords) -> list[float]:
 
 
 PICTURES: dict[str, Callable[[], str]] = {
+    "rooms.svg": draw_rooms,
     "chunks.svg": draw_chunks,
     "coordinates.svg": draw_coordinates,
     "walk-read.svg": draw_read,

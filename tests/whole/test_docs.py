@@ -28,6 +28,8 @@ ALL_MODULES = sorted(module.name for module in walk_packages(wkdask.__path__, "w
 # The front of a room is one docstring and has no `__all__`.
 MODULES = [name for name in ALL_MODULES if hasattr(import_module(name), "__all__")]
 
+ROOMS = {name.split(".")[1] for name in ALL_MODULES if name.count(".") == 2}
+
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 SHELL = re.compile(r"^```sh\n(.*?)^```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
@@ -127,6 +129,16 @@ def test_files_and_names_of_ours_exist(page: Path) -> None:
             assert (ROOT / words).exists(), f"{page.name} names {words}"
         elif re.fullmatch(r"wkdask(\.\w+)+", words):
             assert resolved(words) is not None, f"{page.name} names {words}"
+        elif words.split(".")[0] in ROOMS - {"xr"} and re.fullmatch(r"\w+(\.\w+)+", words):
+            assert resolved(f"wkdask.{words}") is not None, f"{page.name} names {words}"
+
+
+def test_the_rooms_name_all_their_files() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    lists = dict(re.findall(r"^- \*\*(\w+)\*\*: (.*?)\.$", page, re.MULTILINE | re.DOTALL))
+    for room, words in lists.items():
+        files = {path.stem for path in (ROOT / "wkdask" / room).glob("*.py")} - {"__init__"}
+        assert files <= set(IN_BACKTICKS.findall(words)), room
 
 
 def resolved(dotted: str) -> Any:
