@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import linecache
 import math
 import os
 import subprocess
@@ -11,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import pytest
@@ -19,6 +21,18 @@ import wkdask
 from wkdask.storage.wkw import WkwVolume
 
 REAL_VOLUME = "WKDASK_TEST_VOLUME"
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name a case that is a lambda by the text of its body."""
+    if getattr(val, "__name__", "") != "<lambda>" or not isinstance(val, FunctionType):
+        return None
+    places = [place for place in val.__code__.co_positions() if None not in place]
+    first, start = min((place[0], place[2]) for place in places if place[3])
+    last, end = max((place[1], place[3]) for place in places)
+    lines = [linecache.getline(val.__code__.co_filename, at) for at in range(first, last + 1)]
+    lines[-1] = lines[-1][:end]
+    return " ".join("".join([lines[0][start:], *lines[1:]]).split())
 
 
 @pytest.fixture

@@ -376,3 +376,7 @@ def test_ci_runs_what_the_readme_says() -> None:
     python_pattern = pattern[1].replace(r"\(", "(").replace(r"\)", ")")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(re.findall(python_pattern, readme, re.MULTILINE)) == 1
+
+
+def test_every_case_has_a_name_that_tells_it(request: pytest.FixtureRequest) -> None:
+    assert [item.nodeid for item in request.session.items if "<lambda>" in item.nodeid] == []
