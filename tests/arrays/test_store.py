@@ -447,6 +447,7 @@ on_cluster = settings(
 )
 
 
+@pytest.mark.slow
 @on_cluster
 @given(case=cases(), align=ALIGN, with_old=st.booleans())
 def test_random_stores_on_a_cluster(

@@ -66,6 +66,7 @@ def test_slice_with_threads(benchmark: Any, view: wkdask.View, how: str) -> None
         check(benchmark(lambda: np.asarray(SLICES[how](view).compute())))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", SLICES)
 def test_slice_on_a_warm_cluster(benchmark: Any, view: wkdask.View, client: Any, how: str) -> None:
     note(benchmark, "cluster")

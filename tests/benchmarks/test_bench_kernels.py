@@ -124,6 +124,7 @@ def test_tinybrain(benchmark: Any, mode: str, dtype: str, factor: tuple[int, int
     assert close.mean() > 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "dtype", "factor"), OTHERS)
 def test_other_factors(benchmark: Any, mode: str, dtype: str, factor: tuple[int, int, int]) -> None:
     sizes = (EDGE - EDGE % step for step in factor)

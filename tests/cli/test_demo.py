@@ -82,6 +82,7 @@ def given(tissue: wkdask.Dataset) -> wkdask.Dataset:
     return tissue
 
 
+@pytest.mark.slow
 class TestSynthetic:
     @pytest.fixture(scope="class")
     @staticmethod

@@ -229,7 +229,7 @@ class TestLaziness:
 
 
 class TestExecutors:
-    @pytest.mark.parametrize("name", ["threads", "processes"])
+    @pytest.mark.parametrize("name", ["threads", pytest.param("processes", marks=pytest.mark.slow)])
     def test_pools_find_the_same(self, tissue, name):
         a, b = filled(tissue, "a"), filled(tissue, "b")
         for at in ((60, 40, 15), (20, 30, 4), (20, 4, 16)):

@@ -243,7 +243,7 @@ class TestStreaming:
         layer = importing.add_image(tissue, image, "em", run=Run(retries=1))
         np.testing.assert_array_equal(layer[1].get_view().read()[0], array.transpose(2, 1, 0))
 
-    @pytest.mark.parametrize("name", ["threads", "processes"])
+    @pytest.mark.parametrize("name", ["threads", pytest.param("processes", marks=pytest.mark.slow)])
     def test_pools(self, tmp_path, name):
         array = voxels_of((60, 50, 40))
         np.save(tmp_path / "a.npy", array)

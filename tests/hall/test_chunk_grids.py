@@ -261,9 +261,9 @@ class TestPairedGrids:
             assert_correspond(*grids)
         except AssertionError:
             with pytest.raises(AlignmentError):
-                paired_grids(source, target, None, target_size, 2)
+                paired_grids(source, target, None, target_size, (2, 2, 2))
         else:
-            assert paired_grids(source, target, None, target_size, 2) == grids
+            assert paired_grids(source, target, None, target_size, (2, 2, 2)) == grids
 
 
 def multiples(edge: int) -> st.SearchStrategy[Vec3]:

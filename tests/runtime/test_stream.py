@@ -253,7 +253,9 @@ class TestByValue:
         cloudpickle.loads(cloudpickle.dumps(call))(2)
         assert seen == [1]
 
-    @pytest.mark.parametrize("kind", ["processes", "threads", "client"])
+    @pytest.mark.parametrize(
+        "kind", [pytest.param("processes", marks=pytest.mark.slow), "threads", "client"]
+    )
     def test_lazy_runs_compose(
         self, mag: wkdask.MagView, kind: str, request: pytest.FixtureRequest
     ) -> None:

@@ -502,7 +502,7 @@ class TestMergingByPieces:
         before = len(os.listdir("/proc/self/fd"))
         for seed in range(5):
             volume.write(box_at(1, 1, 1, 2, 2, 2), voxels_for(volume.header, (2, 2, 2), seed))
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def actions(volume: WkwVolume) -> dict[str, Callable[[], object]]:

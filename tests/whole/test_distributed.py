@@ -112,6 +112,8 @@ def route_downsample(layer: wkdask.Layer, client: Any) -> None:
     np.testing.assert_array_equal(layer[2].get_view().read(), on_cluster)
 
 
+# A pool of processes starts anew for each test.
+PROCESS_POOL = pytest.param("process pool", marks=pytest.mark.slow)
 ROUTES = [
     route_compute,
     route_store,
@@ -213,7 +215,7 @@ def note_of(error: BaseException) -> str:
     return "\n".join(getattr(error, "__notes__", []))
 
 
-@pytest.mark.parametrize("name", ["active client", "threads", "process pool"])
+@pytest.mark.parametrize("name", ["active client", "threads", PROCESS_POOL])
 def test_collect_runs_all_and_reports_all(
     layer: wkdask.Layer, client: Any, tmp_path: Path, name: str
 ) -> None:
@@ -253,7 +255,10 @@ def test_an_error_that_cannot_travel_is_told(layer: wkdask.Layer, client: Any) -
     assert "in chunk 0" in note_of(error)
 
 
-@pytest.mark.parametrize("name", ["active client", "client", "threads", "process pool"])
+@pytest.mark.parametrize(
+    "name",
+    ["active client", "client", "threads", PROCESS_POOL],
+)
 def test_after_a_failure_no_new_chunk_starts(
     layer: wkdask.Layer, client: Any, tmp_path: Path, name: str
 ) -> None:
@@ -317,7 +322,7 @@ def test_relative_paths_mean_the_same_on_workers(
     view.get_view(read_only=True).for_each_chunk(check)
 
 
-@pytest.mark.parametrize("name", ["active client", "threads", "process pool"])
+@pytest.mark.parametrize("name", ["active client", "threads", PROCESS_POOL])
 def test_progress_is_shown_on_request(
     layer: wkdask.Layer, client: Any, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -399,6 +404,7 @@ def test_a_fresh_process_takes_its_kernels_from_disk(tmp_path: Path) -> None:
     assert cache_use(tmp_path) == (3, 0)
 
 
+@pytest.mark.slow
 def test_a_fresh_worker_takes_its_kernels_from_disk(layer: wkdask.Layer, client: Any) -> None:
     """Whatever this machine has compiled before, a restarted worker compiles nothing."""
 

@@ -44,6 +44,10 @@ def code_of(page: Path) -> list[str]:
     return PYTHON.findall(page.read_text(encoding="utf-8"))
 
 
+def starts_cluster(page: Path) -> bool:
+    return any("LocalCluster(" in code for code in code_of(page))
+
+
 def prose_of(page: Path) -> str:
     return re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.M)
 
@@ -67,7 +71,15 @@ def demo_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> wkdask.Data
     return ds
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if code_of(page)], ids=name_of)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.slow if starts_cluster(page) else ())
+        for page in PAGES
+        if code_of(page)
+    ],
+    ids=name_of,
+)
 def test_code_of_the_docs_runs(page: Path, demo_dataset: wkdask.Dataset) -> None:
     """Each block runs after those before it, and `expression  # (a, tuple)` has that value."""
     # As in a script, so that functions travel to worker processes by value.

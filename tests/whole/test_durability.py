@@ -273,7 +273,7 @@ class TestDamage:
 
     @pytest.mark.parametrize(
         ("rounds", "seed"),
-        [(3_000, 0), *(pytest.param(50_000, i, marks=pytest.mark.slow) for i in (1, 2))],
+        [(300, 0), *(pytest.param(50_000, i, marks=pytest.mark.slow) for i in (1, 2))],
     )
     def test_mutants(self, tmp_path: Path, rounds: int, seed: int):
         report = run_alone("mutants", tmp_path, rounds, seed)

@@ -78,6 +78,7 @@ class TestPeaks:
         assert peak_of("merge", volume) < WRITE_BYTES
         assert peak_of("merge_through_view", volume) < WRITE_BYTES
 
+    @pytest.mark.slow
     def test_reading_through_a_raw_file(self, volume: Path):
         assert peak_of("stream", volume, "raw", 256) < WRITE_BYTES
         assert peak_of("read_little", volume) < READ_BYTES
@@ -101,6 +102,7 @@ class TestPeaks:
         for file in root.rglob("*.wkw"):
             file.unlink()
 
+    @pytest.mark.slow
     def test_the_measure_sees_what_is_taken(self, tmp_path: Path):
         assert 60 * MIB < peak_of("take", 64 * MIB) < 80 * MIB
 

@@ -30,6 +30,7 @@ def test_notebook_is_kept_without_outputs(path: Path) -> None:
             assert cell.execution_count is None
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # what Jupyter warns of is not ours
 @each_notebook
 def test_notebook_runs(path: Path, tmp_path: Path) -> None:
