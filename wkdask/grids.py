@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise, product
+from typing import Any, TypeAlias
 
 from wkdask.errors import AlignmentError, ArgumentError
 from wkdask.geometry import BoundingBox, Vec3, positive3
@@ -19,6 +20,8 @@ from wkdask.geometry import BoundingBox, Vec3, positive3
 __all__ = [
     "ChunkGrid",
     "Chunks",
+    "ChunksLike",
+    "Index",
     "Overlap",
     "Region",
     "axis_overlaps",
@@ -126,6 +129,12 @@ def cut_axis(start: int, stop: int, edge: int) -> tuple[int, ...]:
 
 Chunks = tuple[tuple[int, ...], ...]
 """The lengths of chunks per axis, as dask gives them."""
+
+ChunksLike: TypeAlias = Any
+"""Chunks as `View.to_dask` takes them: a word, an edge, or edges or lengths per axis."""
+
+Index: TypeAlias = Any
+"""What NumPy takes between square brackets."""
 
 
 @dataclass(frozen=True, slots=True)

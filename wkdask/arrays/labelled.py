@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from wkdask.arrays.lazy import VolumeArray, file_lengths
 from wkdask.errors import ArgumentError
 from wkdask.geometry import BoundingBox, Mag
+from wkdask.grids import ChunksLike
 from wkdask.storage.volume import Volume
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def to_dataarray(
     return labelled.rename(labels.name)
 
 
-def to_dataset(arrays: Mapping[str, xr.DataArray], attrs: Mapping[str, Any]) -> xr.Dataset:
+def to_dataset(arrays: Mapping[str, xr.DataArray], attrs: Mapping[str, object]) -> xr.Dataset:
     """Return arrays over the same positions as variables of a dataset."""
     import xarray as xr
 
@@ -111,8 +112,8 @@ def to_dataset(arrays: Mapping[str, xr.DataArray], attrs: Mapping[str, Any]) -> 
 
 def to_groups(
     views: Mapping[str, Any],
-    attrs: Mapping[str, Any],
-    chunks: Any = "file",
+    attrs: Mapping[str, object],
+    chunks: ChunksLike = "file",
     coords: Coords = "voxel",
 ) -> dict[str, xr.Dataset]:
     """Return views as datasets of one variable, by their paths in a tree, below a root without any.
@@ -175,8 +176,8 @@ def _coordinates(box: BoundingBox, labels: Labels, coords: Coords) -> xr.Coordin
         )
     factors = labels.mag or Mag(1)
     sizes = labels.voxel_size or (1, 1, 1)
-    indexes: dict[Any, Any] = {}
-    variables: dict[Any, Any] = {}
+    indexes: dict[str, Any] = {}
+    variables: dict[str, Any] = {}
     axes = zip("xyz", box.topleft, box.bottomright, factors, sizes, strict=True)
     for dim, start, stop, factor, size in axes:
         positions = pd.RangeIndex(start * factor, stop * factor, factor)
@@ -191,7 +192,7 @@ def _coordinates(box: BoundingBox, labels: Labels, coords: Coords) -> xr.Coordin
     return xr.Coordinates(variables, indexes)
 
 
-def _attrs(labels: Labels) -> dict[str, Any]:
+def _attrs(labels: Labels) -> dict[str, object]:
     known = {
         "mag": labels.mag and str(labels.mag),
         "category": labels.category,
@@ -202,7 +203,7 @@ def _attrs(labels: Labels) -> dict[str, Any]:
     return {key: value for key, value in known.items() if value is not None}
 
 
-def _encoding(volume: Volume, box: BoundingBox, labels: Labels) -> dict[str, Any]:
+def _encoding(volume: Volume, box: BoundingBox, labels: Labels) -> dict[str, object]:
     """Return how voxels are stored, and where; it is lost when other voxels are computed."""
     lengths = file_lengths(VolumeArray.of_box(volume, box))
     known = {

@@ -17,13 +17,12 @@ import dask
 import dask.array as da
 import numpy as np
 from dask.blockwise import Blockwise
-from numpy.typing import NDArray
 
 from wkdask.errors import ArgumentError
 from wkdask.geometry import BoundingBox
-from wkdask.grids import Chunks, axis_overlaps, cut_axis, region_of
+from wkdask.grids import Chunks, ChunksLike, Index, axis_overlaps, cut_axis, region_of
 from wkdask.runtime.executors import refuse_query_planning
-from wkdask.storage.volume import Volume
+from wkdask.storage.volume import Volume, Voxels
 
 __all__ = [
     "VolumeArray",
@@ -74,11 +73,11 @@ class VolumeArray:
         return len(self.axes)
 
     @property
-    def dtype(self) -> np.dtype[Any]:
+    def dtype(self) -> np.dtype[np.generic]:
         """The dtype of one channel."""
         return np.dtype(self.volume.layout.dtype)
 
-    def narrowed(self, index: Any) -> VolumeArray:
+    def narrowed(self, index: Index) -> VolumeArray:
         """Return the array of what a basic index asks for, Nones aside; nothing is read."""
         positions, axes = list(self.positions), []
         parts = (part for part in _full_index(index, self.ndim) if part is not None)
@@ -93,17 +92,17 @@ class VolumeArray:
         """Return the array with its axes in another order; nothing is read."""
         return VolumeArray(self.volume, self.positions, tuple(self.axes[at] for at in order))
 
-    def read(self) -> NDArray[Any]:
+    def read(self) -> Voxels:
         """Read it all."""
         c, x, y, z = self.positions
         voxels = self.volume.read((_ascending(x), _ascending(y), _ascending(z)))
         turned = (slice(None, None, 1 if axis.step > 0 else -1) for axis in (x, y, z))
-        part: NDArray[Any] = voxels[(_as_slice(c), *turned)]
+        part: Voxels = voxels[(_as_slice(c), *turned)]
         dropped = tuple(axis for axis in range(4) if axis not in self.axes)
         return part.squeeze(dropped).transpose(np.argsort(np.argsort(self.axes)))
 
-    def __getitem__(self, index: Any) -> NDArray[Any]:
-        part: NDArray[Any] = self.narrowed(index).read()[_new_axes(index, self.ndim)]
+    def __getitem__(self, index: Index) -> Voxels:
+        part: Voxels = self.narrowed(index).read()[_new_axes(index, self.ndim)]
         return part
 
 
@@ -111,7 +110,7 @@ class VolumeArray:
 _HANDLES: WeakValueDictionary[str, VolumeArray] = WeakValueDictionary()
 
 
-def to_dask(volume: Volume, box: BoundingBox, chunks: Any = "file") -> da.Array:
+def to_dask(volume: Volume, box: BoundingBox, chunks: ChunksLike = "file") -> da.Array:
     """Return a lazy array `(c, x, y, z)` of a box; nothing is read yet.
 
     Parameters
@@ -136,7 +135,7 @@ def to_dask(volume: Volume, box: BoundingBox, chunks: Any = "file") -> da.Array:
     return chunked(handle, _chunk_lengths(handle, chunks))
 
 
-def part_of(volume: Volume, box: BoundingBox, index: Any) -> da.Array:
+def part_of(volume: Volume, box: BoundingBox, index: Index) -> da.Array:
     """Return a lazy part of a box, by an index into the array `(c, x, y, z)` of its voxels.
 
     Integers, slices, `...` and None choose voxels before dask sees them, so that whatever follows,
@@ -181,7 +180,7 @@ def handle_of(array: da.Array) -> VolumeArray | None:
     return _HANDLES.get(array.name) if is_read else None
 
 
-def narrowed(array: da.Array, handle: VolumeArray, index: Any) -> da.Array:
+def narrowed(array: da.Array, handle: VolumeArray, index: Index) -> da.Array:
     """Return a part of an array of a handle, by a basic index; no voxels but its own are read.
 
     Chunks end where those of the array do.
@@ -198,7 +197,7 @@ def _kept_lengths(part: slice, lengths: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(counts[np.argsort(firsts)].tolist()) or (0,)
 
 
-def _is_basic(index: Any) -> bool:
+def _is_basic(index: Index) -> bool:
     if isinstance(index, tuple):
         return not any(isinstance(part, tuple) for part in index) and all(map(_is_basic, index))
     if isinstance(index, bool):
@@ -206,7 +205,7 @@ def _is_basic(index: Any) -> bool:
     return index is None or index is Ellipsis or isinstance(index, slice | int | np.integer)
 
 
-def _full_index(index: Any, ndim: int) -> list[Any]:
+def _full_index(index: Index, ndim: int) -> list[Any]:
     """Return a basic index as one part for each of the axes, and the Nones between them."""
     parts = index if isinstance(index, tuple) else (index,)
     given = sum(part is not None and part is not Ellipsis for part in parts)
@@ -217,7 +216,7 @@ def _full_index(index: Any, ndim: int) -> list[Any]:
     return [*parts[:at], *[slice(None)] * (ndim - given), *parts[at + 1 :]]
 
 
-def _new_axes(index: Any, ndim: int) -> tuple[slice | None, ...]:
+def _new_axes(index: Index, ndim: int) -> tuple[slice | None, ...]:
     """Return the index that adds the Nones of `index` when all else is done."""
     full = _full_index(index, ndim)
     kept = (part for part in full if part is None or isinstance(part, slice))
@@ -256,7 +255,7 @@ def _lengths_per_cell(axis: range, edge: int) -> tuple[int, ...]:
     return tuple(lengths if axis.step > 0 else reversed(lengths))
 
 
-def _chunk_lengths(handle: VolumeArray, chunks: Any) -> Chunks:
+def _chunk_lengths(handle: VolumeArray, chunks: ChunksLike) -> Chunks:
     try:
         given = _chunks_per_axis(handle, chunks)
         starts = (axis.start for axis in handle.positions)
@@ -269,7 +268,7 @@ def _chunk_lengths(handle: VolumeArray, chunks: Any) -> Chunks:
         ) from None
 
 
-def _chunks_per_axis(handle: VolumeArray, chunks: Any) -> tuple[Any, ...]:
+def _chunks_per_axis(handle: VolumeArray, chunks: ChunksLike) -> tuple[Any, ...]:
     """Return what `chunks` says of each of the axes `(c, x, y, z)`."""
     if isinstance(chunks, str):
         if chunks not in ("file", "auto"):

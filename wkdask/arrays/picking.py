@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wkdask.storage.volume import Volume
+from wkdask.storage.volume import Volume, Voxels
 
 __all__ = ["EXACT_PIECES", "pick"]
 
@@ -28,7 +28,7 @@ Beyond that, what lies in one block is read in one box; the block is decoded in 
 Ints = NDArray[np.int64]
 
 
-def pick(volume: Volume, index: Sequence[Any]) -> NDArray[Any]:
+def pick(volume: Volume, index: Sequence[Any]) -> Voxels:
     """Return the voxels at integer positions, each read once.
 
     Parameters
@@ -90,7 +90,7 @@ class _Group:
         points, places = np.unique(flat, axis=0, return_inverse=True)
         return cls(axes, dims, points, places.ravel())
 
-    def spread(self, found: NDArray[Any], axis: int) -> NDArray[Any]:
+    def spread(self, found: Voxels, axis: int) -> Voxels:
         return found if self.places is None else np.take(found, self.places, axis)
 
     def exact(self) -> Iterator[_Piece]:
@@ -140,10 +140,10 @@ def _joined(arrays: Sequence[Ints]) -> list[tuple[int, ...]]:
     return [tuple(sorted(axes)) for _, axes in groups]
 
 
-def _read(volume: Volume, groups: Sequence[_Group]) -> NDArray[Any]:
+def _read(volume: Volume, groups: Sequence[_Group]) -> Voxels:
     """Return the voxels at every combination of points, one axis per group."""
     layout = volume.layout
-    found: NDArray[Any] = np.empty([len(group.points) for group in groups], layout.dtype)
+    found: Voxels = np.empty([len(group.points) for group in groups], layout.dtype)
     edges = (layout.num_channels, *layout.block_size)
     pieces = [list(group.exact()) for group in groups]
     if math.prod(map(len, pieces)) > EXACT_PIECES:
@@ -157,7 +157,7 @@ def _read(volume: Volume, groups: Sequence[_Group]) -> NDArray[Any]:
     return found
 
 
-def _sources_of(box: NDArray[Any], combination: Sequence[_Piece]) -> NDArray[Any]:
+def _sources_of(box: Voxels, combination: Sequence[_Piece]) -> Voxels:
     """Return the points of each piece out of a box with the axes of all, one axis per piece."""
     index: list[Ints] = []
     for number, piece in enumerate(combination):

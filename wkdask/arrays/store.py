@@ -10,13 +10,13 @@ import uuid
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 import dask.array as da
 import numpy as np
 from dask.base import is_dask_collection
 from dask.layers import ArrayBlockIdDep
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from wkdask.errors import AlignmentError, ArgumentError
 from wkdask.geometry import BoundingBox, Vec3
@@ -24,7 +24,7 @@ from wkdask.grids import Chunks, cut_axis
 from wkdask.runtime.executors import refuse_query_planning
 from wkdask.runtime.journal import Journal
 from wkdask.runtime.run import Run, RunReport, run_chunk, run_graph
-from wkdask.storage.volume import Volume, as_voxels
+from wkdask.storage.volume import Volume, Voxels, as_voxels
 
 __all__ = ["Align", "aligned_array", "reads_from", "run_store", "store_graph"]
 
@@ -34,7 +34,7 @@ _AXES = "cxyz"
 
 
 def aligned_array(
-    source: Any, volume: Volume, corner: Vec3, *, align: Align, is_new: bool = False
+    source: ArrayLike, volume: Volume, corner: Vec3, *, align: Align, is_new: bool = False
 ) -> da.Array:
     """Return `source` as a dask array of which no two chunks write one file or block.
 
@@ -162,7 +162,7 @@ def _store_one(
     grid: _ArrayGrid,
     journal: Journal | None,
     tag: str,
-    voxels: Any,
+    voxels: Voxels,
     place: tuple[int, ...],
 ) -> NDArray[np.object_]:
     def write(position: Vec3) -> None:
@@ -170,7 +170,7 @@ def _store_one(
         if not box.is_empty:
             volume.write(box, as_voxels(voxels))
 
-    block: NDArray[Any] = np.empty((1,) * 4, dtype=object)
+    block: Voxels = np.empty((1,) * 4, dtype=object)
     block[0, 0, 0, 0] = run_chunk(write, grid, journal, tag, (place[1], place[2], place[3]))
     return block
 
@@ -180,7 +180,7 @@ def reads_from(array: da.Array, volume: Volume) -> bool:
     return any(str(layer).startswith(f"wkdask-{volume.key}-") for layer in array.dask.layers)
 
 
-def _wrapped(source: NDArray[Any], volume: Volume, corner: Vec3) -> da.Array:
+def _wrapped(source: Voxels, volume: Volume, corner: Vec3) -> da.Array:
     """Return a NumPy array as a dask array with one chunk per file."""
     if source.ndim not in (3, 4):
         raise ArgumentError(f"the data have shape {source.shape}, but must be (c, x, y, z).")

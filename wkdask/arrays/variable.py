@@ -14,16 +14,15 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 from dask.base import tokenize
-from numpy.typing import NDArray
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from wkdask.arrays.lazy import VolumeArray, chunked, handle_of, narrowed
 from wkdask.arrays.picking import pick
+from wkdask.grids import ChunksLike, Index
+from wkdask.storage.volume import Voxels
 
 __all__ = ["LazyVoxels", "VoxelVariable", "voxel_variable"]
-
-_Chunks = Any
 
 
 class LazyVoxels(BackendArray):
@@ -34,7 +33,7 @@ class LazyVoxels(BackendArray):
         self.shape = handle.shape
         self.dtype = handle.dtype
 
-    def __getitem__(self, key: indexing.ExplicitIndexer) -> NDArray[Any]:
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Voxels:
         if _is_basic(key.tuple):
             return self.handle[key.tuple]
         axes, positions = self.handle.axes, self.handle.positions
@@ -58,7 +57,7 @@ class VoxelVariable(xr.Variable):
 
     __slots__ = ()
 
-    def __getitem__(self, key: Any) -> Self:
+    def __getitem__(self, key: Index) -> Self:
         """Return a part; of a dask array, dask itself would read more than some slices name."""
         own = self._data
         handle = handle_of(own) if isinstance(own, da.Array) else None
@@ -94,7 +93,7 @@ class VoxelVariable(xr.Variable):
 
     def chunk(  # type: ignore[override]
         self,
-        chunks: _Chunks = {},  # noqa: B006
+        chunks: ChunksLike = {},  # noqa: B006
         name: str | None = None,
         lock: bool | None = None,
         inline_array: bool | None = None,
@@ -124,7 +123,7 @@ class VoxelVariable(xr.Variable):
 
 
 def voxel_variable(
-    source: VolumeArray | da.Array, dims: tuple[Hashable, ...], attrs: Mapping[str, Any]
+    source: VolumeArray | da.Array, dims: tuple[Hashable, ...], attrs: Mapping[str, object]
 ) -> xr.Variable:
     """Return a variable of voxels; those of a handle are read when they are indexed."""
     if isinstance(source, da.Array):
@@ -132,7 +131,7 @@ def voxel_variable(
     return VoxelVariable(dims, indexing.LazilyIndexedArray(LazyVoxels(source)), attrs)
 
 
-def _orthogonal(chosen: list[NDArray[Any]]) -> list[NDArray[Any]]:
+def _orthogonal(chosen: list[Voxels]) -> list[Voxels]:
     """Return indices of which each varies along a dimension of its own, single numbers aside."""
     ndim = sum(part.ndim for part in chosen)
     shaped, seen = [], 0
@@ -145,7 +144,7 @@ def _orthogonal(chosen: list[NDArray[Any]]) -> list[NDArray[Any]]:
     return shaped
 
 
-def _lazy_handle(data: Any) -> VolumeArray | None:
+def _lazy_handle(data: object) -> VolumeArray | None:
     """Return what a lazy array would read, if it is a regular part of a box, and not loaded."""
     # xarray wraps what a backend returns, so that it is copied before it is changed, and cached.
     while isinstance(data, indexing.CopyOnWriteArray | indexing.MemoryCachedArray):
@@ -156,7 +155,7 @@ def _lazy_handle(data: Any) -> VolumeArray | None:
     return data.array.handle.narrowed(index) if _is_basic(index) else None
 
 
-def _name_of(data: Any, *chunks: Any) -> str | None:
+def _name_of(data: object, *chunks: ChunksLike) -> str | None:
     """Return a name that tells, as those of other arrays do, from which volume the voxels come."""
     keys = []
     while not isinstance(data, LazyVoxels):

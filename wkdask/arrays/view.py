@@ -26,13 +26,22 @@ from wkdask.arrays.lazy import VolumeArray
 from wkdask.arrays.runs import Job, Tasks, bytes_of_chunk, carry_out
 from wkdask.errors import ArgumentError, BoundsError, ReadOnlyError, StateError
 from wkdask.geometry import BoundingBox, Mag, Vec3, Vec3Like, cubed, vec3
-from wkdask.grids import ChunkGrid, check_apart, chunk_grid, edge_text, paired_grids, region_of
+from wkdask.grids import (
+    ChunkGrid,
+    ChunksLike,
+    Index,
+    check_apart,
+    chunk_grid,
+    edge_text,
+    paired_grids,
+    region_of,
+)
 from wkdask.runtime import run as chunkmap
 from wkdask.runtime.executors import ExecutorLike, active_client
 from wkdask.runtime.memory import TASK_BYTES, auto_size
 from wkdask.runtime.run import RunReport
 from wkdask.storage.header import VolumeHeader, check_addressable
-from wkdask.storage.volume import Volume, as_voxels
+from wkdask.storage.volume import Volume, Voxels, as_voxels
 from wkdask.storage.wkw import WkwVolume, as_wkw
 
 if TYPE_CHECKING:
@@ -165,7 +174,7 @@ class View:
         return self._volume.layout.num_channels
 
     @property
-    def dtype(self) -> np.dtype[Any]:
+    def dtype(self) -> np.dtype[np.generic]:
         """The dtype of one channel."""
         return np.dtype(self._volume.layout.dtype)
 
@@ -255,7 +264,7 @@ class View:
         """Read a box given relative to the view, or all of it; see `read`."""
         return self.read() if bbox is None else self.read(bbox.topleft, bbox.size)
 
-    def write(self, data: NDArray[Any], offset: Vec3Like = (0, 0, 0)) -> None:
+    def write(self, data: Voxels, offset: Vec3Like = (0, 0, 0)) -> None:
         """Write voxels.
 
         Compressed files are written whole: what the data do not cover of them is read, kept and
@@ -348,7 +357,7 @@ class View:
 
     # --- voxels, lazily ---------------------------------------------------------------------
 
-    def to_dask(self, chunks: Any = "file") -> da.Array:
+    def to_dask(self, chunks: ChunksLike = "file") -> da.Array:
         """Return the view as a lazy dask array `(c, x, y, z)`; nothing is read yet.
 
         Parameters
@@ -367,18 +376,18 @@ class View:
         """
         return arrays.to_dask(self._volume, self.bounding_box, chunks)
 
-    def __getitem__(self, index: Any) -> da.Array:
+    def __getitem__(self, index: Index) -> da.Array:
         """Return a lazy part, indexed like the array `(c, x, y, z)` of the view's voxels.
 
         Integers, slices with any step, `...` and None read exactly the voxels they name.
         """
         return arrays.part_of(self._volume, self.bounding_box, index)
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Voxels:
         """Read everything, as `np.asarray(view)` asks for."""
         return np.asarray(self._volume.read(region_of(self.bounding_box)), dtype=dtype)
 
-    def to_xarray(self, chunks: Any = "file", coords: Coords = "voxel") -> xr.DataArray:
+    def to_xarray(self, chunks: ChunksLike = "file", coords: Coords = "voxel") -> xr.DataArray:
         """Return the view as a lazy `xarray.DataArray`, dims c, x, y, z; nothing is read yet.
 
         Attributes tell mag, category, voxel size and unit; `wkw` has [more](xarray.md).
@@ -789,7 +798,7 @@ class View:
             raise ReadOnlyError(f"{self!r} is read-only, so a part of it can't be written either.")
         return bool(read_only)
 
-    def _write(self, data: NDArray[Any], offset: Vec3Like) -> BoundingBox:
+    def _write(self, data: Voxels, offset: Vec3Like) -> BoundingBox:
         """Write as `write` says, which calls this, and return the absolute box."""
         self.check_writable()
         voxels = as_voxels(data)
@@ -842,7 +851,7 @@ def _grid(
     return chunk_grid(box, size)
 
 
-def _check_callable(function: Any) -> None:
+def _check_callable(function: object) -> None:
     if not callable(function):
         raise ArgumentError(f"work_on_chunk is {function!r}, but must be a function.")
 

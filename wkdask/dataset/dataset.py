@@ -35,6 +35,7 @@ from wkdask.errors import (
     storage_error,
 )
 from wkdask.geometry import BoundingBox, Mag, MagLike, Vec3, Vec3Like, absolute, vec3, whole
+from wkdask.grids import ChunksLike
 from wkdask.pyramid import build
 from wkdask.pyramid import rewrite as rewriting
 from wkdask.pyramid.mags import SamplingMode
@@ -247,7 +248,7 @@ class Dataset:
         self._json.change(added)
         return Layer(self, name)
 
-    def to_datatree(self, chunks: Any = "file", coords: Coords = "voxel") -> xr.DataTree:
+    def to_datatree(self, chunks: ChunksLike = "file", coords: Coords = "voxel") -> xr.DataTree:
         """Return all layers as an `xarray.DataTree`, with nodes such as `/color/2-2-1`.
 
         Parameters
@@ -603,7 +604,7 @@ class Layer:
         return build.build(self, way, how, resume=resume, force=force, dry_run=dry_run)
 
     def to_xarray(
-        self, mag: MagLike | None = None, chunks: Any = "file", coords: Coords = "voxel"
+        self, mag: MagLike | None = None, chunks: ChunksLike = "file", coords: Coords = "voxel"
     ) -> xr.DataArray:
         """Return a mag as a lazy `xarray.DataArray`; see `View.to_xarray`.
 
@@ -623,7 +624,7 @@ class Layer:
             mag = self._entries[0].mag
         return self[Mag(1) if mag is None else mag].to_xarray(chunks, coords)
 
-    def to_datatree(self, chunks: Any = "file", coords: Coords = "voxel") -> xr.DataTree:
+    def to_datatree(self, chunks: ChunksLike = "file", coords: Coords = "voxel") -> xr.DataTree:
         """Return all mags as an `xarray.DataTree`, with nodes such as `/2-2-1`.
 
         Parameters

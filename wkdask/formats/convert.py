@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, SupportsIndex
+from typing import Any, Literal, SupportsIndex, TypeAlias
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from wkdask.runtime.run import Run
 
 __all__ = ["TARGET_FORMATS", "TargetFormat", "convert", "read"]
 
+Source: TypeAlias = Any
+"""What is read: a path, an array, or a dataset, layer or view of wkdask."""
+
 TargetFormat = Literal["wkw", "ome-zarr", "zarr"]
 TARGET_FORMATS: tuple[TargetFormat, ...] = ("wkw", "ome-zarr", "zarr")
 """What can be written."""
@@ -36,7 +39,7 @@ _NOT_WRITTEN = (".npy", ".tif", ".tiff", ".n5", ".h5", ".hdf5", ".nrrd", ".nii")
 
 
 def convert(
-    source: Any,
+    source: Source,
     target: Path_ | Dataset,
     *,
     layer_name: str | None = None,
@@ -143,7 +146,7 @@ def convert(
 
 
 def read(
-    source: Any, *, axes: str | None = None, offset: Vec3Like | None = None
+    source: Source, *, axes: str | None = None, offset: Vec3Like | None = None
 ) -> tuple[Image, ...]:
     """Return what a source holds as lazy images; the first is the image, the others its labels.
 
@@ -206,7 +209,7 @@ def _path(target: Path_ | Dataset) -> str:
 
 
 def _chosen(
-    source: Any,
+    source: Source,
     layer_name: str | None,
     kind: TargetFormat,
     axes: str | None,

@@ -13,14 +13,13 @@ from typing import Any
 import dask
 import dask.array as da
 import numpy as np
-from numpy.typing import NDArray
 
 from wkdask.arrays.view import View
 from wkdask.dataset.dataset import Layer, MagView
 from wkdask.errors import ArgumentError, FormatError, WkdaskError, storage_error
 from wkdask.geometry import BoundingBox, Mag, MagLike, Vec3, absolute, mag_list
 from wkdask.grids import Chunks, cut_axis, region_of
-from wkdask.storage.volume import as_voxels
+from wkdask.storage.volume import Voxels, as_voxels
 
 __all__ = [
     "FileArray",
@@ -58,7 +57,7 @@ class FileArray:
     """The axes of the file, such as `"zyx"`; a time axis has one position."""
     file_shape: tuple[int, ...]
     """Positions per axis of the file."""
-    dtype: np.dtype[Any]
+    dtype: np.dtype[np.generic]
     """Of one channel, in the machine's byte order."""
     version: tuple[int, ...] = ()
     """Differs after the file was changed."""
@@ -83,7 +82,7 @@ class FileArray:
         """Always 4."""
         return 4
 
-    def __getitem__(self, index: tuple[slice, ...]) -> NDArray[Any]:
+    def __getitem__(self, index: tuple[slice, ...]) -> Voxels:
         """Read a part, given by four slices `(c, x, y, z)`."""
         wanted = dict(zip(_AXES, index, strict=True))
         place = tuple(wanted.get(axis, 0) for axis in self.axes)
@@ -96,7 +95,7 @@ class FileArray:
             raise FormatError(f"{self.path} can't be read at {place} ({error!r}).") from error
         kept = [axis for axis in self.axes if axis in _AXES]
         voxels = np.asarray(part).astype(self.dtype, copy=False)
-        arranged: NDArray[Any] = _arranged(voxels, "".join(kept))
+        arranged: Voxels = _arranged(voxels, "".join(kept))
         return arranged
 
     def __dask_tokenize__(self) -> tuple[object, ...]:
@@ -120,9 +119,9 @@ class Level:
         return BoundingBox(self.corner, self.source.shape[1:])
 
     @property
-    def dtype(self) -> np.dtype[Any]:
+    def dtype(self) -> np.dtype[np.generic]:
         """The dtype of one channel."""
-        dtype: np.dtype[Any] = np.dtype(self.source.dtype)
+        dtype: np.dtype[np.generic] = np.dtype(self.source.dtype)
         return dtype
 
     @property
@@ -135,14 +134,14 @@ class Level:
         """Whether the voxels are what dask computes, and can't be read box by box."""
         return isinstance(self.source, da.Array)
 
-    def read(self, box: BoundingBox) -> NDArray[Any]:
+    def read(self, box: BoundingBox) -> Voxels:
         """Read a box in absolute voxels of this mag, unless they are computed."""
         if isinstance(self.source, View):
             return self.source.volume.read(region_of(box))
         inside = box.moved_by(-at for at in self.corner)
         axes = zip(inside.topleft, inside.bottomright, strict=True)
         channels = slice(0, self.num_channels)
-        voxels: NDArray[Any] = self.source[(channels, *(slice(a, b) for a, b in axes))]
+        voxels: Voxels = self.source[(channels, *(slice(a, b) for a, b in axes))]
         return voxels
 
     def cut(self, edge: Vec3) -> da.Array:
@@ -344,9 +343,9 @@ def _arranged(array: Any, axes: str) -> Any:
     return array[tuple(slice(None) if axis in axes else np.newaxis for axis in _AXES)]
 
 
-def _mapped(path: str) -> NDArray[Any]:
+def _mapped(path: str) -> Voxels:
     try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        array: Voxels = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
         raise storage_error(error, path, "mapping the array") from None
     except ValueError as error:

@@ -41,6 +41,7 @@ from wkdask.formats.multiscales import (
 from wkdask.geometry import BoundingBox, Mag, Vec3, Vec3Like, absolute, vec3
 from wkdask.grids import ChunkGrid
 from wkdask.runtime.run import Run, run_chunk, run_graph
+from wkdask.storage.volume import Voxels
 
 __all__ = ["is_zarr", "read", "write", "write_array"]
 
@@ -332,7 +333,7 @@ def _shard_graph(array: da.Array, path: str, grid: ChunkGrid, tag: str) -> da.Ar
 
 
 def _write_shard(
-    path: str, grid: ChunkGrid, tag: str, voxels: NDArray[Any], place: tuple[int, ...]
+    path: str, grid: ChunkGrid, tag: str, voxels: Voxels, place: tuple[int, ...]
 ) -> NDArray[np.object_]:
     def write(position: Vec3) -> None:
         box = grid.chunk_box(position)
@@ -348,7 +349,7 @@ def _write_shard(
             raise storage_error(error, path, "writing a shard") from None
 
     run_chunk(write, grid, None, tag, (place[1], place[2], place[3]))
-    block: NDArray[Any] = np.empty((1,) * 4, dtype=object)
+    block: Voxels = np.empty((1,) * 4, dtype=object)
     block[0, 0, 0, 0] = (voxels.size, voxels.nbytes)
     return block
 

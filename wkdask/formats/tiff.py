@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from wkdask.errors import FormatError, MissingError, extra_error, storage_error
 from wkdask.formats.image import Image, Level, version_of
 from wkdask.geometry import Mag, absolute
+from wkdask.storage.volume import Voxels
 
 __all__ = ["TiffStack", "is_tiff", "read"]
 
@@ -38,7 +38,7 @@ class TiffStack:
     """Their names: one file per slice, or one file of many pages."""
     shape: tuple[int, int, int, int]
     """Positions per axis, `(c, x, y, z)`."""
-    dtype: np.dtype[Any]
+    dtype: np.dtype[np.generic]
     """Of one channel."""
     page_steps: tuple[int, int] = (0, 0)
     """Pages from one channel to the next, 0 if they are in one page, and from one slice to the
@@ -51,13 +51,13 @@ class TiffStack:
         """Always 4."""
         return 4
 
-    def __getitem__(self, index: tuple[slice, ...]) -> NDArray[Any]:
+    def __getitem__(self, index: tuple[slice, ...]) -> Voxels:
         """Read a part, given by four slices of step 1."""
         cs, xs, ys, zs = (
             range(*part.indices(size)) for part, size in zip(index, self.shape, strict=True)
         )
         shape = (len(cs), len(xs), len(ys), len(zs))
-        out: NDArray[Any] = np.zeros(shape, self.dtype, order="F")
+        out: Voxels = np.zeros(shape, self.dtype, order="F")
         for name, slices in self._by_file(zs):
             path = os.path.join(self.directory, name)
             with _opened(path) as file:
@@ -73,7 +73,7 @@ class TiffStack:
             yield from ((self.names[z], [(at, z)]) for at, z in enumerate(zs))
 
     def _read_slice(
-        self, file: Any, path: str, z: int, cs: range, out: NDArray[Any], xs: range, ys: range
+        self, file: Any, path: str, z: int, cs: range, out: Voxels, xs: range, ys: range
     ) -> None:
         c_step, z_step = self.page_steps
         in_page = range(cs[0], cs[-1] + 1) if not c_step else range(1)
@@ -190,7 +190,7 @@ def _page_steps(path: str, axes: str, sizes: tuple[int, ...]) -> tuple[dict[str,
     return by_axis, steps["c"], steps["z"] or 1
 
 
-def _read_page(page: Any, out: NDArray[Any], cs: range, xs: range, ys: range) -> None:
+def _read_page(page: Any, out: Voxels, cs: range, xs: range, ys: range) -> None:
     """Read a part of a page into `out`, `(c, x, y)`, by the segments that it touches."""
     handle = page.parent.filehandle
     for index in _segments(page, xs, ys):

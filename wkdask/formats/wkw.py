@@ -6,8 +6,6 @@ import math
 from functools import partial
 from typing import Any, SupportsIndex
 
-from numpy.typing import NDArray
-
 from wkdask.arrays.view import View
 from wkdask.dataset.dataset import Dataset, Layer, MagView
 from wkdask.dataset.properties import LayerProperties
@@ -18,7 +16,7 @@ from wkdask.grids import slices_in
 from wkdask.runtime import memory
 from wkdask.runtime.run import Run
 from wkdask.storage.header import VolumeHeader, check_addressable
-from wkdask.storage.volume import Layout
+from wkdask.storage.volume import Layout, Voxels
 
 __all__ = ["add_image", "check"]
 
@@ -148,7 +146,7 @@ def _fill_chunk(level: Level, chunk: tuple[View, int]) -> None:
     unit = BoundingBox((0, 0, 0), (0, 0, 0))
     voxels: Any = None
 
-    def produce(piece: BoundingBox) -> NDArray[Any]:
+    def produce(piece: BoundingBox) -> Voxels:
         nonlocal unit, voxels
         if not unit.contains_bbox(piece):
             # Before the next, because both would not fit.
@@ -156,7 +154,7 @@ def _fill_chunk(level: Level, chunk: tuple[View, int]) -> None:
             corner = [at // edge * edge for at, edge in zip(piece.topleft, size, strict=True)]
             unit = BoundingBox(corner, size).intersected_with(box)
             voxels = level.read(unit)
-        part: NDArray[Any] = voxels[(slice(None), *slices_in(piece, unit.topleft))]
+        part: Voxels = voxels[(slice(None), *slices_in(piece, unit.topleft))]
         return part
 
     volume.fill(box, produce, exclusive=True)
