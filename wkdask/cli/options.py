@@ -55,13 +55,7 @@ class Scheduler:
 
     @contextmanager
     def executor(self) -> Iterator[ExecutorLike]:
-        """Provide what takes the tasks, for the `executor` of a function; end it afterwards.
-
-        Raises
-        ------
-        ClusterError
-            If no scheduler answers at the address.
-        """
+        """Provide what takes the tasks, for the `executor` of a function; end it afterwards."""
         if self.name is None and self.jobs is None:
             yield None
         elif self.name == "processes":

@@ -15,13 +15,7 @@ __all__ = ["as_text", "describe", "has_errors"]
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return what a dataset, or a bare mag directory, holds; ready for JSON.
-
-    Raises
-    ------
-    WkdaskError
-        If the path is neither, or can't be understood.
-    """
+    """Return what a dataset, or a bare mag directory, holds; ready for JSON."""
     if kind_of(path) == "mag":
         return {"path": os.path.abspath(path), "mags": [_describe_mag(open_mag(path))]}
     dataset = Dataset(path)

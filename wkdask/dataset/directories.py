@@ -55,13 +55,7 @@ class MagDirectories:
         self.json.change_layer(self.name, change)
 
     def add(self, mag: Mag, layout: Layout) -> MagProperties:
-        """Make the directory of a mag and list it.
-
-        Raises
-        ------
-        ExistsError
-            If the mag is listed, or its directory holds voxels.
-        """
+        """Make the directory of a mag and list it."""
         entry = self.new_entry(mag, layout)
 
         def added(layer: LayerProperties) -> LayerProperties:

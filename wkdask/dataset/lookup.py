@@ -68,13 +68,7 @@ class Found:
         return {self._node(name, mag): opener() for name, mag, opener in named}
 
     def within(self, group: str | None) -> Found:
-        """Return what lies at a node of the tree, such as `color` or `/color/2-2-1`.
-
-        Raises
-        ------
-        NameLookupError
-            If there is no such node.
-        """
+        """Return what lies at a node of the tree, such as `color` or `/color/2-2-1`."""
         node = "/" + (group or "").strip("/")
         if node == "/":
             return self
@@ -97,13 +91,7 @@ class Found:
         return _NODES[self.kind].format(name=name, mag=mag)
 
     def at(self, mag: MagLike | None) -> dict[str, MagView]:
-        """Return one mag of each layer that has it; None is the finest that all have.
-
-        Raises
-        ------
-        NameLookupError
-            If there is none.
-        """
+        """Return one mag of each layer that has it; None is the finest that all have."""
         if not self.mags:
             raise NameLookupError(
                 f"{self.name!r} has no layers left to open. Give fewer names as drop_variables=; "
@@ -137,13 +125,6 @@ def find(path: Path_, leave_out: Collection[str] = ()) -> Found:
         A directory. Below a dataset, its labels are known; else only what the files say.
     leave_out
         Layers that are left out.
-
-    Raises
-    ------
-    MissingError
-        If it is none of the three.
-    WkdaskError
-        If something there can't be opened.
     """
     found = _found(Path(absolute(path)))
     mags = {name: mags for name, mags in found.mags.items() if name not in leave_out}
@@ -177,15 +158,7 @@ def can_open(path: Any) -> bool:
 
 
 def other_mag(encoding: Any, mag: MagLike) -> MagView:
-    """Return another mag of the layer from which lazy voxels come, by what xarray keeps of them.
-
-    Raises
-    ------
-    MissingError
-        If nobody knows where they come from.
-    NameLookupError
-        If the layer has no such mag.
-    """
+    """Return another mag of the layer from which lazy voxels come, by what xarray keeps of them."""
     if "dataset" in encoding and "layer" in encoding:
         return Dataset(encoding["dataset"])[encoding["layer"]][mag]
     if "source" not in encoding:

@@ -92,13 +92,7 @@ _D = TypeVar("_D")
 
 @dataclass(frozen=True, slots=True)
 class MagProperties:
-    """A resolution level of a layer, as the file lists it.
-
-    Raises
-    ------
-    ArgumentError
-        If `extra` holds a key that a field stands for.
-    """
+    """A resolution level of a layer, as the file lists it."""
 
     mag: Mag
     """Which level."""
@@ -114,12 +108,6 @@ class MagProperties:
 @dataclass(frozen=True, slots=True)
 class LayerProperties:
     """A layer of a dataset, in any data format.
-
-    Raises
-    ------
-    ArgumentError
-        If the name would leave the dataset, a value is not one that the file can hold, a mag comes
-        twice, or `extra` holds a key that a field stands for.
 
     Examples
     --------
@@ -188,12 +176,6 @@ class LayerProperties:
 class DatasetProperties:
     """All that `datasource-properties.json` says.
 
-    Raises
-    ------
-    ArgumentError
-        If the voxel size is not three positive numbers, a layer's name comes twice, or `extra`
-        holds a key that a field stands for.
-
     Examples
     --------
     >>> dataset = DatasetProperties("cortex", (11.2, 11.2, 28.0))
@@ -225,13 +207,7 @@ class DatasetProperties:
         _check_unique([layer.name for layer in self.layers], f"dataset {self.name!r} lists layer")
 
     def layer(self, name: str) -> LayerProperties:
-        """Return a layer by its name.
-
-        Raises
-        ------
-        NameLookupError
-            If there is none; the text lists the names that there are.
-        """
+        """Return a layer by its name."""
         for layer in self.layers:
             if layer.name == name:
                 return layer
@@ -249,11 +225,6 @@ def check_layer_name(name: str) -> None:
 
     webknossos *opens* all other names; it only *creates* names of the letters a to z, digits and
     `_-.$` (measured).
-
-    Raises
-    ------
-    ArgumentError
-        If `name` is empty, begins with a dot, or contains a slash, a backslash or NUL.
     """
     if not isinstance(name, str) or not re.fullmatch(r"[^./\\\0][^/\\\0]*", name):
         raise ArgumentError(
@@ -263,13 +234,7 @@ def check_layer_name(name: str) -> None:
 
 
 def check_unit(unit: str) -> None:
-    """Refuse a unit that webknossos does not write.
-
-    Raises
-    ------
-    ArgumentError
-        If `unit` is none of `UNITS`.
-    """
+    """Refuse a unit that webknossos does not write."""
     if unit not in UNITS:
         raise ArgumentError(f"unit is {unit!r}, but must be {_either(UNITS)}.")
 
@@ -288,11 +253,6 @@ def element_class(dtype: str, num_channels: int) -> str:
     num_channels
         Values per voxel.
 
-    Raises
-    ------
-    ArgumentError
-        If WKW does not store this dtype.
-
     Examples
     --------
     >>> element_class("uint8", 3), element_class("float32", 1), element_class("float32", 2)
@@ -305,17 +265,7 @@ def element_class(dtype: str, num_channels: int) -> str:
 
 
 def load(directory: str | os.PathLike[str]) -> DatasetProperties:
-    """Read the properties of a dataset.
-
-    Raises
-    ------
-    MissingError
-        If the directory or the file in it does not exist.
-    PropertiesError
-        If the file is not JSON, lacks a key or holds a wrong value; the text names the place.
-    StorageError
-        If the file system refuses.
-    """
+    """Read the properties of a dataset."""
     path = os.path.join(directory, FILE_NAME)
     try:
         with open(path, "rb") as file:
@@ -347,15 +297,6 @@ def save(directory: str | os.PathLike[str], properties: DatasetProperties) -> No
     """Write the properties of a dataset: the file is the old one or the new one, never half of it.
 
     An existing file keeps its permissions.
-
-    Raises
-    ------
-    ArgumentError
-        If an `extra` holds what JSON can't. Nothing is written then.
-    MissingError
-        If the directory does not exist.
-    StorageError
-        If the file system refuses.
     """
     data = render(properties).encode()
     path = os.path.join(directory, FILE_NAME)
@@ -402,11 +343,6 @@ def parse(text: str, source: str | os.PathLike[str]) -> DatasetProperties:
         JSON.
     source
         What errors call it; a path, usually.
-
-    Raises
-    ------
-    PropertiesError
-        If the text is not JSON, lacks a key or holds a wrong value; the text names the place.
     """
     try:
         value = json.loads(text, parse_float=_json_number, parse_constant=_json_number)
@@ -416,13 +352,7 @@ def parse(text: str, source: str | os.PathLike[str]) -> DatasetProperties:
 
 
 def render(properties: DatasetProperties) -> str:
-    """Return the text of the file, in the current form.
-
-    Raises
-    ------
-    ArgumentError
-        If an `extra` holds what JSON can't.
-    """
+    """Return the text of the file, in the current form."""
     try:
         # Plain ASCII is UTF-8 too, and also holds half a surrogate pair, which JSON allows.
         return json.dumps(_dataset_json(properties), indent=4, allow_nan=False) + "\n"

@@ -222,13 +222,7 @@ class Image:
 
 
 def of_layer(layer: Layer) -> Image:
-    """Return all mags of a layer.
-
-    Raises
-    ------
-    ArgumentError
-        If there are no voxels to take.
-    """
+    """Return all mags of a layer."""
     mags = layer.mags
     if not mags or layer.bounding_box.is_empty:
         raise ArgumentError(
@@ -271,11 +265,6 @@ def of_array(array: Any, axes: str | None = None) -> Image:
         Its voxels.
     axes
         What its axes are, such as `"zyx"`; None is `"xyz"`, or `"cxyz"` with channels.
-
-    Raises
-    ------
-    ArgumentError
-        If the axes do not fit, or it is no plain array.
     """
     if not isinstance(array, da.Array):
         array = as_voxels(array)
@@ -290,13 +279,7 @@ def of_array(array: Any, axes: str | None = None) -> Image:
 
 
 def of_npy(path: str | os.PathLike[str], axes: str | None = None) -> Image:
-    """Return the array of a `.npy` file as an image; see `of_array`. It is mapped, not read.
-
-    Raises
-    ------
-    FormatError
-        If it can't be mapped.
-    """
+    """Return the array of a `.npy` file as an image; see `of_array`. It is mapped, not read."""
     path = absolute(path)
     mapped = _mapped(path)
     axes = axes or _FLAT_AXES.get(mapped.ndim, "")
@@ -305,13 +288,7 @@ def of_npy(path: str | os.PathLike[str], axes: str | None = None) -> Image:
 
 
 def check_axes(axes: str, ndim: int, what: str) -> str:
-    """Return `axes` if they can be those of an array.
-
-    Raises
-    ------
-    ArgumentError
-        If not.
-    """
+    """Return `axes` if they can be those of an array."""
     is_good = isinstance(axes, str) and len(set(axes)) == len(axes) == ndim
     if not is_good or not {"x", "y"} <= set(axes) <= set("tcxyz"):
         raise ArgumentError(
@@ -322,13 +299,7 @@ def check_axes(axes: str, ndim: int, what: str) -> str:
 
 
 def version_of(path: str) -> tuple[int, ...]:
-    """Return what differs after a file was changed.
-
-    Raises
-    ------
-    StorageError
-        If the file system refuses.
-    """
+    """Return what differs after a file was changed."""
     try:
         state = os.stat(path)
     except OSError as error:

@@ -41,11 +41,6 @@ class Multiscales:
     value
         An entry of `multiscales`.
 
-    Raises
-    ------
-    FormatError
-        If there is something that WKW lacks.
-
     Examples
     --------
     >>> scale = {"type": "scale", "scale": [40, 4, 4]}

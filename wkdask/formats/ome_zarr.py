@@ -207,15 +207,6 @@ def write(images: Sequence[Image], path: str | os.PathLike[str], *, run: Run) ->
         A directory that does not exist.
     run
         Where, how often tasks are tried again, and whether to show bars.
-
-    Raises
-    ------
-    ExistsError
-        If there is something at the path.
-    ArgumentError
-        If a label has more or fewer levels than the image.
-    MissingExtraError
-        If zarr is not installed.
     """
     image, *labels = images
     path = _new(path)
@@ -235,15 +226,7 @@ def write(images: Sequence[Image], path: str | os.PathLike[str], *, run: Run) ->
 
 
 def write_array(image: Image, path: str | os.PathLike[str], *, run: Run) -> None:
-    """Write an image of one level as an array of zarr v3, `(z, y, x)` or `(c, z, y, x)`.
-
-    Raises
-    ------
-    ExistsError
-        If there is something at the path.
-    ArgumentError
-        If there are more levels.
-    """
+    """Write an image of one level as an array of zarr v3, `(z, y, x)` or `(c, z, y, x)`."""
     if len(image.levels) != 1:
         has = ", ".join(str(level.mag) for level in image.levels)
         raise ArgumentError(f"a zarr array holds one mag, but there are {has}. Choose one of them.")

@@ -84,15 +84,6 @@ def add_image(
         Whether a layer of this name is one that an earlier run of the same call left unfinished.
     blocks_per_file_edge
         Blocks per edge of a file, a power of two.
-
-    Raises
-    ------
-    ExistsError
-        If there is a layer of this name, or to be resumed, one with other properties.
-    ArgumentError
-        If WKW can't hold the image.
-    MemoryLimitError
-        If files are too large for the workers.
     """
     layer = _layer_for(dataset, image, name, resume)
     mags = [_mag_for(layer, level.mag, blocks_per_file_edge, resume) for level in image.levels]

@@ -92,11 +92,6 @@ def fill_volumes(
     journals
         Where the files of each step are noted. Files that a journal knows are skipped, unless
         something that they are made from was made again.
-
-    Raises
-    ------
-    Exception
-        The first exception, with a note that names the file's box.
     """
     job = _Job(
         tuple(steps), tuple(journals or [None] * len(steps)), run.tag, threads_of(run.executor)

@@ -82,11 +82,6 @@ def coarser_mags(
         Mags of other layers: where one has twice the largest factor of the last mag, it is taken,
         so that layers can be shown together.
 
-    Raises
-    ------
-    ArgumentError
-        If the coarsest mag can't be reached.
-
     Examples
     --------
     >>> [str(mag) for mag in coarser_mags(Mag(1), Mag(8), (11.24, 11.24, 25))]
@@ -113,11 +108,6 @@ def finer_mags(
 ) -> list[Mag]:
     """Return the mags from one that exists down to the finest, without the first.
 
-    Raises
-    ------
-    ArgumentError
-        If a factor of the finest does not divide that of the coarsest.
-
     Examples
     --------
     >>> [str(mag) for mag in finer_mags(Mag("8-8-4"), Mag(1), (11.24, 11.24, 25))]
@@ -135,13 +125,7 @@ def finer_mags(
 
 
 def given_mags(start: Mag, mags: Iterable[MagLike], *, coarser: bool) -> list[Mag]:
-    """Return mags that the user named, in the order in which each is made from the one before.
-
-    Raises
-    ------
-    ArgumentError
-        If one can't be made from the one before it, or is there twice.
-    """
+    """Return mags that the user named, in the order in which each is made from the one before."""
     ladder = sorted(mag_list(mags), reverse=not coarser)
     if not ladder:
         raise ArgumentError("mags is empty: name at least one, or leave it out.")

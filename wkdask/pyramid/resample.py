@@ -183,11 +183,6 @@ def sample_mags(
         See `downsample`.
     exclusive
         Whether nobody else writes to the files of the targets meanwhile.
-
-    Raises
-    ------
-    ArgumentError, ReadOnlyError
-        As `downsample`.
     """
     source, *targets = views
     mode = check_mode(mode, direction, source.category, force=force)
@@ -210,13 +205,7 @@ def sample_mags(
 
 
 def check_mode(mode: str, direction: Direction, category: str | None, *, force: bool) -> str:
-    """Return the name of a mode that is known and fits a category of layers.
-
-    Raises
-    ------
-    ArgumentError
-        With the names that are allowed.
-    """
+    """Return the name of a mode that is known and fits a category of layers."""
     modes = kernels.MODES if direction == "down" else kernels.UPSAMPLING_MODES
     is_segmentation = category == "segmentation"
     if mode == DEFAULT:

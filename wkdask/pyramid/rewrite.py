@@ -126,13 +126,6 @@ def rechunk(volume: WkwVolume, header: VolumeHeader, run: Run) -> RunReport:
         How to store it; dtype and channels are the same.
     run
         Where and how the tasks run.
-
-    Raises
-    ------
-    FormatError
-        If a file of the volume can't be read; all stays as it was.
-    StorageError
-        If the file system refuses; all stays as it was.
     """
     # A link stays one, and what it leads to is replaced.
     path = os.path.realpath(volume.path)

@@ -64,11 +64,6 @@ def on_cluster(
         themselves.
     least
         The window, unless the cluster has more than half as many threads.
-
-    Raises
-    ------
-    ClusterError
-        If the scheduler is lost, or there is no worker for some minutes.
     """
     window = _Window(client, least)
     source = Items(items, retries)
@@ -127,13 +122,7 @@ class _Window:
         return free if free >= self._size // 8 else 0
 
     def look(self) -> None:
-        """Ask from time to time how large the cluster is.
-
-        Raises
-        ------
-        ClusterError
-            If it has had no worker for too long.
-        """
+        """Ask from time to time how large the cluster is."""
         now = time.monotonic()
         if now < self._next:
             return

@@ -56,11 +56,6 @@ def run(collection: DaskMethodsMixin, executor: ExecutorLike = None) -> Any:
     executor
         A `distributed.Client`; any `concurrent.futures.Executor`; or None for dask's current
         scheduler: the active client if there is one, else what dask is configured for (threads).
-
-    Raises
-    ------
-    ArgumentError
-        If `executor` is something else.
     """
     check_executor(executor)
     client = active_client(executor)
@@ -70,13 +65,7 @@ def run(collection: DaskMethodsMixin, executor: ExecutorLike = None) -> Any:
 
 
 def check_executor(executor: object) -> None:
-    """Raise unless `executor` is something that runs tasks.
-
-    Raises
-    ------
-    ArgumentError
-        With what is allowed.
-    """
+    """Raise unless `executor` is something that runs tasks."""
     if executor is not None and not isinstance(executor, Client | Executor):
         raise ArgumentError(
             f"executor is {executor!r}, but must be a distributed.Client, a "
@@ -88,11 +77,6 @@ def check_cluster(client: Client) -> None:
     """Raise unless wkdask can be imported all over a cluster; warn of other versions there.
 
     A cluster is asked once it has workers; those that join it later are taken for like the others.
-
-    Raises
-    ------
-    ClusterError
-        If the scheduler or a worker can't import wkdask, or does not answer.
     """
     if client in _checked_clients:
         return

@@ -47,11 +47,6 @@ def job_name(resume: bool | str, function: Callable[..., Any] | None, *facts: An
     *facts
         What else makes a difference: paths, boxes, chunk sizes.
 
-    Raises
-    ------
-    ArgumentError
-        If the name can't be one, or none can be computed.
-
     Examples
     --------
     >>> job_name("membranes-3", print)

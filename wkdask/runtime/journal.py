@@ -37,13 +37,7 @@ class Journal:
     """A name that another function, source or chunk size would change; also a directory's name."""
 
     def record(self, index: int, box: BoundingBox) -> None:
-        """Note that a chunk is done.
-
-        Raises
-        ------
-        StorageError
-            If the file system refuses.
-        """
+        """Note that a chunk is done."""
         text = json.dumps(self._state(box)).encode()
         with atomic.replacing(self._path(index), fsync=self.volume.options.fsync) as descriptor:
             os.write(descriptor, text)

@@ -54,11 +54,6 @@ def check_memory(task_bytes: int, chunk_size: Vec3, tasks: int, executor: Execut
         How many there are; fewer than threads leave some of these idle.
     executor
         What runs them.
-
-    Raises
-    ------
-    MemoryLimitError
-        With what would fit.
     """
     for host in _hosts(executor):
         threads = min(host.threads, tasks)

@@ -104,11 +104,6 @@ def on_pool(
         Threads, processes, or anything with the same interface.
     retries
         How often an item is tried again after an exception.
-
-    Raises
-    ------
-    WorkerLostError
-        If a process of the pool died.
     """
     workers = workers_of(pool)
     if not isinstance(pool, _IN_THIS_PROCESS):

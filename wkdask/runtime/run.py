@@ -170,14 +170,6 @@ def run_chunks(work: Work, grid: ChunkGrid, run: Run, journal: Journal | None = 
         Where, and what happens after an exception.
     journal
         Where chunks that are done are noted; those that it knows are skipped.
-
-    Raises
-    ------
-    Exception
-        The first exception of the function, with a note that names the chunk; chunks that have not
-        started are not run.
-    ChunkErrors
-        All of them, if failures are collected; its `report` says how the run went.
     """
     tally = Tally(grid, run)
     call = partial(run_chunk, work, grid, journal, run.tag)
@@ -216,11 +208,6 @@ def run_graph(graph: da.Array, grid: Grid, run: Run, journal: Journal | None = N
         One block `(0, x, y, z)` per chunk; its value is the voxels and bytes that were written.
     grid, run, journal
         As in `run_chunks`.
-
-    Raises
-    ------
-    Exception, ChunkErrors
-        As `run_chunks`.
     """
     tally = Tally(grid, run)
     blocks = ((0, *position) for position in _to_do(grid, journal, tally))
@@ -322,11 +309,6 @@ def chunk_graph(work: Work, grid: ChunkGrid, *, on_error: OnError = "raise") -> 
         The chunks.
     on_error
         `"raise"`: an exception of `work` is that of its task. `"collect"`: it is in the receipt.
-
-    Raises
-    ------
-    ArgumentError
-        If `on_error` is something else.
     """
     refuse_query_planning()
     _check_on_error(on_error)

@@ -53,11 +53,6 @@ def stream_calls(
     ----------
     name
         What tasks are called on a dashboard.
-
-    Raises
-    ------
-    RuntimeError
-        If the iterator waits although every outcome was yielded.
     """
     client = active_client(executor)
     if client is not None:

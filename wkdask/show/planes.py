@@ -103,11 +103,6 @@ def draw_planes(
         Whether each value gets a colour of its own, instead of a grey value.
     vmin, vmax
         What is black and what is white.
-
-    Raises
-    ------
-    MissingExtraError
-        If matplotlib is not installed.
     """
     drawn = _figure(axes)
     look = _Look() if are_ids else _limits(planes, vmin, vmax)
@@ -135,11 +130,6 @@ def colors_of(ids: Pixels) -> NDArray[np.uint8]:
     ----------
     ids
         Whole numbers, of any shape.
-
-    Returns
-    -------
-    ndarray
-        Red, green and blue as a last axis.
 
     Examples
     --------

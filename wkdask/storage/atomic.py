@@ -183,11 +183,6 @@ def sweep_leftover(path: str, *, older_than_seconds: float = 0.0) -> bool:
         The file.
     older_than_seconds
         How long ago it must have been modified, for file systems that keep locks on one machine.
-
-    Returns
-    -------
-    bool
-        Whether it was such a file and was removed.
     """
     # Network file systems lock a file for one alone only if it is open for writing.
     with _taken_over(path, os.O_RDWR, fcntl.LOCK_EX) as status, contextlib.suppress(OSError):
@@ -287,13 +282,7 @@ def _new_locked_file(path: str) -> tuple[int, str]:
 
 
 def _try_rename_new(source: str, target: str) -> bool:
-    """Rename a file to a new name, and return whether the file system can do that.
-
-    Raises
-    ------
-    FileExistsError
-        If a file has that name.
-    """
+    """Rename a file to a new name, and return whether the file system can do that."""
     function = _function("renameat2")
     if function is None:
         return False

@@ -116,11 +116,6 @@ def unpack(
         Voxels counted from the first one of the file; not empty.
     out
         Shape `(c, x, y, z)` of the region; channels and x must follow each other in memory.
-
-    Returns
-    -------
-    tuple or None
-        None if all is well; otherwise `"read"` or `"decode"`, and the block where it failed.
     """
     row, row_bytes, run_bytes = _row_sizes(header, region)
     scratch = _scratch(row_bytes + run_bytes)
@@ -206,13 +201,6 @@ class BlockPacker:
         ----------
         voxels
             `(c, x, y, z)`: a cube of a power of two blocks per edge.
-
-        Yields
-        ------
-        memoryview
-            Bytes of the blocks; valid until the next one is asked for.
-        ndarray
-            How many bytes each block has, in Morton order.
         """
         blocks = (voxels.shape[1] // self._header.block_edge) ** 3
         lines = voxels if is_in_line(voxels) else np.asfortranarray(voxels)
@@ -488,11 +476,6 @@ def _fetch_plain(
     Such a block is one sequence of literals: a token, their number, and all voxels as they are,
     which is what many blocks of micrographs are. It has nothing to decode, and no byte that could
     be wrong but those that say so.
-
-    Returns
-    -------
-    int
-        1 if it is one, 0 if it has to be decoded, -1 if it can't be read.
     """
     head, tail = needed
     count = _literal_head(block_bytes)

@@ -267,13 +267,7 @@ class VolumeHeader:
 
 
 def check_addressable(box: BoundingBox, what: str = "the box") -> BoundingBox:
-    """Return an absolute box, or raise if WKW has no numbers for its voxels.
-
-    Raises
-    ------
-    BoundsError
-        If it does; the text calls it `what`.
-    """
+    """Return an absolute box, or raise if WKW has no numbers for its voxels."""
     if min(box.topleft) < 0:
         raise BoundsError(f"{what} {box} begins at a negative position; WKW begins at 0.")
     if max(box.bottomright) > _POSITIONS or max(box.size) == _POSITIONS:

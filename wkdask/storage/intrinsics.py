@@ -46,13 +46,7 @@ def _intrinsic(function: Callable[..., Generated]) -> Callable[..., int]:
 
 @cache
 def address_of(name: str) -> int:
-    """Return where a C function lies: of LZ4, or else of the C library.
-
-    Raises
-    ------
-    ImportError
-        If the `lz4` package on this machine hides the functions of LZ4.
-    """
+    """Return where a C function lies: of LZ4, or else of the C library."""
     library = ctypes.CDLL(_block.__file__ if name.startswith("LZ4_") else None)
     try:
         function = getattr(library, name)

@@ -14,13 +14,6 @@ __all__ = ["create_volume", "is_volume", "open_volume", "volume_at"]
 def open_volume(path: str | os.PathLike[str]) -> Volume:
     """Return the volume at a path, after reading how it is stored.
 
-    Raises
-    ------
-    MissingError
-        If there is none.
-    FormatError
-        If what says how it is stored is broken.
-
     Examples
     --------
     >>> volume = create_volume("tissue/1", VolumeHeader("uint8", block_edge=8))
@@ -31,15 +24,7 @@ def open_volume(path: str | os.PathLike[str]) -> Volume:
 
 
 def create_volume(path: str | os.PathLike[str], layout: Layout) -> Volume:
-    """Make an empty volume.
-
-    Raises
-    ------
-    ExistsError
-        If there is one already; nothing is changed.
-    StorageError
-        If the file system refuses; no volume is left behind.
-    """
+    """Make an empty volume."""
     return WkwVolume.create(path, _header(layout))
 
 

@@ -126,15 +126,6 @@ class WkwFile:
             Shape `(c, x, y, z)` of the region; channels and x follow each other in memory.
         region
             Which voxels; not empty.
-
-        Raises
-        ------
-        ArgumentError
-            If the region leaves the file, or `out` can't take it; nothing is read.
-        FormatError
-            If a block does not decode, or the file was cut short while it was read.
-        StorageError
-            If the file system refuses.
         """
         self._check_target(out, region)
         for _ in range(_READ_ATTEMPTS):
@@ -152,13 +143,7 @@ class WkwFile:
         raise storage_error(error, self.path, "reading")
 
     def decode_all(self) -> None:
-        """Read every block and keep nothing.
-
-        Raises
-        ------
-        FormatError, StorageError
-            As `read_into`.
-        """
+        """Read every block and keep nothing."""
         for piece in pieces_of(self.header):
             shape = (self.header.num_channels, *piece.size)
             self.read_into(np.empty(shape, self.header.dtype, order="F"), region_of(piece))
@@ -224,11 +209,6 @@ def create_header(path: str, header: VolumeHeader) -> bool:
 
     It is on the disk at the end, with the names of all directories that were made for it: no file
     can be read without.
-
-    Raises
-    ------
-    StorageError
-        If the file system refuses.
     """
     with os_errors(path, "writing"):
         make_durable(os.path.dirname(path))
@@ -253,16 +233,6 @@ def read_into(out: Voxels, path: str, header: VolumeHeader, region: Region) -> b
         What the volume demands; the file may only differ in its block type.
     region
         Voxels counted from the first one of the file; not empty.
-
-    Returns
-    -------
-    bool
-        False if the file does not exist: `out` is left as it is.
-
-    Raises
-    ------
-    FormatError, StorageError
-        As `WkwFile.open` and `WkwFile.read_into`.
     """
     try:
         file = WkwFile.open(path, header)
@@ -297,13 +267,6 @@ def patch(
         The box's voxels, `(c, x, y, z)`.
     options
         How careful to be.
-
-    Raises
-    ------
-    FormatError
-        If the file is not a whole raw WKW file of this volume.
-    StorageError
-        If the file system refuses.
     """
     options = options or WriteOptions()
     parts = list(overlaps(region_of(box), (header.block_edge,) * 3))

@@ -289,13 +289,7 @@ class Volume(ABC):
 
 
 def as_voxels(data: Any) -> Voxels:
-    """Return data as a plain array, unless that would lose what it says of its voxels.
-
-    Raises
-    ------
-    ArgumentError
-        If the data are masked or labelled.
-    """
+    """Return data as a plain array, unless that would lose what it says of its voxels."""
     if isinstance(data, np.ma.MaskedArray):
         raise ArgumentError(
             "the array is masked, but WKW stores no mask. Say what is stored under it: "

@@ -311,13 +311,7 @@ def _merged(
 
 
 def as_wkw(volume: Volume) -> WkwVolume:
-    """Return a volume as what it is, where only WKW will do.
-
-    Raises
-    ------
-    ArgumentError
-        If it is of another format.
-    """
+    """Return a volume as what it is, where only WKW will do."""
     if not isinstance(volume, WkwVolume):
         raise ArgumentError(f"{volume.path} is no WKW volume, which is needed here.")
     return volume

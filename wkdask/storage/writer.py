@@ -88,15 +88,7 @@ class PieceWriter:
         return pieces_of(self._header)
 
     def append(self, voxels: Voxels | None) -> None:
-        """Write the next piece, `(c, x, y, z)`; None is one of zeros, and costs next to nothing.
-
-        Raises
-        ------
-        ArgumentError
-            If the voxels are not of the piece's shape and the file's dtype, or it is one too many.
-        StorageError
-            If the file system refuses.
-        """
+        """Write the next piece, `(c, x, y, z)`; None is one of zeros, and costs next to nothing."""
         if voxels is None:
             self._append(None)
         else:
@@ -114,11 +106,6 @@ class PieceWriter:
             Outside of this box all voxels are zero, and nothing is produced.
         threads
             How many threads may make and pack pieces; fewer where the process has fewer cores.
-
-        Raises
-        ------
-        ArgumentError, StorageError
-            As `append`; and whatever `produce` raises.
         """
         threads = min(threads, _cores())
         if threads > 1:
@@ -330,13 +317,6 @@ def writing(
         How to store it.
     options
         How careful to be.
-
-    Raises
-    ------
-    ArgumentError
-        If a piece is missing; the old file stays as it was.
-    StorageError
-        If the file system refuses; likewise.
 
     Examples
     --------

@@ -80,13 +80,7 @@ def grid_of(array: xr.DataArray, fine: VoxelGrid | None = None) -> VoxelGrid:
 
 
 def voxels_of(array: xr.DataArray, grid: VoxelGrid) -> tuple[range, range, range]:
-    """Return which voxels of a grid an array holds, in its order; steps are 1 or -1.
-
-    Raises
-    ------
-    ArgumentError
-        If a coordinate is missing, or is none of the grid's positions, or voxels are left out.
-    """
+    """Return which voxels of a grid an array holds, in its order; steps are 1 or -1."""
     x, y, z = (_voxels(array, dim, grid) for dim in SPATIAL)
     return x, y, z
 
@@ -102,11 +96,6 @@ def placed(array: xr.DataArray, grid: VoxelGrid, num_channels: int) -> tuple[xr.
         Where it shall go.
     num_channels
         How many there must be.
-
-    Raises
-    ------
-    ArgumentError
-        As `voxels_of`, or if there are other dimensions, or other channels.
     """
     others = [str(dim) for dim in array.dims if dim not in ("c", *SPATIAL)]
     if others:
