@@ -80,6 +80,11 @@ def to_dataarray(
         size.
     volume
         Where they come from, if somebody may ask.
+
+    Raises
+    ------
+    ArgumentError
+        If `coords` is neither, or there is no voxel size.
     """
     import xarray as xr
 

@@ -123,6 +123,13 @@ def to_dask(volume: Volume, box: BoundingBox, chunks: ChunksLike = "file") -> da
         `"file"`, `"auto"`, an edge length, three of them `(x, y, z)` or four `(c, x, y, z)`, where
         -1 spans the axis and a tuple gives the chunks of an axis one by one. Edge lengths cut on
         absolute multiples, so that chunks lie within files wherever the view begins.
+
+    Raises
+    ------
+    ArgumentError
+        If `chunks` is none of these.
+    MissingError
+        If the directory is gone.
     """
     handle = VolumeArray.of_box(volume, box)
     return chunked(handle, _chunk_lengths(handle, chunks))

@@ -39,6 +39,11 @@ def pick(volume: Volume, index: Sequence[Any]) -> Voxels:
         Absolute positions for each axis `(c, x, y, z)`: integers or arrays of them, which are
         broadcast against each other as NumPy does it.
 
+    Returns
+    -------
+    ndarray
+        Of the shape to which the index is broadcast.
+
     Examples
     --------
     >>> volume = WkwVolume.create("tissue/1", VolumeHeader("uint8", block_edge=8))

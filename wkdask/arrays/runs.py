@@ -106,7 +106,15 @@ def carry_out(
 
 
 def journal_of(job: Job, resume: bool | str) -> Journal | None:
-    """Return where a job notes what is done, if it shall."""
+    """Return where a job notes what is done, if it shall.
+
+    Raises
+    ------
+    ArgumentError
+        If `resume` is something else.
+    ReadOnlyError
+        If the journal would lie in a view that is read-only.
+    """
     if not isinstance(resume, bool | str):
         raise ArgumentError(f"resume is {resume!r}, but must be True, False or a job's name.")
     if resume is False:

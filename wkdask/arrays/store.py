@@ -50,6 +50,13 @@ def aligned_array(
         `"raise"` refuses chunks that do not fit; `"rechunk"` moves their borders to where they do.
     is_new
         Whether the volume is still to be made, so that there is nothing on disk to compare with.
+
+    Raises
+    ------
+    ArgumentError
+        If dtype, shape or chunks can't be stored at all.
+    AlignmentError
+        If two chunks would write one file (compressed) or block (raw).
     """
     refuse_query_planning()
     if align not in ("raise", "rechunk"):
@@ -96,6 +103,11 @@ def run_store(
 
     Arrays of many chunks are written as one graph after the other, unless their chunks have so much
     in common (such as a mean of all) that it would be computed again for each.
+
+    Raises
+    ------
+    Exception, ChunkErrors
+        As `run_chunks`.
     """
     grid = _ArrayGrid(array.chunks[1:], corner)
     return run_graph(_receipts(array, volume, grid, journal, run.tag), grid, run, journal)
