@@ -237,8 +237,7 @@ class Dataset:
             num_channels=channels.num_channels,
             largest_segment_id=largest_segment_id,
         )
-        if category == "segmentation" and np.dtype(layer.dtype).kind not in "ui":
-            raise ArgumentError(f"a segmentation holds whole numbers, but dtype is {layer.dtype}.")
+        properties.check_new_layer(layer)
 
         def added(found: DatasetProperties) -> DatasetProperties:
             if any(other.name == name for other in found.layers):

@@ -49,6 +49,7 @@ __all__ = [
     "MagProperties",
     "PropertiesFile",
     "check_layer_name",
+    "check_new_layer",
     "check_unit",
     "element_class",
     "load",
@@ -231,6 +232,12 @@ def check_layer_name(name: str) -> None:
             f"layer name is {name!r}, but must be the name of a directory in the dataset: "
             "not empty, no dot in front, no slash, backslash or NUL."
         )
+
+
+def check_new_layer(layer: LayerProperties) -> None:
+    """Refuse a segmentation of fractions; layers that are there already may hold anything."""
+    if layer.category == "segmentation" and not layer.dtype.startswith(("uint", "int")):
+        raise ArgumentError(f"a segmentation holds whole numbers, but dtype is {layer.dtype}.")
 
 
 def check_unit(unit: str) -> None:

@@ -8,8 +8,8 @@ from typing import Any, SupportsIndex
 
 from wkdask.arrays.view import View
 from wkdask.dataset.dataset import Dataset, Layer, MagView
-from wkdask.dataset.properties import LayerProperties
-from wkdask.errors import ArgumentError, ExistsError
+from wkdask.dataset.properties import LayerProperties, check_new_layer
+from wkdask.errors import ExistsError
 from wkdask.formats.image import Image, Level
 from wkdask.geometry import BoundingBox, Mag, Vec3, whole
 from wkdask.grids import slices_in
@@ -39,12 +39,11 @@ def check(image: Image, name: str, run: Run, blocks_per_file_edge: SupportsIndex
     header = VolumeHeader(
         dtype, finest.num_channels, blocks_per_file_edge=whole(blocks_per_file_edge, "blocks")
     )
-    LayerProperties(
+    layer = LayerProperties(
         name, category, image.box, dtype, finest.num_channels,
         largest_segment_id=image.largest_segment_id,
     )  # fmt: skip
-    if category == "segmentation" and finest.dtype.kind not in "ui":
-        raise ArgumentError(f"a segmentation holds whole numbers, but dtype is {dtype}.")
+    check_new_layer(layer)
     check_addressable(image.box)
     unit = header.file_size if finest.is_computed else _unit_size(header)
     size = list(map(min, unit, finest.box.size))

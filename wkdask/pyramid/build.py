@@ -15,7 +15,7 @@ from wkdask.geometry import BoundingBox, Mag, MagLike
 from wkdask.pyramid import mags as chains
 from wkdask.pyramid.mags import SamplingMode
 from wkdask.pyramid.plan import PyramidPlan, plan_pyramid
-from wkdask.pyramid.resample import TASK_BYTES, Direction, check_mode, sample_mags
+from wkdask.pyramid.resample import SAMPLING_BYTES, Direction, check_mode, sample_mags
 from wkdask.runtime.run import Run, RunReport
 from wkdask.storage.header import BlockType
 from wkdask.storage.volume import Layout
@@ -230,7 +230,7 @@ def _plan(layer: LayerLike[Entry], start: Mag, mags: list[Mag], how: How) -> Pyr
         box=layer.bounding_box,
         voxel_size=layer.dataset.voxel_size,
         unit=layer.dataset.unit,
-        task_bytes=TASK_BYTES,
+        task_bytes=SAMPLING_BYTES,
     )
 
 

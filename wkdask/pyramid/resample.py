@@ -20,11 +20,11 @@ from wkdask.pyramid.sampling import Downsampling, Upsampling
 from wkdask.runtime.executors import ExecutorLike
 from wkdask.runtime.run import Run, RunReport
 
-__all__ = ["TASK_BYTES", "Direction", "check_mode", "downsample", "sample_mags", "upsample"]
+__all__ = ["SAMPLING_BYTES", "Direction", "check_mode", "downsample", "sample_mags", "upsample"]
 
 Direction = Literal["down", "up"]
 
-TASK_BYTES = 2**27
+SAMPLING_BYTES = 2**27
 """What a task takes in memory: a piece of 8 MiB of the target file, what it is made of, and the
 tables and blocks of LZ4."""
 
