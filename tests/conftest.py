@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 import wkdask
+from wkdask import testing
 from wkdask.storage.wkw import WkwVolume
 
 REAL_VOLUME = "WKDASK_TEST_VOLUME"
@@ -59,11 +60,7 @@ def read_counts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def snapshot() -> Callable[[Path], dict[str, bytes | None]]:
     """A function that returns everything below a directory: bytes by name, None for directories."""
 
-    def everything(root: Path) -> dict[str, bytes | None]:
-        paths = sorted(root.rglob("*"))
-        return {str(path): path.read_bytes() if path.is_file() else None for path in paths}
-
-    return everything
+    return testing.snapshot
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
-"""Synthetic brain tissue for demos: neurites, membranes, mitochondria, noise.
+"""For demos and tests: synthetic brain tissue, voxels for a header, what libwkw reads.
 
-This module knows how a voxel's position becomes a segment id and a grey value. It must not know
-volumes, files, chunks or dask. Every value depends on the seed and the absolute position only, so
+It knows how a voxel's position becomes a segment id and a grey value. It must not know datasets,
+chunks or dask. Every value of the tissue depends on the seed and the absolute position only, so
 any box can be computed on its own and neighbouring boxes fit together exactly.
 
 Seeds of the tissue are not points but endless curves: three families run through a jittered lattice
@@ -17,16 +17,36 @@ from __future__ import annotations
 import itertools
 import math
 import operator
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, SupportsIndex, cast
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, cast
 
 import numpy as np
+import wkw
 from numpy.typing import NDArray
 
 from wkdask._compile import compiled
+from wkdask.errors import WkdaskError
+from wkdask.geometry import BoundingBox
+from wkdask.storage.header import BLOCK_TYPES, DTYPES, VolumeHeader
+from wkdask.storage.volume import Voxels
 
-__all__ = ["Tissue"]
+if TYPE_CHECKING:
+    from hypothesis.strategies import SearchStrategy
+
+__all__ = [
+    "Tissue",
+    "boxes",
+    "headers",
+    "read_by_libwkw",
+    "snapshot",
+    "voxels_for",
+    "write_by_libwkw",
+]
 
 Vec3 = tuple[int, int, int]
 Ints = NDArray[np.int64]
@@ -392,3 +412,87 @@ def _grain(seed: int, first: Vec3, shape: Vec3) -> NDArray[np.float32]:
     h = (_hash(seed, 60, z, y, x) >> 24).astype(np.int16)
     h = h[:, 1:] + h[:, :-1]
     return (h[..., 1:] + h[..., :-1] - np.int16(510)).astype(np.float32) * np.float32(0.075)
+
+
+# --- for tests ------------------------------------------------------------------------------------
+
+
+def voxels_for(header: VolumeHeader, size: Vec3 | None = None, seed: int = 1) -> Voxels:
+    """Return random voxels `(c, x, y, z)` without a zero byte, half of them in runs that compress.
+
+    Parameters
+    ----------
+    header
+        Says dtype and channels.
+    size
+        Voxels per axis; None is one file.
+    seed
+        Chooses the voxels.
+
+    Examples
+    --------
+    >>> from wkdask import VolumeHeader
+    >>> voxels_for(VolumeHeader("uint16", num_channels=2), (4, 4, 4)).shape
+    (2, 4, 4, 4)
+    """
+    size = header.file_size if size is None else size
+    count = header.num_channels * math.prod(size) * header.itemsize
+    data = np.random.default_rng(seed).integers(1, 256, count, dtype=np.uint8)
+    data[: count // 2] = np.repeat(data[: count // 16 + 1], 8)[: count // 2]
+    return data.view(header.dtype).reshape((header.num_channels, *size), order="F")
+
+
+def read_by_libwkw(path: str | os.PathLike[str], box: BoundingBox) -> Voxels:
+    """Return what libwkw, the reference, reads of a box of a mag directory, `(c, x, y, z)`."""
+    with wkw.Dataset.open(os.fspath(path)) as dataset:
+        voxels: Voxels = dataset.read(box.topleft, box.size)
+        return voxels
+
+
+def write_by_libwkw(
+    path: str | os.PathLike[str], header: VolumeHeader, box: BoundingBox, voxels: Voxels
+) -> None:
+    """Let libwkw, the reference, write a box of an existing mag directory."""
+    with wkw.Dataset.open(os.fspath(path), header.to_wkw()) as dataset:
+        dataset.write(box.topleft, voxels)
+
+
+def snapshot(path: str | os.PathLike[str]) -> dict[str, bytes | None]:
+    """Return all that lies below a directory: the bytes of files by name, None for directories."""
+    root = Path(path)
+    return {
+        str(each.relative_to(root)): each.read_bytes() if each.is_file() else None
+        for each in sorted(root.rglob("*"))
+    }
+
+
+def boxes(*, most: int = 64) -> SearchStrategy[BoundingBox]:
+    """Return a hypothesis strategy of boxes that are not empty and lie within `most` voxels."""
+    st = _strategies()
+    axis = st.tuples(st.integers(0, most - 1), st.integers(1, most)).map(
+        lambda ends: (min(ends), max(min(ends) + 1, max(ends)))
+    )
+    return st.tuples(axis, axis, axis).map(
+        lambda axes: BoundingBox.from_corners(*zip(*axes, strict=True))
+    )
+
+
+def headers(*, most_voxels: int = 32) -> SearchStrategy[VolumeHeader]:
+    """Return a hypothesis strategy of headers whose files have at most `most_voxels` per edge."""
+    st = _strategies()
+    powers = [1 << n for n in range(most_voxels.bit_length())]
+    edges = [(a, b) for a in powers for b in powers if a * b <= most_voxels]
+    return st.builds(
+        lambda dtype, channels, edges, kind: VolumeHeader(
+            dtype, channels, edges[0], edges[1], kind
+        ),
+        st.sampled_from(DTYPES), st.integers(1, 3), st.sampled_from(edges),
+        st.sampled_from(BLOCK_TYPES),
+    )  # fmt: skip
+
+
+def _strategies() -> ModuleType:
+    try:
+        return import_module("hypothesis.strategies")
+    except ImportError:
+        raise WkdaskError("hypothesis is not installed: pip install hypothesis") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import pickle
 import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wkdask import testing
 from wkdask import testing as synthetic
+from wkdask.geometry import BoundingBox
+from wkdask.storage.header import VolumeHeader
+from wkdask.storage.wkw import WkwVolume
 from wkdask.testing import Tissue
 
 ORIGIN = (0, 0, 0)
@@ -145,3 +150,26 @@ def test_examples_of_the_docstrings() -> None:
     results = doctest.testmod(synthetic)
     assert results.attempted > 0
     assert results.failed == 0
+
+
+class TestHelpers:
+    def test_voxels_for_a_header(self) -> None:
+        header = VolumeHeader("float32", 2, 4, 2)
+        voxels = testing.voxels_for(header)
+        assert (voxels.shape, voxels.dtype) == ((2, 8, 8, 8), np.float32)
+        assert 0 not in voxels.T.view(np.uint8)
+        assert not np.array_equal(voxels, testing.voxels_for(header, seed=2), equal_nan=True)
+
+    def test_libwkw_reads_what_it_wrote(self, tmp_path: Path) -> None:
+        header = VolumeHeader("uint8", 1, 4, 2, "lz4")
+        volume = WkwVolume.create(tmp_path / "1", header)
+        box, voxels = BoundingBox((0, 0, 0), (8, 8, 8)), testing.voxels_for(header)
+        testing.write_by_libwkw(volume.path, header, box, voxels)
+        assert np.array_equal(testing.read_by_libwkw(volume.path, box), voxels)
+        assert set(testing.snapshot(tmp_path)) >= {"1", "1/header.wkw", "1/z0/y0/x0.wkw"}
+
+    @given(testing.boxes(most=20), testing.headers(most_voxels=8))
+    def test_strategies(self, box: BoundingBox, header: VolumeHeader) -> None:
+        assert not box.is_empty
+        assert max(box.bottomright) <= 20
+        assert header.file_size[0] <= 8

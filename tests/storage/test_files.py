@@ -41,6 +41,7 @@ from wkdask.storage.codec import morton_index
 from wkdask.storage.header import BLOCK_TYPES, DTYPES, VolumeHeader
 from wkdask.storage.reader import WkwFile
 from wkdask.storage.volume import WriteOptions
+from wkdask.testing import snapshot, voxels_for
 
 COMPRESSED = ("lz4", "lz4hc")
 EDGE = 8
@@ -51,14 +52,6 @@ PART = BoundingBox((1, 2, 3), (4, 5, 2))
 def small(kind: str = "raw", dtype: str = "uint8", channels: int = 1) -> VolumeHeader:
     """Return the header of files of 2 x 2 x 2 blocks of 4 voxels."""
     return VolumeHeader(dtype, channels, 4, 2, kind)  # type: ignore[arg-type]
-
-
-def voxels_for(header: VolumeHeader, size: tuple[int, ...] = (EDGE,) * 3, seed: int = 1) -> Any:
-    """Return voxels of any bits but without zeros, so that no zero can hide among them."""
-    rng = np.random.default_rng(seed)
-    shape = (header.num_channels, *size)
-    data = rng.integers(1, 256, int(np.prod(shape)) * header.itemsize, dtype=np.uint8)
-    return data.view(header.dtype).reshape(shape, order="F")
 
 
 def write(path: str, header: VolumeHeader, voxels: Any, **options: Any) -> None:
@@ -77,14 +70,6 @@ def read(path: Path, header: VolumeHeader, region: Region = WHOLE) -> Any:
     return out if found else None
 
 
-def tree(path: Path) -> dict[str, bytes | None]:
-    """Return everything below a directory, the bytes of each file."""
-    return {
-        str(each.relative_to(path)): None if each.is_dir() else each.read_bytes()
-        for each in path.rglob("*")
-    }
-
-
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "z0" / "y0" / "x0.wkw"
@@ -98,7 +83,7 @@ def header(request: pytest.FixtureRequest) -> VolumeHeader:
 @pytest.fixture
 def voxels(path: Path, header: VolumeHeader) -> Any:
     """The voxels of the file that lies at `path`."""
-    voxels = voxels_for(header)
+    voxels = voxels_for(header, (EDGE,) * 3)
     write(str(path), header, voxels)
     return voxels
 
@@ -120,7 +105,7 @@ class TestRoundTrip:
     @pytest.mark.parametrize("dtype", DTYPES)
     def test_dtypes_and_channels(self, path, dtype, channels, kind):
         header = small(kind, dtype, channels)
-        voxels = voxels_for(header)
+        voxels = voxels_for(header, (EDGE,) * 3)
         write(str(path), header, voxels)
         assert read(path, header).tobytes("F") == voxels.tobytes("F")
 
@@ -134,7 +119,7 @@ class TestRoundTrip:
         np.testing.assert_array_equal(read(path, header, region_of(box(header))), voxels)
 
     def test_memory_layout_does_not_matter(self, tmp_path, header):
-        voxels = voxels_for(header)
+        voxels = voxels_for(header, (EDGE,) * 3)
         larger = np.zeros((1, 9, 10, 11), np.uint8)
         larger[:, 1:, 1:-1, 3:] = voxels
         layouts = (voxels, np.ascontiguousarray(voxels), larger[:, 1:, 1:-1, 3:])
@@ -144,7 +129,7 @@ class TestRoundTrip:
 
     def test_raw_files_are_those_of_libwkw(self, tmp_path, path):
         header = small("raw", "uint16", 3)
-        voxels = voxels_for(header)
+        voxels = voxels_for(header, (EDGE,) * 3)
         write(str(path), header, voxels)
         with wkw.Dataset.create(str(tmp_path / "theirs"), header.to_wkw()) as dataset:
             dataset.write((0, 0, 0), voxels)
@@ -153,7 +138,7 @@ class TestRoundTrip:
     @pytest.mark.parametrize("kind", COMPRESSED)
     def test_jump_table_holds_the_ends_of_blocks(self, path, kind):
         header = small(kind)
-        write(str(path), header, voxels_for(header))
+        write(str(path), header, voxels_for(header, (EDGE,) * 3))
         data = path.read_bytes()
         ends = struct.unpack_from("<8Q", data, 16)
         assert ends[-1] == len(data)
@@ -179,7 +164,7 @@ class TestRoundTrip:
     def test_permissions_obey_the_umask(self, path, header):
         before = os.umask(0o027)
         try:
-            write(str(path), header, voxels_for(header))
+            write(str(path), header, voxels_for(header, (EDGE,) * 3))
         finally:
             os.umask(before)
         assert stat.S_IMODE(path.stat().st_mode) == 0o640
@@ -193,7 +178,7 @@ class TestRoundTrip:
             return pwrite(descriptor, bytes(data)[:7], start)
 
         monkeypatch.setattr(os, "pwrite", write_little)
-        voxels = voxels_for(header)
+        voxels = voxels_for(header, (EDGE,) * 3)
         write(str(path), header, voxels)
         monkeypatch.undo()
         assert len(calls) > 16
@@ -207,7 +192,7 @@ def box(header: VolumeHeader) -> BoundingBox:
 class TestMissing:
     def test_is_not_found_and_not_made(self, tmp_path, path, header):
         assert read(path, header) is None
-        assert tree(tmp_path) == {}
+        assert snapshot(tmp_path) == {}
 
     def test_directory_without_the_file(self, path, header):
         path.parent.mkdir(parents=True)
@@ -245,7 +230,7 @@ class TestPatch:
         header = small("raw", "uint16", 2)
         expected = np.zeros((2, 8, 8, 8), np.uint16)
         if exists:
-            expected[:] = voxels_for(header)
+            expected[:] = voxels_for(header, (EDGE,) * 3)
             write(str(path), header, expected)
         part = voxels_for(header, patched.size, seed=2)
         wkwfile.patch(str(path), header, patched, part)
@@ -324,7 +309,7 @@ class TestPatch:
     def test_other_blocks_are_not_even_read(self, path):
         # A block may be patched while another task writes the one beside it.
         header = small("raw")
-        write(str(path), header, voxels_for(header))
+        write(str(path), header, voxels_for(header, (EDGE,) * 3))
         before = path.read_bytes()
         block = BoundingBox((4, 0, 4), (4, 4, 4))
         wkwfile.patch(str(path), header, block, voxels_for(header, block.size, seed=3))
@@ -337,7 +322,7 @@ class TestPatch:
     @pytest.mark.parametrize("kind", COMPRESSED)
     def test_a_compressed_file_in_a_raw_volume_is_refused(self, tmp_path, path, kind):
         write(str(path), small(kind), voxels_for(small(kind)))
-        before = tree(tmp_path)
+        before = snapshot(tmp_path)
         part = voxels_for(small(), PART.size)
         expect(
             FormatError,
@@ -345,7 +330,7 @@ class TestPatch:
             lambda: wkwfile.patch(str(path), small("raw"), PART, part),
             "compressed",
         )
-        assert tree(tmp_path) == before
+        assert snapshot(tmp_path) == before
 
 
 def set_byte(place: int, value: int) -> Callable[[bytes], bytes]:
@@ -441,18 +426,18 @@ class TestDamaged:
     @pytest.mark.parametrize(("kind", "damage", "text"), DAMAGE)
     def test_contents(self, tmp_path, path, kind, damage, text):
         header = small(kind)
-        voxels = voxels_for(header)
+        voxels = voxels_for(header, (EDGE,) * 3)
         write(str(path), header, voxels)
         damaged = damage(path.read_bytes())
         assert damaged != path.read_bytes()
         path.write_bytes(damaged)
-        before = tree(tmp_path)
+        before = snapshot(tmp_path)
         reason = expect(FormatError, path, lambda: read(path, header), text)
         assert "not read as zeros" in reason
         if kind == "raw":
             part = voxels_for(header, PART.size)
             expect(FormatError, path, lambda: wkwfile.patch(str(path), header, PART, part), text)
-        assert tree(tmp_path) == before
+        assert snapshot(tmp_path) == before
         # Writing the whole file is the way to mend it.
         write(str(path), header, voxels)
         np.testing.assert_array_equal(read(path, header), voxels)
@@ -460,7 +445,7 @@ class TestDamaged:
     @pytest.mark.parametrize("kind", BLOCK_TYPES)
     def test_cut_at_every_place(self, tmp_path, kind):
         header = small(kind)
-        write(str(tmp_path / "whole"), header, voxels_for(header))
+        write(str(tmp_path / "whole"), header, voxels_for(header, (EDGE,) * 3))
         data = (tmp_path / "whole").read_bytes()
         path = tmp_path / "cut"
         for length in range(len(data)):
@@ -470,9 +455,9 @@ class TestDamaged:
 
     def test_a_raw_file_longer_than_it_must_be_is_read(self, path):
         header = small("raw")
-        write(str(path), header, voxels_for(header))
+        write(str(path), header, voxels_for(header, (EDGE,) * 3))
         path.write_bytes(path.read_bytes() + b"more")
-        np.testing.assert_array_equal(read(path, header), voxels_for(header))
+        np.testing.assert_array_equal(read(path, header), voxels_for(header, (EDGE,) * 3))
 
     @pytest.mark.parametrize(("shift", "good"), [(0, True), (-1, False)])
     @pytest.mark.parametrize("size", [16, 4096 + 16 + 16])
@@ -517,7 +502,7 @@ class TestDamaged:
     @pytest.mark.parametrize("kind", COMPRESSED)
     def test_only_the_damaged_block_is_unreadable(self, path, kind):
         header = small(kind)
-        voxels = voxels_for(header)
+        voxels = voxels_for(header, (EDGE,) * 3)
         write(str(path), header, voxels)
         data = path.read_bytes()
         (first_end,) = struct.unpack_from("<Q", data, entry(0))
@@ -540,9 +525,9 @@ class TestDamaged:
     )
     def test_a_good_file_of_another_volume(self, tmp_path, path, other, header):
         write(str(path), other, voxels_for(other, (other.file_edge,) * 3))
-        before = tree(tmp_path)
+        before = snapshot(tmp_path)
         expect(FormatError, path, lambda: read(path, header), "instead of")
-        assert tree(tmp_path) == before
+        assert snapshot(tmp_path) == before
 
 
 class TestRefusals:
@@ -689,11 +674,11 @@ class TestRefusals:
         error: type[StorageError],
         code: int | None,
     ) -> None:
-        before = tree(tmp_path)
+        before = snapshot(tmp_path)
         for found in self.errors(path, header):
             assert isinstance(found, error)
             assert code in (None, found.errno)
-        assert tree(tmp_path) == before
+        assert snapshot(tmp_path) == before
 
     def errors(self, path: Path, header: VolumeHeader) -> list[StorageError]:
         """Return what reading, writing and patching raise."""
@@ -731,17 +716,17 @@ class TestAtomic:
     @pytest.mark.parametrize("failure", FAILURES, ids=lambda e: type(e).__name__)
     @pytest.mark.parametrize("call", ["pack", "write", "head", "fsync", "replace", "close"])
     def test_write(self, tmp_path, path, header, monkeypatch, call, failure, exists):
-        old = voxels_for(header)
+        old = voxels_for(header, (EDGE,) * 3)
         path.parent.mkdir(parents=True)
         if exists:
             write(str(path), header, old)
-        before = tree(tmp_path)
+        before = snapshot(tmp_path)
         play(monkeypatch, call, failure)
         from_disk = isinstance(failure, OSError) and call != "pack"
         with pytest.raises(StorageError if from_disk else type(failure)) as e:
             write(str(path), header, voxels_for(header, seed=2), fsync=call == "fsync")
         monkeypatch.undo()
-        assert tree(tmp_path) == before
+        assert snapshot(tmp_path) == before
         if isinstance(e.value, StorageError):
             assert (e.value.errno, e.value.filename) == (errno.ENOSPC, str(path))
             assert "free space" in str(e.value)
@@ -765,7 +750,7 @@ class TestAtomic:
         except (StorageError, MemoryError, KeyboardInterrupt):
             assert call == "link" or not isinstance(failure, OSError)
         monkeypatch.undo()
-        assert [name for name in tree(tmp_path) if name.endswith(atomic.TEMPORARY_SUFFIX)] == []
+        assert [name for name in snapshot(tmp_path) if name.endswith(atomic.TEMPORARY_SUFFIX)] == []
 
     def test_readers_see_the_old_file_until_the_end(self, path, header, voxels, monkeypatch):
         replace = os.replace
@@ -850,16 +835,16 @@ class TestWriting:
     @pytest.mark.parametrize("exists", [True, False])
     def test_zeros_are_not_written(self, path, header, exists):
         if exists:
-            write(str(path), header, voxels_for(header))
-        write(str(path), header, voxels_for(header) * 0)
+            write(str(path), header, voxels_for(header, (EDGE,) * 3))
+        write(str(path), header, voxels_for(header, (EDGE,) * 3) * 0)
         assert read(path, header) is None
         assert [*path.parent.iterdir()] == []
 
     @pytest.mark.parametrize("exists", [True, False])
     def test_zeros_are_written_if_they_are_to_be_kept(self, path, header, exists):
         if exists:
-            write(str(path), header, voxels_for(header))
-        write(str(path), header, voxels_for(header) * 0, keep_zeros=True)
+            write(str(path), header, voxels_for(header, (EDGE,) * 3))
+        write(str(path), header, voxels_for(header, (EDGE,) * 3) * 0, keep_zeros=True)
         assert not read(path, header).any()
 
     @pytest.mark.parametrize("at", [(0, 0, 0), (3, 4, 5), (7, 7, 7)])
@@ -881,7 +866,7 @@ class TestWriting:
         assert read(path, header).tobytes() == voxels.tobytes()
 
     def test_an_error_of_the_caller_leaves_the_old_file(self, tmp_path, path, header, voxels):
-        before = tree(tmp_path)
+        before = snapshot(tmp_path)
 
         def fail_at_last() -> None:
             with filewriter.writing(str(path), header) as file:
@@ -890,7 +875,7 @@ class TestWriting:
 
         with pytest.raises(KeyError, match="mine"):
             fail_at_last()
-        assert tree(tmp_path) == before
+        assert snapshot(tmp_path) == before
 
     @pytest.mark.parametrize("value", [0, 1])
     @pytest.mark.parametrize("count", [0, 1, 7])
@@ -898,7 +883,7 @@ class TestWriting:
         self, tmp_path, path, header, voxels, monkeypatch, count, value
     ):
         monkeypatch.setattr(filewriter, "_PIECE_BYTES", 1)
-        before = tree(tmp_path)
+        before = snapshot(tmp_path)
 
         def append_some() -> None:
             with filewriter.writing(str(path), header) as file:
@@ -906,7 +891,7 @@ class TestWriting:
                     file.append(np.full((1, 4, 4, 4), value, np.uint8))
 
         expect(ArgumentError, path, append_some, "append all pieces")
-        assert tree(tmp_path) == before
+        assert snapshot(tmp_path) == before
 
     @pytest.mark.parametrize(
         ("wrong", "text"),
@@ -921,14 +906,14 @@ class TestWriting:
         ids=["short", "another edge", "channels", "axes", "dtype", "larger dtype"],
     )
     def test_wrong_pieces(self, tmp_path, path, header, voxels, wrong, text):
-        before = tree(tmp_path)
+        before = snapshot(tmp_path)
 
         def append() -> None:
             with filewriter.writing(str(path), header) as file:
                 file.append(wrong)
 
         expect(ArgumentError, path, append, text)
-        assert tree(tmp_path) == before
+        assert snapshot(tmp_path) == before
 
     def test_one_piece_too_many(self, path, header, voxels):
         def append_twice() -> None:
@@ -944,7 +929,7 @@ class TestWriting:
         """Before the file gets its name, and its directories after."""
         header = small("raw")
         if what in ("remove", "patch"):
-            write(str(path), header, voxels_for(header))
+            write(str(path), header, voxels_for(header, (EDGE,) * 3))
         calls: list[str] = []
         for name in ("fsync", "replace", "unlink", "link", "pwrite"):
             monkeypatch.setattr(os, name, recorder(name, getattr(os, name), path, calls))
@@ -956,10 +941,10 @@ class TestWriting:
                 part = voxels_for(header, PART.size)
                 wkwfile.patch(str(path), header, PART, part, WriteOptions(fsync=fsync))
             else:
-                voxels = voxels_for(header) * (what != "remove")
+                voxels = voxels_for(header, (EDGE,) * 3) * (what != "remove")
                 write(str(path), header, voxels, fsync=fsync)
                 if not fsync and what == "remove":
-                    write(str(path), header, voxels_for(header))
+                    write(str(path), header, voxels_for(header, (EDGE,) * 3))
             if not fsync:
                 assert "fsync file" not in calls
                 assert "fsync directory" not in calls
@@ -1035,9 +1020,9 @@ class TestSpaceAhead:
         monkeypatch.setattr(filewriter, "_free_bytes", lambda _: filewriter._ROOMY_BYTES + 1)
 
     def check(self, path: Path, header: VolumeHeader, expected_calls: int, calls: list) -> None:
-        write(str(path), header, voxels_for(header))
+        write(str(path), header, voxels_for(header, (EDGE,) * 3))
         assert len(calls) == expected_calls
-        np.testing.assert_array_equal(read(path, header), voxels_for(header))
+        np.testing.assert_array_equal(read(path, header), voxels_for(header, (EDGE,) * 3))
         if header.is_compressed:
             assert path.stat().st_size == struct.unpack_from("<8Q", path.read_bytes(), 16)[-1]
 
@@ -1142,7 +1127,7 @@ class TestTargets:
     @pytest.fixture
     def file(self, path: Path, header: VolumeHeader) -> Any:
         header = small(header.block_type, "uint16", 2)
-        write(str(path), header, voxels_for(header))
+        write(str(path), header, voxels_for(header, (EDGE,) * 3))
         with WkwFile.open(str(path), header) as file:
             yield file
 
@@ -1163,14 +1148,14 @@ class TestTargets:
     def test_good_ones(self, file, name):
         array = self.layouts()[name]
         file.read_into(array, WHOLE)
-        np.testing.assert_array_equal(array, voxels_for(file.header))
+        np.testing.assert_array_equal(array, voxels_for(file.header, (EDGE,) * 3))
         if array.base is not None:
             assert array.base.astype(np.int64).sum() == array.astype(np.int64).sum()
 
     def test_axes_of_one_voxel_may_have_any_stride(self, file):
         out = np.zeros((1, 8, 2), np.uint16).transpose(2, 0, 1)[..., None]
         file.read_into(out, (range(5, 6), range(8), range(1)))
-        np.testing.assert_array_equal(out, voxels_for(file.header)[:, 5:6, :, :1])
+        np.testing.assert_array_equal(out, voxels_for(file.header, (EDGE,) * 3)[:, 5:6, :, :1])
 
     @pytest.mark.parametrize(
         ("array", "text"),
@@ -1307,7 +1292,7 @@ class TestLeftovers:
         with filewriter.writing(str(path), header) as file:
             (living,) = unfinished(path)
             assert not atomic.is_leftover(str(living))
-            file.append(voxels_for(header))
+            file.append(voxels_for(header, (EDGE,) * 3))
         with atomic.replacing(str(path)):
             (living,) = unfinished(path)
             assert not atomic.is_leftover(str(living))
@@ -1320,7 +1305,7 @@ class TestLeftovers:
             replace(source, target)
 
         monkeypatch.setattr(os, "replace", look)
-        write(str(path), header, voxels_for(header))
+        write(str(path), header, voxels_for(header, (EDGE,) * 3))
         assert seen == [False]
 
     def test_a_file_that_was_swept_before_it_was_locked(self, path, header, monkeypatch):
@@ -1333,9 +1318,9 @@ class TestLeftovers:
             flock(descriptor, how)
 
         monkeypatch.setattr(atomic.fcntl, "flock", sweep)
-        write(str(path), header, voxels_for(header))
+        write(str(path), header, voxels_for(header, (EDGE,) * 3))
         assert len(swept) == 1
-        np.testing.assert_array_equal(read(path, header), voxels_for(header))
+        np.testing.assert_array_equal(read(path, header), voxels_for(header, (EDGE,) * 3))
 
     def test_a_file_system_without_locks(self, path, header, monkeypatch):
         def refuse(*_: object) -> None:
@@ -1346,8 +1331,8 @@ class TestLeftovers:
         left.touch()
         assert atomic.is_leftover(str(left))
         monkeypatch.setattr(atomic.fcntl, "flock", refuse)
-        write(str(path), header, voxels_for(header))
-        np.testing.assert_array_equal(read(path, header), voxels_for(header))
+        write(str(path), header, voxels_for(header, (EDGE,) * 3))
+        np.testing.assert_array_equal(read(path, header), voxels_for(header, (EDGE,) * 3))
         assert not atomic.is_leftover(str(left))
 
     @pytest.mark.timeout(20)
@@ -1392,7 +1377,7 @@ class TestLeftovers:
             return os.stat_result(values)
 
         monkeypatch.setattr(atomic.os, "fstat", count_none)
-        write(str(path), header, voxels_for(header))
+        write(str(path), header, voxels_for(header, (EDGE,) * 3))
         assert set(seen) == {1}, "one unfinished file is enough"
         assert [*path.parent.iterdir()] == [path]
 
@@ -1407,7 +1392,7 @@ class TestLeftovers:
 
         monkeypatch.setattr(atomic.fcntl, "flock", sweep)
         with pytest.raises(StorageError, match=str(path)):
-            write(str(path), header, voxels_for(header))
+            write(str(path), header, voxels_for(header, (EDGE,) * 3))
 
 
 class TestSweeping:
@@ -1522,7 +1507,7 @@ def mutated(data: bytes, places: int, rng: np.random.Generator) -> bytes:
 def check_mutants(directory: Path, kind: str, count: int) -> None:
     """Read and patch mutants: each is what it was, or an error of ours."""
     header = small(kind, "uint16")
-    voxels = voxels_for(header)
+    voxels = voxels_for(header, (EDGE,) * 3)
     path = directory / "mutant.wkw"
     write(str(path), header, voxels)
     data = path.read_bytes()
@@ -1569,7 +1554,7 @@ class TestMutants:
     @pytest.mark.parametrize("kind", BLOCK_TYPES)
     def test_every_byte_of_header_and_jump_table(self, tmp_path, kind):
         header = small(kind)
-        voxels = voxels_for(header)
+        voxels = voxels_for(header, (EDGE,) * 3)
         path = tmp_path / "mutant.wkw"
         write(str(path), header, voxels)
         data = path.read_bytes()

@@ -40,6 +40,7 @@ from wkdask.storage import wkw as volume_module
 from wkdask.storage.header import BLOCK_TYPES, DTYPES, BlockType, VolumeHeader
 from wkdask.storage.volume import WriteOptions
 from wkdask.storage.wkw import HEADER_NAME, WkwVolume
+from wkdask.testing import read_by_libwkw, snapshot, voxels_for, write_by_libwkw
 
 COMPRESSED = ("lz4", "lz4hc")
 EDGE = 8
@@ -48,15 +49,6 @@ EDGE = 8
 
 def small(kind: str = "raw", dtype: str = "uint8", channels: int = 1) -> VolumeHeader:
     return VolumeHeader(dtype, channels, 4, 2, kind)  # type: ignore[arg-type]
-
-
-def voxels_for(header: VolumeHeader, size: tuple[int, ...], seed: int = 1) -> Any:
-    """Return voxels of any bits but without zeros, half of them in runs that compress."""
-    rng = np.random.default_rng(seed)
-    count = header.num_channels * int(np.prod(size)) * header.itemsize
-    data = rng.integers(1, 256, count, dtype=np.uint8)
-    data[: count // 2] = np.repeat(data[: count // 16 + 1], 8)[: count // 2]
-    return data.view(header.dtype).reshape((header.num_channels, *size), order="F")
 
 
 def slices(region: Region) -> tuple[slice, ...]:
@@ -71,28 +63,10 @@ def read(volume: WkwVolume, box: BoundingBox) -> Any:
     return volume.read(region_of(box))
 
 
-def write_by_libwkw(path: Path, header: VolumeHeader, box: BoundingBox, voxels: Any) -> None:
-    with wkw.Dataset.open(str(path), header.to_wkw()) as dataset:
-        dataset.write(box.topleft, voxels)
-
-
-def read_by_libwkw(path: str, box: BoundingBox) -> Any:
-    with wkw.Dataset.open(path) as dataset:
-        return dataset.read(box.topleft, box.size)
-
-
 def assert_same(found: Any, expected: Any) -> None:
     """Assert that two arrays agree to the bit, NaN and all."""
     assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
     assert found.tobytes("F") == expected.tobytes("F")
-
-
-def tree(path: str | Path) -> dict[str, bytes | None]:
-    """Return everything below a directory, the bytes of each file."""
-    return {
-        str(each.relative_to(path)): None if each.is_dir() else each.read_bytes()
-        for each in Path(path).rglob("*")
-    }
 
 
 @pytest.fixture(params=BLOCK_TYPES)
@@ -177,10 +151,10 @@ class TestReading:
         assert_same(found, voxels[slices(region)])
 
     def test_beyond_everything_are_zeros(self, volume):
-        before = tree(volume.path)
+        before = snapshot(volume.path)
         found = volume.read((range(100, 107), range(3), range(2**40, 2**40 + 2)))
         assert (found.shape, found.any()) == ((1, 7, 3, 2), False)
-        assert tree(volume.path) == before
+        assert snapshot(volume.path) == before
 
     def test_result_belongs_to_the_caller(self, volume):
         box = box_at(0, 0, 0, 4, 4, 4)
@@ -267,10 +241,10 @@ class TestWriting:
         ],
     )
     def test_refused_voxels(self, volume, dtype, shape, error):
-        before, version = tree(volume.path), volume.version()
+        before, version = snapshot(volume.path), volume.version()
         with pytest.raises(error):
             volume.write(box_at(2, 2, 2, 4, 4, 4), np.ones(shape, dtype))
-        assert tree(volume.path) == before
+        assert snapshot(volume.path) == before
         assert volume.version() == version
 
     @pytest.mark.parametrize("kind", ["raw"])
@@ -282,17 +256,17 @@ class TestWriting:
     @pytest.mark.parametrize("axis", range(3))
     def test_negative_positions_are_refused(self, volume, axis):
         # There is no file x-1.wkw that any reader of WKW would find.
-        before = tree(volume.path)
+        before = snapshot(volume.path)
         corner = [0, 0, 0]
         corner[axis] = -1
         with pytest.raises(BoundsError, match="negative"):
             volume.write(BoundingBox(corner, (2, 2, 2)), np.ones((1, 2, 2, 2), np.uint8))
-        assert tree(volume.path) == before
+        assert snapshot(volume.path) == before
 
     def test_an_empty_box_writes_nothing(self, volume):
-        before = tree(volume.path)
+        before = snapshot(volume.path)
         volume.write(box_at(3, 3, 3, 0, 5, 5), np.ones((1, 0, 5, 5), np.uint8))
-        assert tree(volume.path) == before
+        assert snapshot(volume.path) == before
 
 
 def check_assignments(kind: BlockType, data: st.DataObject) -> None:
@@ -313,7 +287,7 @@ def check_assignments(kind: BlockType, data: st.DataObject) -> None:
             model[slices(region_of(box))] = voxels
             assert_same(read(volume, whole), model)
         assert_same(read_by_libwkw(volume.path, whole), model)
-        assert not [name for name in tree(volume.path) if "tmp" in name]
+        assert not [name for name in snapshot(volume.path) if "tmp" in name]
 
 
 class TestMixedBlockTypes:
@@ -357,10 +331,10 @@ class TestMixedBlockTypes:
     @pytest.mark.parametrize("kind", ["raw"])
     def test_no_block_of_a_compressed_file_is_patched(self, mixed):
         volume, voxels = mixed
-        before = tree(volume.path)
+        before = snapshot(volume.path)
         with pytest.raises(FormatError, match=r"x1\.wkw .*compressed"):
             volume.write(box_at(9, 0, 0, 1, 1, 1), np.ones((1, 1, 1, 1), np.uint8))
-        assert tree(volume.path) == before
+        assert snapshot(volume.path) == before
         # but the raw file may be patched, and the whole compressed one replaced
         volume.write(box_at(0, 0, 0, 1, 1, 1), np.full((1, 1, 1, 1), 77, np.uint8))
         voxels[0, 0, 0, 0] = 77
@@ -485,11 +459,11 @@ class TestMergingByPieces:
         data = path.read_bytes()
         start = int.from_bytes(data[16 + 8 * 62 : 16 + 8 * 63], "little")
         path.write_bytes(data[:start] + b"\xff" * (len(data) - start))
-        before = tree(volume.path)
+        before = snapshot(volume.path)
         monkeypatch.setattr(volume_module.writer, "_PIECE_BYTES", 1)
         with pytest.raises(FormatError, match=r"x0\.wkw block \(3, 3, 3\)"):
             volume.write(box_at(0, 0, 0, 4, 4, 5), voxels_for(header, (4, 4, 5), seed=2))
-        assert tree(volume.path) == before
+        assert snapshot(volume.path) == before
         # All of that block is new, so nothing of the damaged one is needed.
         volume.write(box_at(12, 12, 12, 4, 4, 4), voxels_for(header, (4, 4, 4), seed=2))
         assert read(volume, whole).all()
@@ -537,7 +511,7 @@ class TestGone:
         os.unlink(os.path.join(volume.path, HEADER_NAME))
         with pytest.raises(MissingError, match=f"has no {HEADER_NAME}"):
             actions(volume)[action]()
-        assert tree(volume.path) == {}
+        assert snapshot(volume.path) == {}
 
     @pytest.mark.parametrize("action", ["read", "write part", "write whole", "check", "open"])
     def test_a_file_in_place_of_the_directory(self, volume, action):
@@ -582,7 +556,7 @@ class TestBadFiles:
     )
     def test_one_bad_file(self, volume, name, error):
         self.bad(volume, name)
-        before = tree(volume.path)
+        before = snapshot(volume.path)
         path = volume.file_path((1, 0, 0))
         for action in (
             lambda: volume.read((range(16), range(8), range(8))),
@@ -594,7 +568,7 @@ class TestBadFiles:
             assert isinstance(caught.value, WkdaskError)
             # (in place of a directory it is another file of that directory that comes first)
             assert (os.path.dirname(path) if name in "yz" else path) in str(caught.value)
-            assert tree(volume.path) == before
+            assert snapshot(volume.path) == before
 
     @pytest.mark.parametrize("name", ["y", "z"])
     def test_listing_over_a_file_in_place_of_a_directory(self, volume, name):
@@ -637,15 +611,15 @@ class TestOpenAndCreate:
     def test_round_trip(self, tmp_path, kind):
         made = WkwVolume.create(tmp_path / "a" / "b" / "2-2-1", small(kind, "float32", 2))
         assert WkwVolume.open(made.path) == made
-        assert [*tree(made.path)] == [HEADER_NAME]
+        assert [*snapshot(made.path)] == [HEADER_NAME]
         with wkw.Dataset.open(made.path) as dataset:
             assert VolumeHeader.from_wkw(dataset.header) == made.header
 
     def test_nothing_is_overwritten(self, volume):
-        before = tree(volume.path)
+        before = snapshot(volume.path)
         with pytest.raises(ExistsError, match=HEADER_NAME):
             WkwVolume.create(volume.path, small("raw", "uint16"))
-        assert tree(volume.path) == before
+        assert snapshot(volume.path) == before
 
     def test_of_two_creators_one_is_told(self, tmp_path, monkeypatch):
         # Both see that there is no header before either of them writes it.
@@ -654,7 +628,7 @@ class TestOpenAndCreate:
         with pytest.raises(ExistsError, match=HEADER_NAME):
             WkwVolume.create(tmp_path / "v", small("lz4", "uint16"))
         assert WkwVolume.open(first.path) == first
-        assert [*tree(first.path)] == [HEADER_NAME]
+        assert [*snapshot(first.path)] == [HEADER_NAME]
 
     def test_a_header_that_takes_many_calls(self, tmp_path, monkeypatch):
         # The operating system may write less than it was asked to.
@@ -673,11 +647,11 @@ class TestOpenAndCreate:
         with pytest.raises(StorageError, match="free space") as caught:
             WkwVolume.create(tmp_path / "v", small())
         assert caught.value.filename == str(tmp_path / "v" / HEADER_NAME)
-        assert [*tree(tmp_path / "v")] == []
+        assert [*snapshot(tmp_path / "v")] == []
 
     def test_making_the_object_touches_no_disk(self, tmp_path):
         assert WkwVolume(str(tmp_path / "nowhere"), small()).header == small()
-        assert tree(tmp_path) == {}
+        assert snapshot(tmp_path) == {}
 
     def test_relative_paths_become_absolute(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
@@ -724,11 +698,11 @@ class TestOpenAndCreate:
             path.mkdir()
         elif content is not None:
             path.write_bytes(content)
-        before = tree(tmp_path)
+        before = snapshot(tmp_path)
         with pytest.raises(error, match=text) as caught:
             WkwVolume.open(tmp_path)
         assert str(tmp_path) in str(caught.value)
-        assert tree(tmp_path) == before
+        assert snapshot(tmp_path) == before
 
     def test_missing_directory_and_file_in_its_place(self, tmp_path):
         (tmp_path / "file").touch()
@@ -925,11 +899,11 @@ class TestTwoProcesses:
                     assert found.tobytes() in allowed or not found.any()
                 writers.wait()
                 assert read(volume, box).tobytes() in allowed
-        assert sorted(each for each in tree(volume.path) if each.endswith("kw")) == [
+        assert sorted(each for each in snapshot(volume.path) if each.endswith("kw")) == [
             HEADER_NAME,
             os.path.join("z0", "y0", "x0.wkw"),
         ]
-        assert not [name for name in tree(volume.path) if "tmp" in name]
+        assert not [name for name in snapshot(volume.path) if "tmp" in name]
 
     @pytest.mark.parametrize("kind", ["raw"])
     @pytest.mark.parametrize("box", [box_at(0, 0, 0, 4, 8, 8), box_at(1, 2, 0, 2, 5, 4)])
@@ -943,7 +917,7 @@ class TestTwoProcesses:
                     writers.wait()
                     assert_same(read(volume, mine), Writers.voxels(0, mine))
                     assert_same(read(volume, other), Writers.voxels(1, other))
-        assert not [name for name in tree(volume.path) if "tmp" in name]
+        assert not [name for name in snapshot(volume.path) if "tmp" in name]
 
     def test_version_of_the_other_process(self, volume):
         box = box_at(0, 0, 0, 8, 8, 8)

@@ -58,7 +58,7 @@ KNOWN_BY = {
     "lz4": {"storage"},
     "ctypes": {"storage"},
     "fcntl": {"dataset", "storage"},
-    "wkw": {"arrays", "cli", "storage"},
+    "wkw": {"arrays", "cli", "storage", "testing"},
     "click": {"cli"},
     "json": {"cli", "dataset", "runtime"},
     "threading": {"storage"},
@@ -354,12 +354,12 @@ def test_imported_packages_are_declared() -> None:
     by_extras = {re.split("[><=]", name)[0] for e in ("tiff", "zarr") for name in extras[e]}
     declared = {re.split(r"[\[><=]", name)[0] for name in project["dependencies"]}
     by_others = {"cloudpickle": "dask", "llvmlite": "numba", "pandas": "xarray"}
-    # matplotlib is an extra.
+    # matplotlib is an extra; hypothesis is for those who test by `wkdask.testing`.
     used = {
         name.split(".")[0]
         for module in (*MODULES, "__init__")
         for name in imports_of(tree_of(module))
-    } - {*sys.stdlib_module_names, "matplotlib", "wkdask"}
+    } - {*sys.stdlib_module_names, "hypothesis", "matplotlib", "wkdask"}
     assert used - set(by_others) - by_extras == declared
     assert set(by_others.values()) <= declared
 

@@ -12,7 +12,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import dask
 from dask.utils import parse_timedelta
@@ -34,7 +34,7 @@ _LOOK_SECONDS = 10
 _WARN_SECONDS = 30
 _TIMEOUT_SECONDS = 300
 
-Launch = Callable[[list[Any]], list[Future[object]]]
+Launch: TypeAlias = "Callable[[list[Any]], list[Future[object]]]"
 """Sends some items off at once and returns their futures, in order."""
 
 
