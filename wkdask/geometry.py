@@ -1,7 +1,7 @@
 """Resolution levels and bounding boxes: pure arithmetic on whole voxels, no arrays, no files.
 
 Positions and sizes are tuples `(x, y, z)` of Python ints. Everything here is a frozen value that
-checks itself once, so that no reader of it ever needs to check again.
+checks itself once, when it is made.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import operator
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, SupportsIndex
+from typing import SupportsIndex
 
 from wkdask.errors import ArgumentError, BoundsError
 
@@ -22,8 +22,8 @@ __all__ = [
     "Vec3",
     "Vec3Like",
     "absolute",
-    "cubed",
     "mag_list",
+    "per_axis",
     "positive3",
     "vec3",
     "whole",
@@ -34,12 +34,9 @@ Vec3Like = Iterable[SupportsIndex]
 
 
 def absolute(path: str | os.PathLike[str]) -> str:
-    """Return a path that means the same in every process.
+    """Return an absolute path, which means the same in every process.
 
-    Raises
-    ------
-    ArgumentError
-        If it holds a NUL character, where other libraries would cut it.
+    A NUL character is refused, because other libraries would cut the path there.
     """
     text = os.fspath(path)
     if "\0" in text:
@@ -50,10 +47,7 @@ def absolute(path: str | os.PathLike[str]) -> str:
 def whole(value: SupportsIndex, what: str) -> int:
     """Return `value` as a Python int; floats are refused, not rounded.
 
-    Raises
-    ------
-    ArgumentError
-        If `value` is not a whole number; the text calls it `what`.
+    The error calls the value `what`.
     """
     try:
         return operator.index(value)
@@ -62,19 +56,9 @@ def whole(value: SupportsIndex, what: str) -> int:
 
 
 def vec3(value: Vec3Like, what: str) -> Vec3:
-    """Return `value` as three Python ints; floats are refused, not rounded.
+    """Return `value` as three Python ints `(x, y, z)`; floats are refused, not rounded.
 
-    Parameters
-    ----------
-    value
-        Three whole numbers, one per axis (x, y, z).
-    what
-        The name of the argument, for the error.
-
-    Raises
-    ------
-    ArgumentError
-        If `value` is not three whole numbers.
+    The error calls the value `what`.
     """
     try:
         x, y, z = (operator.index(part) for part in value)
@@ -86,8 +70,8 @@ def vec3(value: Vec3Like, what: str) -> Vec3:
     return x, y, z
 
 
-def cubed(value: SupportsIndex | Vec3Like, what: str) -> Vec3:
-    """Return three ints from three ints, or from one that counts for every axis."""
+def per_axis(value: SupportsIndex | Vec3Like, what: str) -> Vec3:
+    """Return three ints from three numbers, or from one number for all axes."""
     if isinstance(value, Iterable):
         return vec3(value, what)
     edge, _, _ = vec3((value,) * 3, what)
@@ -161,30 +145,24 @@ MagLike = Mag | SupportsIndex | Vec3Like | str
 
 
 def mag_list(mags: Iterable[MagLike]) -> list[Mag]:
-    """Return several mags; a single one is refused, because the text `"16"` holds two more.
-
-    Raises
-    ------
-    ArgumentError
-        If it is no list, or something in it is no mag.
-    """
+    """Return several mags; a single one is refused, because `"16"` would be read as 1 and 6."""
     if isinstance(mags, str | Mag) or not isinstance(mags, Iterable):
         raise ArgumentError(f"mags is {mags!r}, but must be a list of mags, such as [2, '4-4-2'].")
     return [Mag(mag) for mag in mags]
 
 
-def _mag_factors(value: Any) -> Vec3:
+def _mag_factors(value: MagLike) -> Vec3:
     if isinstance(value, Mag):
         return value.factors
     try:
         if not isinstance(value, str):
-            return cubed(value, "mag")
+            return per_axis(value, "mag")
         parts = value.split("-")
         # int() would also take "1_0", " 1" and digits of other scripts.
         if not (value.isascii() and all(part.isdigit() for part in parts)):
             raise ValueError(value)
         numbers = [int(part) for part in parts]
-        return cubed(numbers[0] if len(numbers) == 1 else numbers, "mag")
+        return per_axis(numbers[0] if len(numbers) == 1 else numbers, "mag")
     except ValueError:
         raise ArgumentError(
             f"mag is {value!r}, but must be like 2, (2, 2, 1), '2-2-1' or a Mag."
@@ -311,7 +289,7 @@ class BoundingBox:
             outer = BoundingBox.from_corners(
                 _down(self.topleft, factors), _up(self.bottomright, factors)
             )
-            # Where there is no voxel, none comes into being.
+            # An axis without voxels stays without.
             sizes = zip(outer.size, self.size, strict=True)
             return BoundingBox(outer.topleft, (new if old else 0 for new, old in sizes))
         return BoundingBox.from_corners(

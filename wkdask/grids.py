@@ -1,27 +1,32 @@
 """Regular grids over voxels: which cells a region touches, and the chunks of a box.
 
-The same arithmetic serves files in a volume, blocks in a file and chunks in a view; it knows none
-of them. Cells lie on absolute multiples of their size. A region is given as one `range` per axis,
-so that it may skip voxels (`x[::4]`); a box is the region with step 1.
+Files in a volume, blocks in a file and chunks in a view are such cells; the module knows none of
+them. Cells lie on absolute multiples of their size. A region has one `range` per axis, so that it
+may skip voxels (`x[::4]`); a box is a region with step 1.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise, product
-from typing import Any, TypeAlias
+from types import EllipsisType
+from typing import SupportsIndex
+
+import numpy as np
+from numpy.typing import NDArray
 
 from wkdask.errors import AlignmentError, ArgumentError
 from wkdask.geometry import BoundingBox, Vec3, positive3
 
 __all__ = [
+    "AxisChunks",
+    "BasicIndex",
     "ChunkGrid",
     "Chunks",
     "ChunksLike",
-    "Index",
     "Overlap",
     "Region",
     "axis_overlaps",
@@ -44,7 +49,7 @@ Slices = tuple[slice, slice, slice]
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """What one cell and a region have in common."""
+    """The voxels that one cell and a region have in common."""
 
     cell: Vec3
     """The cell's place in the grid, `(x, y, z)`."""
@@ -67,7 +72,7 @@ def region_of(box: BoundingBox) -> Region:
 
 
 def slices_in(part: BoundingBox, corner: Vec3) -> Slices:
-    """Return where a part lies in an array `(x, y, z)` whose first voxel is at a position.
+    """Return the slices of a part in an array `(x, y, z)` whose first voxel is at `corner`.
 
     Examples
     --------
@@ -130,11 +135,15 @@ def cut_axis(start: int, stop: int, edge: int) -> tuple[int, ...]:
 Chunks = tuple[tuple[int, ...], ...]
 """The lengths of chunks per axis, as dask gives them."""
 
-ChunksLike: TypeAlias = Any
+AxisChunks = SupportsIndex | tuple[SupportsIndex, ...] | list[int] | NDArray[np.generic]
+"""The chunks of one axis: their edge, -1 for one chunk, or the length of each."""
+
+ChunksLike = str | SupportsIndex | Sequence[AxisChunks] | NDArray[np.generic]
 """Chunks as `View.to_dask` takes them: a word, an edge, or edges or lengths per axis."""
 
-Index: TypeAlias = Any
-"""What NumPy takes between square brackets."""
+_Part = SupportsIndex | slice | EllipsisType | None
+BasicIndex = _Part | tuple[_Part, ...]
+"""An index of basic NumPy indexing: integers, slices with any step, `...` and None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +154,7 @@ class ChunkGrid:
     """
 
     box: BoundingBox
-    """What is cut; not empty."""
+    """The box that is cut; not empty."""
     chunk_size: Vec3
     """Voxels per axis of a chunk that is not clipped."""
 
@@ -192,26 +201,14 @@ class ChunkGrid:
 
 
 def chunk_grid(box: BoundingBox, chunk_size: Vec3) -> ChunkGrid:
-    """Return the chunks of a box.
-
-    Raises
-    ------
-    ArgumentError
-        If the box is empty, or a chunk would be.
-    """
+    """Return the chunks of a box; an empty box and empty chunks are refused."""
     if box.is_empty:
         raise ArgumentError(f"the view ({box}) is empty: there is nothing to work on.")
     return ChunkGrid(box, positive3(chunk_size, "chunk_size"))
 
 
 def check_apart(grid: ChunkGrid, size: Vec3, unit: str) -> None:
-    """Raise if two chunks would write one `unit`, a box of `size` voxels.
-
-    Raises
-    ------
-    AlignmentError
-        With the nearest chunk sizes that are safe.
-    """
+    """Raise if two chunks would write one `unit`, a box of `size` voxels."""
     axes = zip(grid.borders, size, strict=True)
     if all(border % edge == 0 for borders, edge in axes for border in borders):
         return
@@ -232,23 +229,9 @@ def paired_grids(
 ) -> tuple[ChunkGrid, ChunkGrid]:
     """Return the chunks of two boxes that correspond one by one.
 
-    Parameters
-    ----------
-    source, target
-        The boxes; their sizes may have another ratio on each axis.
-    source_size
-        Voxels per axis of a source chunk; None is the target's times the ratio of the boxes.
-    target_size
-        Voxels per axis of a target chunk, a multiple of `file_size`; None is one file.
-    file_size
-        Voxels per axis of a file of the target.
-
-    Raises
-    ------
-    ArgumentError
-        If a box is empty, or the chunks have another ratio than the boxes.
-    AlignmentError
-        If two chunks would write one file, or chunks do not correspond.
+    The ratio of the boxes may differ between axes. Chunks of the target are multiples of
+    `file_size`, the size of its files; None is one file. Chunks of the source have the ratio of the
+    boxes, as None makes them.
     """
     if source.is_empty or target.is_empty:
         raise ArgumentError(f"a view is empty: source {source.size}, target {target.size}.")

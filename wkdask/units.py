@@ -1,10 +1,10 @@
-"""Units of length, as WEBKNOSSOS writes and reads them, in nanometres."""
+"""Units of length: the names that WEBKNOSSOS writes and reads, and their nanometres."""
 
 from __future__ import annotations
 
 from wkdask.errors import ArgumentError
 
-__all__ = ["nm_per"]
+__all__ = ["UNITS", "nm_per"]
 
 # The power of ten in metres, and the sign that stands for it.
 _PREFIXES = {
@@ -15,6 +15,9 @@ _PREFIXES = {
     "zetta": (21, "Z"), "yotta": (24, "Y"),
 }  # fmt: skip
 _FEET = {"inch": 1 / 12, "foot": 1, "yard": 3, "mile": 5280}
+UNITS = (*(f"{prefix}meter" for prefix in _PREFIXES), "angstrom", *_FEET, "parsec")
+"""Units of the voxel size that webknossos writes (measured); it also reads "nm", "µm" and so on."""
+
 _NM: dict[str, float] = {
     **{f"{prefix}meter": float(f"1e{power + 9}") for prefix, (power, _) in _PREFIXES.items()},
     **{f"{sign}m": float(f"1e{power + 9}") for power, sign in _PREFIXES.values()},

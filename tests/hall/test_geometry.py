@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wkdask.errors import ArgumentError, BoundsError, WkdaskError
-from wkdask.geometry import BoundingBox, Mag, Vec3, cubed, positive3, vec3
+from wkdask.geometry import BoundingBox, Mag, Vec3, per_axis, positive3, vec3
 
 whole = st.integers(-100, 100)
 lengths = st.integers(0, 80)
@@ -68,13 +68,13 @@ class TestVectors:
             vec3(value, "offset")
 
     def test_one_number_counts_for_every_axis(self):
-        assert cubed(np.int64(7), "size") == (7, 7, 7)
-        assert cubed((1, 2, 3), "size") == (1, 2, 3)
+        assert per_axis(np.int64(7), "size") == (7, 7, 7)
+        assert per_axis((1, 2, 3), "size") == (1, 2, 3)
 
     @pytest.mark.parametrize("value", [2.0, None, "2", (1, 2)])
     def test_what_is_neither_one_nor_three_numbers(self, value):
         with pytest.raises(ArgumentError, match="size"):
-            cubed(value, "size")
+            per_axis(value, "size")
 
     @pytest.mark.parametrize("value", [(0, 1, 1), (1, 1, -1)])
     def test_positive(self, value):

@@ -173,7 +173,7 @@ def test_units(unit: str, nm: float) -> None:
 
 
 def test_every_unit_of_webknossos_is_known() -> None:
-    from wkdask.dataset.properties import UNITS
+    from wkdask.units import UNITS
 
     assert all(nm_per(unit) > 0 for unit in UNITS)
     with pytest.raises(ArgumentError, match="length such as"):

@@ -7,10 +7,10 @@ stand in the middle of each voxel.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from wkdask.arrays.lazy import VolumeArray, file_lengths
 from wkdask.errors import ArgumentError
@@ -64,27 +64,10 @@ def to_dataarray(
     coords: Coords = "voxel",
     volume: Volume | None = None,
 ) -> xr.DataArray:
-    """Return `array` with dimensions c, x, y, z and a coordinate for each spatial one.
+    """Return the voxels `(c, x, y, z)` of a box with coordinates and attributes.
 
-    Parameters
-    ----------
-    array
-        Voxels of the box, `(c, x, y, z)`; those of a `VolumeArray` are read without dask.
-    box
-        Where they lie, in voxels of their own mag.
-    labels
-        What goes into the coordinates (`mag`) and attributes. Without a mag the coordinates count
-        the volume's own voxels.
-    coords
-        `"voxel"`: corners, in voxels of mag 1. `"physical"`: centres, in the unit of the voxel
-        size.
-    volume
-        Where they come from, if somebody may ask.
-
-    Raises
-    ------
-    ArgumentError
-        If `coords` is neither, or there is no voxel size.
+    A `VolumeArray` is read without dask. The box counts voxels of its own mag; without a mag in the
+    labels, so do the coordinates. The encoding names the volume, where one is given.
     """
     import xarray as xr
 
@@ -94,7 +77,7 @@ def to_dataarray(
     variable = voxel_variable(array, DIMS, _attrs(labels))
     if volume is not None:
         variable.encoding = _encoding(volume, box, labels)
-    # By way of a dataset, because an array would make a plain variable of a lazy one.
+    # Built as a dataset: the constructor of an array would turn a lazy variable into a plain one.
     name = labels.name or "voxels"
     labelled = xr.Dataset({name: variable}, _coordinates(box, labels, coords))[name]
     return labelled.rename(labels.name)
@@ -104,39 +87,38 @@ def to_dataset(arrays: Mapping[str, xr.DataArray], attrs: Mapping[str, object]) 
     """Return arrays over the same positions as variables of a dataset."""
     import xarray as xr
 
-    # Their coordinates are the same; telling xarray so spares it to compare them.
+    # One set of coordinates serves all arrays, so that xarray need not compare them.
     coords = next(iter(arrays.values())).coords if arrays else {}
     variables = {name: array.variable for name, array in arrays.items()}
     return xr.Dataset(variables, coords, dict(attrs))
 
 
+class _Labelled(Protocol):
+    def to_xarray(self, chunks: ChunksLike | None = ..., coords: Coords = ...) -> xr.DataArray: ...
+
+
 def to_groups(
-    views: Mapping[str, Any],
+    views: Mapping[str, _Labelled],
     attrs: Mapping[str, object],
-    chunks: ChunksLike = "file",
+    chunks: ChunksLike | None = "file",
     coords: Coords = "voxel",
 ) -> dict[str, xr.Dataset]:
-    """Return views as datasets of one variable, by their paths in a tree, below a root without any.
+    """Return one dataset for each view, and one without variables for the root `"/"`.
 
-    Parameters
-    ----------
-    views
-        What has a `to_xarray`, by paths such as `"/color/2-2-1"`.
-    attrs
-        What is known of all of them.
-    chunks, coords
-        See `View.to_xarray`.
+    The keys are paths in a tree, such as `"/color/2-2-1"`; `attrs` holds for all of them.
     """
     groups = {path: view.to_xarray(chunks, coords) for path, view in views.items()}
     nodes = {
-        path: to_dataset({array.name or "voxels": array}, {**attrs, "mag": array.attrs.get("mag")})
+        path: to_dataset(
+            {str(array.name or "voxels"): array}, {**attrs, "mag": array.attrs.get("mag")}
+        )
         for path, array in groups.items()
     }
     return {"/": to_dataset({}, attrs), **nodes}
 
 
 def to_datatree(groups: Mapping[str, xr.Dataset], name: str | None = None) -> xr.DataTree:
-    """Return what `to_groups` returned as a tree."""
+    """Return the datasets of `to_groups` as a tree."""
     import xarray as xr
 
     register_accessors()
@@ -144,21 +126,21 @@ def to_datatree(groups: Mapping[str, xr.Dataset], name: str | None = None) -> xr
 
 
 def register_accessors() -> None:
-    """Give every array and dataset of xarray its `wkw`."""
+    """Register `wkw` on the arrays and datasets of xarray."""
     import xarray as xr
 
-    # The classes stand further down in the layers; like an entry point they are found by name.
+    # A later room holds the classes, so they are imported by name when `wkw` is first used.
     if not hasattr(xr.DataArray, "wkw"):
         xr.register_dataarray_accessor("wkw")(_array_accessor)  # type: ignore[no-untyped-call]
     if not hasattr(xr.Dataset, "wkw"):
         xr.register_dataset_accessor("wkw")(_dataset_accessor)  # type: ignore[no-untyped-call]
 
 
-def _array_accessor(array: xr.DataArray) -> Any:
+def _array_accessor(array: xr.DataArray) -> object:
     return import_module("wkdask.xr.accessor").ArrayAccessor(array)
 
 
-def _dataset_accessor(dataset: xr.Dataset) -> Any:
+def _dataset_accessor(dataset: xr.Dataset) -> object:
     return import_module("wkdask.xr.accessor").DatasetAccessor(dataset)
 
 
@@ -176,8 +158,8 @@ def _coordinates(box: BoundingBox, labels: Labels, coords: Coords) -> xr.Coordin
         )
     factors = labels.mag or Mag(1)
     sizes = labels.voxel_size or (1, 1, 1)
-    indexes: dict[str, Any] = {}
-    variables: dict[str, Any] = {}
+    indexes: dict[str, PandasIndex] = {}
+    variables: dict[Hashable, xr.Variable] = {}
     axes = zip("xyz", box.topleft, box.bottomright, factors, sizes, strict=True)
     for dim, start, stop, factor, size in axes:
         positions = pd.RangeIndex(start * factor, stop * factor, factor)
@@ -204,7 +186,7 @@ def _attrs(labels: Labels) -> dict[str, object]:
 
 
 def _encoding(volume: Volume, box: BoundingBox, labels: Labels) -> dict[str, object]:
-    """Return how voxels are stored, and where; it is lost when other voxels are computed."""
+    """Return where voxels are stored, and the files as chunks; computations drop it."""
     lengths = file_lengths(VolumeArray.of_box(volume, box))
     known = {
         "preferred_chunks": dict(zip(DIMS, lengths, strict=True)),

@@ -1,7 +1,7 @@
-"""Volumes as lazy dask arrays; it knows no views.
+"""Volumes as lazy dask arrays. It knows no views.
 
 A lazy array is one graph layer over a handle: path, header and region, a few hundred bytes and
-never an open file. Which voxels a slice needs is decided by `VolumeArray`, which reads just those.
+never an open file. A slice becomes a `VolumeArray`, which reads exactly the voxels of the slice.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import EllipsisType
+from typing import SupportsIndex, TypeGuard
 from weakref import WeakValueDictionary
 
 import dask
@@ -20,7 +21,15 @@ from dask.blockwise import Blockwise
 
 from wkdask.errors import ArgumentError
 from wkdask.geometry import BoundingBox
-from wkdask.grids import Chunks, ChunksLike, Index, axis_overlaps, cut_axis, region_of
+from wkdask.grids import (
+    AxisChunks,
+    BasicIndex,
+    Chunks,
+    ChunksLike,
+    axis_overlaps,
+    cut_axis,
+    region_of,
+)
 from wkdask.runtime.executors import refuse_query_planning
 from wkdask.storage.volume import Volume, Voxels
 
@@ -37,9 +46,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class VolumeArray:
-    """A region of a volume that is indexed like an array and reads what the index asks for.
-
-    Indices are those of basic NumPy indexing: integers, slices with any step, `...` and None.
+    """A region of a volume; a basic index reads the voxels that it asks for.
 
     Examples
     --------
@@ -53,9 +60,9 @@ class VolumeArray:
 
     volume: Volume
     positions: tuple[range, range, range, range]
-    """The channels and the voxels, in absolute positions, `(c, x, y, z)`; any step."""
+    """Channels and absolute positions of voxels, `(c, x, y, z)`; any step."""
     axes: tuple[int, ...] = (0, 1, 2, 3)
-    """Which of the four are axes, in this order; the others have one position and are dropped."""
+    """The axes of the array among `(c, x, y, z)`; each other one has one position."""
 
     @classmethod
     def of_box(cls, volume: Volume, box: BoundingBox) -> VolumeArray:
@@ -77,8 +84,8 @@ class VolumeArray:
         """The dtype of one channel."""
         return np.dtype(self.volume.layout.dtype)
 
-    def narrowed(self, index: Index) -> VolumeArray:
-        """Return the array of what a basic index asks for, Nones aside; nothing is read."""
+    def narrowed(self, index: BasicIndex) -> VolumeArray:
+        """Return the part that a basic index asks for, without new axes for None; read nothing."""
         positions, axes = list(self.positions), []
         parts = (part for part in _full_index(index, self.ndim) if part is not None)
         for axis, part in zip(self.axes, parts, strict=True):
@@ -89,58 +96,41 @@ class VolumeArray:
         return VolumeArray(self.volume, (c, x, y, z), tuple(axes))
 
     def transposed(self, order: Sequence[int]) -> VolumeArray:
-        """Return the array with its axes in another order; nothing is read."""
+        """Return the array with its axes in another order; read nothing."""
         return VolumeArray(self.volume, self.positions, tuple(self.axes[at] for at in order))
 
     def read(self) -> Voxels:
-        """Read it all."""
+        """Read all its voxels."""
         c, x, y, z = self.positions
         voxels = self.volume.read((_ascending(x), _ascending(y), _ascending(z)))
         turned = (slice(None, None, 1 if axis.step > 0 else -1) for axis in (x, y, z))
-        part: Voxels = voxels[(_as_slice(c), *turned)]
+        part = voxels[(_as_slice(c), *turned)]
         dropped = tuple(axis for axis in range(4) if axis not in self.axes)
         return part.squeeze(dropped).transpose(np.argsort(np.argsort(self.axes)))
 
-    def __getitem__(self, index: Index) -> Voxels:
-        part: Voxels = self.narrowed(index).read()[_new_axes(index, self.ndim)]
-        return part
+    def __getitem__(self, index: BasicIndex) -> Voxels:
+        return self.narrowed(index).read()[_new_axes(index, self.ndim)]
 
 
-# The handles of arrays by their names, for as long as their graphs hold them.
+# Handles by the names of their arrays; a handle stays while a graph refers to it.
 _HANDLES: WeakValueDictionary[str, VolumeArray] = WeakValueDictionary()
 
 
 def to_dask(volume: Volume, box: BoundingBox, chunks: ChunksLike = "file") -> da.Array:
-    """Return a lazy array `(c, x, y, z)` of a box; nothing is read yet.
+    """Return a lazy array `(c, x, y, z)` of a box in absolute positions; see `View.to_dask`.
 
-    Parameters
-    ----------
-    volume
-        Where the voxels lie.
-    box
-        Which voxels, in absolute positions.
-    chunks
-        `"file"`, `"auto"`, an edge length, three of them `(x, y, z)` or four `(c, x, y, z)`, where
-        -1 spans the axis and a tuple gives the chunks of an axis one by one. Edge lengths cut on
-        absolute multiples, so that chunks lie within files wherever the view begins.
-
-    Raises
-    ------
-    ArgumentError
-        If `chunks` is none of these.
-    MissingError
-        If the directory is gone.
+    Besides an edge length, an axis may have a tuple with the lengths of all its chunks. Edge
+    lengths cut on absolute multiples, so that chunks lie within files wherever the box begins.
     """
     handle = VolumeArray.of_box(volume, box)
     return chunked(handle, _chunk_lengths(handle, chunks))
 
 
-def part_of(volume: Volume, box: BoundingBox, index: Index) -> da.Array:
+def part_of(volume: Volume, box: BoundingBox, index: object) -> da.Array:
     """Return a lazy part of a box, by an index into the array `(c, x, y, z)` of its voxels.
 
-    Integers, slices, `...` and None choose voxels before dask sees them, so that whatever follows,
-    no others are read. Left to itself, dask reads whole chunks for negative steps and most chains
-    of slices. Other indices are left to it.
+    A basic index becomes a `VolumeArray`, so that no other voxels are read: dask itself reads whole
+    chunks for negative steps and most chains of slices. It handles all other indices.
     """
     if not _is_basic(index):
         whole: da.Array = to_dask(volume, box)[index]
@@ -155,7 +145,7 @@ def chunked(handle: VolumeArray, lengths: Chunks) -> da.Array:
     refuse_query_planning()
     volume = handle.volume
     lengths = tuple(map(tuple, lengths))
-    # The version makes the name new after every change, so that dask never returns older data.
+    # The version gives a changed volume another name, so that dask returns no older voxels.
     token = dask.base.tokenize(
         volume.path, volume.layout, handle.positions, handle.axes, lengths, volume.version()
     )
@@ -174,16 +164,16 @@ def chunked(handle: VolumeArray, lengths: Chunks) -> da.Array:
 
 
 def handle_of(array: da.Array) -> VolumeArray | None:
-    """Return what an array reads, if nothing has been done to it since `chunked` made it here."""
-    # One that is held in memory has the same name, but results instead of a layer of reads.
+    """Return the handle of an array that `chunked` made in this process, or None for another."""
+    # A persisted array has the same name, but its layer holds results instead of reads.
     is_read = isinstance(array.dask.layers.get(array.name), Blockwise)
     return _HANDLES.get(array.name) if is_read else None
 
 
-def narrowed(array: da.Array, handle: VolumeArray, index: Index) -> da.Array:
-    """Return a part of an array of a handle, by a basic index; no voxels but its own are read.
+def narrowed(array: da.Array, handle: VolumeArray, index: BasicIndex) -> da.Array:
+    """Return a part of the array of a handle, by a basic index, that reads no other voxels.
 
-    Chunks end where those of the array do.
+    Its chunks end where those of the array end.
     """
     parts = zip(_full_index(index, handle.ndim), array.chunks, strict=True)
     lengths = (_kept_lengths(part, axis) for part, axis in parts if isinstance(part, slice))
@@ -191,13 +181,13 @@ def narrowed(array: da.Array, handle: VolumeArray, index: Index) -> da.Array:
 
 
 def _kept_lengths(part: slice, lengths: tuple[int, ...]) -> tuple[int, ...]:
-    """Return how many positions of a slice lie in each chunk, in their order."""
+    """Return how many positions of a slice lie in each chunk, in the slice's order."""
     owners = np.searchsorted(np.cumsum(lengths), np.arange(sum(lengths))[part], side="right")
     _, firsts, counts = np.unique(owners, return_index=True, return_counts=True)
     return tuple(counts[np.argsort(firsts)].tolist()) or (0,)
 
 
-def _is_basic(index: Index) -> bool:
+def _is_basic(index: object) -> TypeGuard[BasicIndex]:
     if isinstance(index, tuple):
         return not any(isinstance(part, tuple) for part in index) and all(map(_is_basic, index))
     if isinstance(index, bool):
@@ -205,25 +195,26 @@ def _is_basic(index: Index) -> bool:
     return index is None or index is Ellipsis or isinstance(index, slice | int | np.integer)
 
 
-def _full_index(index: Index, ndim: int) -> list[Any]:
-    """Return a basic index as one part for each of the axes, and the Nones between them."""
+def _full_index(index: BasicIndex, ndim: int) -> list[SupportsIndex | slice | None]:
+    """Return a basic index with one part for each axis, and None where it adds an axis."""
     parts = index if isinstance(index, tuple) else (index,)
-    given = sum(part is not None and part is not Ellipsis for part in parts)
+    full = [part for part in parts if not isinstance(part, EllipsisType)]
+    given = sum(part is not None for part in full)
     ellipses = parts.count(Ellipsis)
     if given > ndim or ellipses > 1:
         raise IndexError(f"the index {parts} has too many parts for an array of {ndim} axes")
     at = parts.index(Ellipsis) if ellipses else len(parts)
-    return [*parts[:at], *[slice(None)] * (ndim - given), *parts[at + 1 :]]
+    return [*full[:at], *[slice(None)] * (ndim - given), *full[at:]]
 
 
-def _new_axes(index: Index, ndim: int) -> tuple[slice | None, ...]:
-    """Return the index that adds the Nones of `index` when all else is done."""
+def _new_axes(index: BasicIndex, ndim: int) -> tuple[slice | None, ...]:
+    """Return the index that adds the new axes of `index` once its other parts are applied."""
     full = _full_index(index, ndim)
     kept = (part for part in full if part is None or isinstance(part, slice))
     return tuple(None if part is None else slice(None) for part in kept)
 
 
-def _chosen(part: Any, axis: range) -> range:
+def _chosen(part: SupportsIndex | slice, axis: range) -> range:
     """Return the positions that an integer or slice asks for, in its order."""
     if isinstance(part, slice):
         return axis[part]
@@ -268,7 +259,7 @@ def _chunk_lengths(handle: VolumeArray, chunks: ChunksLike) -> Chunks:
         ) from None
 
 
-def _chunks_per_axis(handle: VolumeArray, chunks: ChunksLike) -> tuple[Any, ...]:
+def _chunks_per_axis(handle: VolumeArray, chunks: ChunksLike) -> tuple[AxisChunks, ...]:
     """Return what `chunks` says of each of the axes `(c, x, y, z)`."""
     if isinstance(chunks, str):
         if chunks not in ("file", "auto"):
@@ -281,7 +272,7 @@ def _chunks_per_axis(handle: VolumeArray, chunks: ChunksLike) -> tuple[Any, ...]
     return given if len(given) == 4 else (-1, *given)
 
 
-def _axis_lengths(part: Any, start: int, size: int) -> tuple[int, ...]:
+def _axis_lengths(part: AxisChunks, start: int, size: int) -> tuple[int, ...]:
     if isinstance(part, tuple | list | np.ndarray):
         lengths = tuple(operator.index(length) for length in part)
         if sum(lengths) != size or min(lengths, default=0) < 1:

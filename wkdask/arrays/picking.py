@@ -1,7 +1,7 @@
-"""Voxels picked out of a volume by arrays of positions, as NumPy's integer indexing means it.
+"""Vectorized indexing: voxels of a volume by arrays of positions, with the rules of NumPy.
 
-Indices that vary independently of each other (rows here, columns there) are read as boxes; those
-that vary together (points) one by one. It knows neither dask nor xarray.
+Axes whose indices vary independently (rows and columns) are read as boxes; axes whose indices vary
+together (points) are read point by point. It knows neither dask nor xarray.
 """
 
 from __future__ import annotations
@@ -10,39 +10,28 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from wkdask.storage.volume import Volume, Voxels
 
 __all__ = ["EXACT_PIECES", "pick"]
 
 EXACT_PIECES = 512
-"""Up to how many pieces an index may fall apart without that more voxels are read than asked for.
+"""Up to how many pieces an index is read exactly, without any other voxel.
 
-Beyond that, what lies in one block is read in one box; the block is decoded in either case.
+With more pieces, the voxels of one block are read in one box; the whole block is decoded anyway.
 """
 
 Ints = NDArray[np.int64]
 
 
-def pick(volume: Volume, index: Sequence[Any]) -> Voxels:
-    """Return the voxels at integer positions, each read once.
+def pick(volume: Volume, index: Sequence[ArrayLike]) -> Voxels:
+    """Return the voxels at absolute positions, each read once, in the shape of the index.
 
-    Parameters
-    ----------
-    volume
-        Where they lie.
-    index
-        Absolute positions for each axis `(c, x, y, z)`: integers or arrays of them, which are
-        broadcast against each other as NumPy does it.
-
-    Returns
-    -------
-    ndarray
-        Of the shape to which the index is broadcast.
+    The index has integers or an array of them for each axis `(c, x, y, z)`; the four are broadcast
+    against each other.
 
     Examples
     --------
@@ -56,7 +45,7 @@ def pick(volume: Volume, index: Sequence[Any]) -> Voxels:
     shape = np.broadcast_shapes(*(array.shape for array in arrays))
     if 0 in shape:
         return np.zeros(shape, volume.layout.dtype)
-    # Dimensions in front, as broadcasting adds them.
+    # Broadcasting adds dimensions in front.
     arrays = [array.reshape((1,) * (len(shape) - array.ndim) + array.shape) for array in arrays]
     groups = [_Group.of(axes, arrays, shape) for axes in _joined(arrays)]
     found = _read(volume, groups)
@@ -76,9 +65,9 @@ class _Group:
     dims: tuple[int, ...]
     """The dimensions of the index along which they vary."""
     points: Ints
-    """Where, without repetition, `(points, axes)`."""
+    """The positions without repetition, `(points, axes)`."""
     places: Ints | None
-    """Which point is at each place of `dims`, flat; None if each is at its own."""
+    """The number of the point at each place of `dims`, flat; None if they are 0, 1, 2, ..."""
 
     @classmethod
     def of(cls, axes: tuple[int, ...], arrays: Sequence[Ints], shape: tuple[int, ...]) -> _Group:
@@ -94,7 +83,7 @@ class _Group:
         return found if self.places is None else np.take(found, self.places, axis)
 
     def exact(self) -> Iterator[_Piece]:
-        """Yield pieces that hold nothing but what is asked for."""
+        """Yield pieces of which every voxel is asked for."""
         if len(self.axes) == 1:
             for run, start in _runs(self.points[:, 0]):
                 yield _Piece((run,), np.arange(start, start + len(run)), (np.arange(len(run)),))
@@ -104,7 +93,7 @@ class _Group:
                 yield _Piece(spans, np.array([number]), (np.zeros(1, np.int64),) * len(spans))
 
     def by_block(self, edges: Sequence[int]) -> Iterator[_Piece]:
-        """Yield one piece for each block, the smallest box around what is asked for of it."""
+        """Yield one piece for each block: the smallest box around the points in the block."""
         cells = self.points // [edges[axis] for axis in self.axes]
         _, owner = np.unique(cells, axis=0, return_inverse=True)
         order = np.argsort(owner.ravel(), kind="stable")
@@ -118,14 +107,14 @@ class _Group:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """A part of a group that is read at once."""
+    """A part of a group that is read in one box."""
 
     spans: tuple[range, ...]
     """Positions to read, for each axis of the group."""
     targets: Ints
-    """Which points of the group come from here."""
+    """The numbers of the points that lie in this piece."""
     sources: tuple[Ints, ...]
-    """Where they lie within `spans`, for each axis of the group."""
+    """The places of these points within `spans`, for each axis of the group."""
 
 
 def _joined(arrays: Sequence[Ints]) -> list[tuple[int, ...]]:
@@ -158,7 +147,7 @@ def _read(volume: Volume, groups: Sequence[_Group]) -> Voxels:
 
 
 def _sources_of(box: Voxels, combination: Sequence[_Piece]) -> Voxels:
-    """Return the points of each piece out of a box with the axes of all, one axis per piece."""
+    """Return the points of all pieces out of the box that was read, one axis per piece."""
     index: list[Ints] = []
     for number, piece in enumerate(combination):
         shape = [1] * len(combination)
@@ -173,7 +162,7 @@ def _runs(positions: Ints) -> Iterator[tuple[range, int]]:
     steps = np.diff(positions)
     changes = [*(np.flatnonzero(steps[1:] != steps[:-1]) + 1).tolist(), count - 1]
     for change in changes:
-        # A run of one position has no step yet, and takes that of the positions that follow.
+        # A run that has one position so far goes on with the next step.
         if change > start or change == start == count - 1:
             stop = change + 1
             step = int(steps[start]) if stop - start > 1 else 1

@@ -1,6 +1,6 @@
-"""What the three runs of a view have in common: memory, journal, the run itself, and its end.
+"""The steps that all three runs of a view share: check memory, open a journal, run, finish.
 
-It knows views by what they are made of, and runs by a function. It must not know what a task does.
+It knows views by a protocol and the run as a function. It must not know what a task does.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class ViewLike(Protocol):
 
     @property
     def volume(self) -> Volume:
-        """What is written, and where the journal lies."""
+        """The volume that is read or written; it holds the journal."""
 
     @property
     def bounding_box(self) -> BoundingBox:
@@ -48,7 +48,7 @@ class ViewLike(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Tasks:
-    """How many tasks there are, and what each one needs; for the check of memory."""
+    """Numbers for the check of memory."""
 
     count: int
     size: Vec3
@@ -59,16 +59,16 @@ class Tasks:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What makes a run the same as an earlier one."""
+    """A run as the journal identifies it: equal jobs continue each other."""
 
     target: ViewLike
-    """The view that is written, or, where nothing is, that is run over."""
+    """The view that is written, or whose chunks are visited."""
     function: Callable[..., object] | None
     """A function of the user, or None."""
     facts: tuple[object, ...]
-    """All else that the result depends on, as values."""
+    """The other values on which the result depends."""
     sources: tuple[ViewLike, ...] = ()
-    """Views that are read; a job whose source was changed is another job."""
+    """Views that are read; a changed source makes another job."""
 
 
 def carry_out(
@@ -80,20 +80,10 @@ def carry_out(
     resume: bool | str,
     check_memory: bool,
 ) -> RunReport:
-    """Check memory, open the journal, run, and note at the end that voxels may have changed.
+    """Check memory, open the journal, call `go`, and note that voxels may have changed.
 
-    Parameters
-    ----------
-    go
-        Does the work of a run, and notes in the journal what is done.
-    job
-        What is done.
-    tasks
-        How large it is.
-    run
-        Where.
-    resume, check_memory
-        See `View.for_each_chunk`.
+    `go` works on all chunks and notes in the journal which ones are done. For `resume` and
+    `check_memory` see `View.for_each_chunk`.
     """
     if check_memory:
         memory.check_memory(tasks.size_bytes, tasks.size, tasks.count, run.executor)
@@ -106,15 +96,7 @@ def carry_out(
 
 
 def journal_of(job: Job, resume: bool | str) -> Journal | None:
-    """Return where a job notes what is done, if it shall.
-
-    Raises
-    ------
-    ArgumentError
-        If `resume` is something else.
-    ReadOnlyError
-        If the journal would lie in a view that is read-only.
-    """
+    """Return the journal of a job, which lies beside the files of its target, or None."""
     if not isinstance(resume, bool | str):
         raise ArgumentError(f"resume is {resume!r}, but must be True, False or a job's name.")
     if resume is False:
@@ -128,7 +110,7 @@ def journal_of(job: Job, resume: bool | str) -> Journal | None:
 
 
 def finish(target: ViewLike, run: Run) -> None:
-    """Note that voxels may have changed, and sweep up after workers that died."""
+    """Note that voxels may have changed, and delete the temporary files of workers that died."""
     if target.read_only:
         return
     if run.is_resumed or run.executor is not None or active_client(None) is not None:
@@ -137,6 +119,6 @@ def finish(target: ViewLike, run: Run) -> None:
 
 
 def bytes_of_chunk(grid: ChunkGrid, volume: Volume) -> int:
-    """Return what the voxels of the largest chunk take in memory, and the engine for them."""
+    """Return the bytes of the largest chunk in memory, plus half of `TASK_BYTES`."""
     size = map(min, grid.chunk_size, grid.box.size)
     return prod(size) * volume.layout.voxel_bytes + memory.TASK_BYTES // 2

@@ -1,6 +1,6 @@
-"""Dask arrays stored into volumes, so that no two tasks write one file; it knows no views.
+"""Dask arrays stored into volumes, so that no two tasks write one file. It knows no views.
 
-Where chunks must not meet is decided before anything runs; the tasks then need no locks.
+Chunks are aligned before anything runs, so the tasks need no locks.
 """
 
 from __future__ import annotations
@@ -36,27 +36,10 @@ _AXES = "cxyz"
 def aligned_array(
     source: ArrayLike, volume: Volume, corner: Vec3, *, align: Align, is_new: bool = False
 ) -> da.Array:
-    """Return `source` as a dask array of which no two chunks write one file or block.
+    """Return a dask array `(c, x, y, z)` of which no two chunks write one file or block.
 
-    Parameters
-    ----------
-    source
-        A dask or NumPy array, `(c, x, y, z)`, or `(x, y, z)` for one channel.
-    volume
-        Where it will be stored.
-    corner
-        Where its first voxel will be, in absolute positions.
-    align
-        `"raise"` refuses chunks that do not fit; `"rechunk"` moves their borders to where they do.
-    is_new
-        Whether the volume is still to be made, so that there is nothing on disk to compare with.
-
-    Raises
-    ------
-    ArgumentError
-        If dtype, shape or chunks can't be stored at all.
-    AlignmentError
-        If two chunks would write one file (compressed) or block (raw).
+    Its first voxel will be stored at `corner`, an absolute position. `is_new` says that the volume
+    is not on disk yet, so that its header there is not checked. See `View.store` for the rest.
     """
     refuse_query_planning()
     if align not in ("raise", "rechunk"):
@@ -73,8 +56,8 @@ def aligned_array(
         volume.check()
     if any(math.isnan(length) for length in source.shape):
         raise ArgumentError(
-            f"the array has unknown chunks (shape {source.shape}), so nobody can say where they "
-            "belong. Call compute_chunk_sizes() on it before."
+            f"the array has unknown chunks (shape {source.shape}), so their places in the volume "
+            "are unknown too. Call compute_chunk_sizes() on it before."
         )
     array: da.Array = source[np.newaxis] if source.ndim == 3 else source
     volume.check_voxels(array.dtype, array.shape)
@@ -101,13 +84,8 @@ def run_store(
 ) -> RunReport:
     """Write an array from `aligned_array`, with a bounded number of chunks in flight.
 
-    Arrays of many chunks are written as one graph after the other, unless their chunks have so much
-    in common (such as a mean of all) that it would be computed again for each.
-
-    Raises
-    ------
-    Exception, ChunkErrors
-        As `run_chunks`.
+    Arrays of many chunks are written as several graphs in turn, unless the chunks share so much (a
+    mean of all, for example) that each graph would compute it again. Raises as `run_chunks`.
     """
     grid = _ArrayGrid(array.chunks[1:], corner)
     return run_graph(_receipts(array, volume, grid, journal, run.tag), grid, run, journal)
@@ -116,11 +94,11 @@ def run_store(
 def _receipts(
     array: da.Array, volume: Volume, grid: _ArrayGrid, journal: Journal | None, tag: str
 ) -> da.Array:
-    """Return one block per chunk: the voxels and bytes that its task writes."""
+    """Return one block per chunk, whose task writes the chunk and returns its voxels and bytes."""
     receipts: da.Array = da.blockwise(
         partial(_store_one, volume, grid, journal, tag), _AXES, array, _AXES,
         ArrayBlockIdDep(array.chunks), _AXES,
-        # A fresh name each time: dask would not run a second store of the same name.
+        # A new name each time, because dask does not run a second store of the same name.
         name=f"wkdask-store-{uuid.uuid4().hex}",
         adjust_chunks={axis: lambda _: 1 for axis in _AXES},
         align_arrays=False, dtype=object, meta=np.empty((0,) * 4, dtype=object),
@@ -134,7 +112,7 @@ def _voxels_of(channels: int, receipts: NDArray[np.object_]) -> NDArray[np.int64
 
 @dataclass(frozen=True, slots=True)
 class _ArrayGrid:
-    """The chunks of an array, at their place in a volume."""
+    """The chunks of an array that is stored at a corner in a volume; see `Grid`."""
 
     chunks: Chunks
     corner: Vec3
@@ -162,7 +140,7 @@ def _store_one(
     grid: _ArrayGrid,
     journal: Journal | None,
     tag: str,
-    voxels: Voxels,
+    voxels: ArrayLike,
     place: tuple[int, ...],
 ) -> NDArray[np.object_]:
     def write(position: Vec3) -> None:
@@ -170,7 +148,7 @@ def _store_one(
         if not box.is_empty:
             volume.write(box, as_voxels(voxels))
 
-    block: Voxels = np.empty((1,) * 4, dtype=object)
+    block: NDArray[np.object_] = np.empty((1,) * 4, dtype=object)
     block[0, 0, 0, 0] = run_chunk(write, grid, journal, tag, (place[1], place[2], place[3]))
     return block
 
@@ -191,7 +169,7 @@ def _wrapped(source: Voxels, volume: Volume, corner: Vec3) -> da.Array:
 
 
 def _aligned_chunks(chunks: Chunks, volume: Volume, corner: Vec3) -> Chunks:
-    """Move each border between two chunks down to the grid on which tasks may meet."""
+    """Move each border between two chunks down to a border of files or blocks."""
     axes = zip(chunks[1:], corner, volume.layout.write_size, strict=True)
     return ((sum(chunks[0]),), *(_snapped(*axis) for axis in axes))
 
@@ -239,7 +217,7 @@ def _first_collision(chunks: Chunks, volume: Volume, corner: Vec3, unit: str) ->
 
 
 def _short(chunks: Chunks) -> str:
-    """Return chunks as text that dask takes, with long axes written as they repeat."""
+    """Return chunks as Python code, with a repeated length written once."""
     return "(" + ", ".join(_short_axis(axis) for axis in chunks) + ")"
 
 

@@ -1,14 +1,14 @@
-"""Voxels as an xarray variable: read when they are indexed, and cheap to be chunked.
+"""Voxels as an xarray variable, for `chunks=None`: lazily indexed, and read when values are needed.
 
-This is what xarray gets for `chunks=None`. It keeps an index until voxels are asked for, and then
-reads those. `chunk` makes the same dask array as `View.to_dask`, where xarray would make one whose
-graph takes a second to slice if there are a million chunks.
+`chunk` makes the same dask array as `View.to_dask`; the one that xarray itself would make takes a
+second to slice if it has a million chunks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from typing import Any, Self
+from types import EllipsisType
+from typing import Any, Literal, Self, TypeGuard
 
 import dask.array as da
 import numpy as np
@@ -19,10 +19,10 @@ from xarray.core import indexing
 
 from wkdask.arrays.lazy import VolumeArray, chunked, handle_of, narrowed
 from wkdask.arrays.picking import pick
-from wkdask.grids import ChunksLike, Index
 from wkdask.storage.volume import Voxels
 
 __all__ = ["LazyVoxels", "VoxelVariable", "voxel_variable"]
+_Basic = tuple[int | np.integer | slice, ...]
 
 
 class LazyVoxels(BackendArray):
@@ -57,8 +57,8 @@ class VoxelVariable(xr.Variable):
 
     __slots__ = ()
 
-    def __getitem__(self, key: Index) -> Self:
-        """Return a part; of a dask array, dask itself would read more than some slices name."""
+    def __getitem__(self, key: Any) -> Self:
+        """Return a part that reads no other voxels; dask itself would read more for some slices."""
         own = self._data
         handle = handle_of(own) if isinstance(own, da.Array) else None
         index = key if isinstance(key, tuple) else (key,)
@@ -73,13 +73,17 @@ class VoxelVariable(xr.Variable):
         data = narrowed(own, handle, index)
         return type(self)(dims, data, self._attrs, self._encoding, fastpath=True)
 
-    def transpose(self, *dim: Any, missing_dims: Any = "raise") -> Self:
+    def transpose(
+        self,
+        *dim: Hashable | EllipsisType,
+        missing_dims: Literal["raise", "warn", "ignore"] = "raise",
+    ) -> Self:
         """Return the variable with its dimensions in another order; see `xarray.Variable`."""
         data = self._data
         handle = handle_of(data) if isinstance(data, da.Array) else _lazy_handle(data)
         if handle is None:
             return super().transpose(*dim, missing_dims=missing_dims)
-        # A stand-in without voxels knows what `dim` means.
+        # xarray interprets `dim` on an array of the same shape that takes no memory.
         shape = np.broadcast_to(np.uint8(0), self.shape)
         dims = xr.Variable(self.dims, shape).transpose(*dim, missing_dims=missing_dims).dims
         order = [self.dims.index(name) for name in dims]
@@ -93,7 +97,7 @@ class VoxelVariable(xr.Variable):
 
     def chunk(  # type: ignore[override]
         self,
-        chunks: ChunksLike = {},  # noqa: B006
+        chunks: Any = {},  # noqa: B006
         name: str | None = None,
         lock: bool | None = None,
         inline_array: bool | None = None,
@@ -103,8 +107,7 @@ class VoxelVariable(xr.Variable):
     ) -> xr.Variable:
         """Return the variable as a dask array; see `xarray.Variable.chunk`.
 
-        Where dask reads slices of whole boxes, the array is one of wkdask, with a name, locks and a
-        graph of its own.
+        What a basic index of a volume selects becomes an array of `chunked`.
         """
         handle = _lazy_handle(self._data)
         if handle is None or not _is_dask(chunked_array_type):
@@ -125,14 +128,14 @@ class VoxelVariable(xr.Variable):
 def voxel_variable(
     source: VolumeArray | da.Array, dims: tuple[Hashable, ...], attrs: Mapping[str, object]
 ) -> xr.Variable:
-    """Return a variable of voxels; those of a handle are read when they are indexed."""
+    """Return a variable of voxels; a handle is read when values are needed."""
     if isinstance(source, da.Array):
         return VoxelVariable(dims, source, attrs)
     return VoxelVariable(dims, indexing.LazilyIndexedArray(LazyVoxels(source)), attrs)
 
 
 def _orthogonal(chosen: list[Voxels]) -> list[Voxels]:
-    """Return indices of which each varies along a dimension of its own, single numbers aside."""
+    """Return indices as arrays of which each varies along its own dimension; numbers have none."""
     ndim = sum(part.ndim for part in chosen)
     shaped, seen = [], 0
     for part in chosen:
@@ -145,8 +148,8 @@ def _orthogonal(chosen: list[Voxels]) -> list[Voxels]:
 
 
 def _lazy_handle(data: object) -> VolumeArray | None:
-    """Return what a lazy array would read, if it is a regular part of a box, and not loaded."""
-    # xarray wraps what a backend returns, so that it is copied before it is changed, and cached.
+    """Return the handle of a basic part of a volume that is not loaded, or None."""
+    # xarray adds these wrappers to the arrays of backends.
     while isinstance(data, indexing.CopyOnWriteArray | indexing.MemoryCachedArray):
         data = data.array
     if not isinstance(data, indexing.LazilyIndexedArray) or not isinstance(data.array, LazyVoxels):
@@ -155,8 +158,8 @@ def _lazy_handle(data: object) -> VolumeArray | None:
     return data.array.handle.narrowed(index) if _is_basic(index) else None
 
 
-def _name_of(data: object, *chunks: ChunksLike) -> str | None:
-    """Return a name that tells, as those of other arrays do, from which volume the voxels come."""
+def _name_of(data: Any, *chunks: object) -> str | None:
+    """Return a name that holds the key of the volume, as `chunked` gives; see `reads_from`."""
     keys = []
     while not isinstance(data, LazyVoxels):
         if not hasattr(data, "array"):
@@ -167,11 +170,11 @@ def _name_of(data: object, *chunks: ChunksLike) -> str | None:
     return f"wkdask-{data.handle.volume.key}-{token}"
 
 
-def _is_basic(index: tuple[Any, ...]) -> bool:
+def _is_basic(index: tuple[object, ...]) -> TypeGuard[_Basic]:
     return all(isinstance(part, int | np.integer | slice) for part in index)
 
 
-def _is_dask(chunked_array_type: Any) -> bool:
+def _is_dask(chunked_array_type: object) -> bool:
     if chunked_array_type is None or isinstance(chunked_array_type, str):
         return chunked_array_type in (None, "dask")
     return type(chunked_array_type).__name__ == "DaskManager"

@@ -1,7 +1,7 @@
 """`View`: a volume restricted to a box, and the user's way to everything that can be done with it.
 
 The behaviour is that of `webknossos.dataset.view.View` of September 2021, with deviations that
-docs/view.md lists. It checks arguments and delegates; it knows neither files nor graphs.
+docs/view.md lists. It checks arguments and delegates; it must know neither files nor graphs.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Callable
 from copy import copy
 from functools import partial
 from math import prod
-from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex, overload
+from typing import TYPE_CHECKING, Literal, Self, SupportsIndex, overload
 
 import numpy as np
 import wkw
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from wkdask.arrays import labelled
 from wkdask.arrays import lazy as arrays
@@ -25,11 +25,10 @@ from wkdask.arrays.labelled import Coords, Labels
 from wkdask.arrays.lazy import VolumeArray
 from wkdask.arrays.runs import Job, Tasks, bytes_of_chunk, carry_out
 from wkdask.errors import ArgumentError, BoundsError, ReadOnlyError, StateError
-from wkdask.geometry import BoundingBox, Mag, Vec3, Vec3Like, cubed, vec3
+from wkdask.geometry import BoundingBox, Mag, Vec3, Vec3Like, per_axis, vec3
 from wkdask.grids import (
     ChunkGrid,
     ChunksLike,
-    Index,
     check_apart,
     chunk_grid,
     edge_text,
@@ -350,7 +349,7 @@ class View:
         >>> careful = mag.with_options(fsync=True)
         """
         given = {"fsync": fsync, "keep_zeros": keep_zeros, "hc_level": hc_level}
-        changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+        changes = {k: v for k, v in given.items() if v is not None}
         other = copy(self)
         other._volume = self._volume.with_options(**changes)  # noqa: SLF001
         return other
@@ -376,18 +375,22 @@ class View:
         """
         return arrays.to_dask(self._volume, self.bounding_box, chunks)
 
-    def __getitem__(self, index: Index) -> da.Array:
+    def __getitem__(self, index: object) -> da.Array:
         """Return a lazy part, indexed like the array `(c, x, y, z)` of the view's voxels.
 
         Integers, slices with any step, `...` and None read exactly the voxels they name.
         """
         return arrays.part_of(self._volume, self.bounding_box, index)
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Voxels:
+    def __array__(
+        self, dtype: DTypeLike | None = None, copy: bool | None = None
+    ) -> NDArray[np.generic]:
         """Read everything, as `np.asarray(view)` asks for."""
         return np.asarray(self._volume.read(region_of(self.bounding_box)), dtype=dtype)
 
-    def to_xarray(self, chunks: ChunksLike = "file", coords: Coords = "voxel") -> xr.DataArray:
+    def to_xarray(
+        self, chunks: ChunksLike | None = "file", coords: Coords = "voxel"
+    ) -> xr.DataArray:
         """Return the view as a lazy `xarray.DataArray`, dims c, x, y, z; nothing is read yet.
 
         Attributes tell mag, category, voxel size and unit; `wkw` has [more](xarray.md).
@@ -503,7 +506,7 @@ class View:
             (x_size, y_size, z_size),
             2 * prod(map(max, array.chunks)) * array.itemsize + TASK_BYTES,
         )
-        # A NumPy array has another name in dask each time.
+        # dask gives a NumPy array another name each time, so its values identify it.
         data = x if isinstance(x, np.ndarray) else array.name
         job = Job(view, None, (data, array.chunks, corner))
         go = partial(storing.run_store, array, view.volume, corner)
@@ -701,8 +704,8 @@ class View:
         grids = paired_grids(
             source.bounding_box,
             target.bounding_box,
-            None if source_chunk_size is None else cubed(source_chunk_size, "source_chunk_size"),
-            None if target_chunk_size is None else cubed(target_chunk_size, "target_chunk_size"),
+            None if source_chunk_size is None else per_axis(source_chunk_size, "source_chunk_size"),
+            None if target_chunk_size is None else per_axis(target_chunk_size, "target_chunk_size"),
             target.volume.layout.file_size,
         )
         work = partial(_work_on_pair, source, grids[0], target, grids[1], work_on_chunk)
@@ -782,7 +785,7 @@ class View:
 
         return tuple(normalize_token(part) for part in self._identity())
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_is_open": False}
 
     def _identity(self) -> tuple[object, ...]:
@@ -839,7 +842,7 @@ def _grid(
     if not isinstance(chunk_size, str):
         if chunk_size is None:
             return chunk_grid(box, layout.file_size)
-        return chunk_grid(box, cubed(chunk_size, "chunk_size"))
+        return chunk_grid(box, per_axis(chunk_size, "chunk_size"))
     if chunk_size != "auto":
         raise ArgumentError(f'chunk_size is {chunk_size!r}, but must be "auto" or numbers.')
     size = auto_size(

@@ -39,11 +39,11 @@ from wkdask.errors import (
 from wkdask.geometry import BoundingBox, Mag, whole
 from wkdask.storage.atomic import os_errors, replacing, write_all
 from wkdask.storage.volume import VoxelType
+from wkdask.units import UNITS
 
 __all__ = [
     "CATEGORIES",
     "FILE_NAME",
-    "UNITS",
     "DatasetProperties",
     "LayerProperties",
     "MagProperties",
@@ -63,14 +63,6 @@ FILE_NAME = "datasource-properties.json"
 
 CATEGORIES = ("color", "segmentation")
 """What a layer may show."""
-
-UNITS = (
-    *("yoctometer", "zeptometer", "attometer", "femtometer", "picometer", "nanometer"),
-    *("micrometer", "millimeter", "centimeter", "decimeter", "meter", "hectometer", "kilometer"),
-    *("megameter", "gigameter", "terameter", "petameter", "exameter", "zettameter", "yottameter"),
-    *("angstrom", "inch", "foot", "yard", "mile", "parsec"),
-)
-"""Units of the voxel size that webknossos writes (measured); it also reads "nm", "µm" and so on."""
 
 _KINDS = {"uint": (8, 16, 32, 64), "int": (8, 16, 32, 64), "float": (32, 64)}
 _BITS = {f"{kind}{bits}": (kind, bits) for kind, sizes in _KINDS.items() for bits in sizes}

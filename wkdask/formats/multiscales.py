@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wkdask.dataset.properties import UNITS
 from wkdask.errors import FormatError
 from wkdask.formats.image import Image, Level
 from wkdask.geometry import BoundingBox, Mag, Vec3, Vec3Like, vec3
+from wkdask.units import UNITS
 
 __all__ = ["VERSION", "Multiscales", "describe", "extras", "parsed_box", "parsed_size"]
 
