@@ -19,11 +19,10 @@ import wkw
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from wkdask.arrays import labelled
-from wkdask.arrays import lazy as arrays
-from wkdask.arrays import store as storing
 from wkdask.arrays.labelled import Coords, Labels
-from wkdask.arrays.lazy import VolumeArray
+from wkdask.arrays.lazy import VolumeArray, part_of, to_dask
 from wkdask.arrays.runs import Job, Tasks, bytes_of_chunk, carry_out
+from wkdask.arrays.store import Align, aligned_array, reads_from, run_store, store_graph
 from wkdask.errors import ArgumentError, BoundsError, ReadOnlyError, StateError
 from wkdask.geometry import BoundingBox, Mag, Vec3, Vec3Like, per_axis, vec3
 from wkdask.grids import (
@@ -35,10 +34,9 @@ from wkdask.grids import (
     paired_grids,
     region_of,
 )
-from wkdask.runtime import run as chunkmap
 from wkdask.runtime.executors import ExecutorLike, active_client
 from wkdask.runtime.memory import TASK_BYTES, auto_size
-from wkdask.runtime.run import RunReport
+from wkdask.runtime.run import OnError, Run, RunReport, chunk_graph, run_chunks
 from wkdask.storage.header import VolumeHeader, check_addressable
 from wkdask.storage.volume import Volume, Voxels, as_voxels
 from wkdask.storage.wkw import WkwVolume, as_wkw
@@ -373,14 +371,14 @@ class View:
         MissingError
             If the directory is gone.
         """
-        return arrays.to_dask(self._volume, self.bounding_box, chunks)
+        return to_dask(self._volume, self.bounding_box, chunks)
 
     def __getitem__(self, index: object) -> da.Array:
         """Return a lazy part, indexed like the array `(c, x, y, z)` of the view's voxels.
 
         Integers, slices with any step, `...` and None read exactly the voxels they name.
         """
-        return arrays.part_of(self._volume, self.bounding_box, index)
+        return part_of(self._volume, self.bounding_box, index)
 
     def __array__(
         self, dtype: DTypeLike | None = None, copy: bool | None = None
@@ -415,21 +413,21 @@ class View:
 
     @overload
     def store(
-        self, x: ArrayLike, offset: Vec3Like = ..., align: storing.Align = ...,
+        self, x: ArrayLike, offset: Vec3Like = ..., align: Align = ...,
         compute: Literal[True] = ..., *, executor: ExecutorLike = ..., retries: int = ...,
         resume: bool | str = ..., check_memory: bool = ..., progress: bool = ...,
     ) -> RunReport: ...  # fmt: skip
 
     @overload
     def store(
-        self, x: ArrayLike, offset: Vec3Like = ..., align: storing.Align = ..., *,
+        self, x: ArrayLike, offset: Vec3Like = ..., align: Align = ..., *,
         compute: Literal[False], executor: ExecutorLike = ..., retries: int = ...,
         resume: bool | str = ..., check_memory: bool = ..., progress: bool = ...,
     ) -> da.Array: ...  # fmt: skip
 
     @overload
     def store(
-        self, x: ArrayLike, offset: Vec3Like = ..., align: storing.Align = ...,
+        self, x: ArrayLike, offset: Vec3Like = ..., align: Align = ...,
         compute: bool = ..., *, executor: ExecutorLike = ..., retries: int = ...,
         resume: bool | str = ..., check_memory: bool = ..., progress: bool = ...,
     ) -> RunReport | da.Array: ...  # fmt: skip
@@ -438,7 +436,7 @@ class View:
         self,
         x: ArrayLike,
         offset: Vec3Like = (0, 0, 0),
-        align: storing.Align = "raise",
+        align: Align = "raise",
         compute: bool = True,
         *,
         executor: ExecutorLike = None,
@@ -484,22 +482,22 @@ class View:
         ReadOnlyError, AlignmentError, DtypeError, BoundsError, ArgumentError
             Before anything runs, so that nothing is written.
         """
-        run = chunkmap.Run(executor, "raise", retries, progress)
+        run = Run(executor, "raise", retries, progress)
         view = self.bounded()
         view.check_writable()
         start = vec3(offset, "offset")
         if min(start) < 0:
             raise BoundsError(f"offset is {start}, but must not be negative.")
         corner = view.bounding_box.moved_by(start).topleft
-        array = storing.aligned_array(x, view.volume, corner, align=align)
+        array = aligned_array(x, view.volume, corner, align=align)
         view.absolute_box(start, array.shape[1:])
-        if storing.reads_from(array, view.volume) and active_client(executor) is not None:
+        if reads_from(array, view.volume) and active_client(executor) is not None:
             raise ArgumentError(
                 f"the data are computed from {self.path} itself, and a cluster may run a task "
                 "twice. Store them into another mag, or pass a thread pool as executor."
             )
         if not compute:
-            return storing.store_graph(array, view.volume, corner)
+            return store_graph(array, view.volume, corner)
         x_size, y_size, z_size = map(max, array.chunks[1:])
         tasks = Tasks(
             array.npartitions,
@@ -509,7 +507,7 @@ class View:
         # dask gives a NumPy array another name each time, so its values identify it.
         data = x if isinstance(x, np.ndarray) else array.name
         job = Job(view, None, (data, array.chunks, corner))
-        go = partial(storing.run_store, array, view.volume, corner)
+        go = partial(run_store, array, view.volume, corner)
         return carry_out(go, job, tasks, run, resume=resume, check_memory=check_memory)
 
     # --- functions of chunks ----------------------------------------------------------------
@@ -519,7 +517,7 @@ class View:
         self, work_on_chunk: ChunkFunction,
         chunk_size: SupportsIndex | Vec3Like | Auto | None = ...,
         executor: ExecutorLike = ..., *, compute: Literal[True] = ...,
-        on_error: chunkmap.OnError = ..., retries: int = ..., resume: bool | str = ...,
+        on_error: OnError = ..., retries: int = ..., resume: bool | str = ...,
         check_memory: bool = ..., progress: bool = ...,
     ) -> RunReport: ...  # fmt: skip
 
@@ -527,7 +525,7 @@ class View:
     def for_each_chunk(
         self, work_on_chunk: ChunkFunction,
         chunk_size: SupportsIndex | Vec3Like | Auto | None = ...,
-        executor: ExecutorLike = ..., *, compute: Literal[False], on_error: chunkmap.OnError = ...,
+        executor: ExecutorLike = ..., *, compute: Literal[False], on_error: OnError = ...,
         retries: int = ..., resume: bool | str = ..., check_memory: bool = ...,
         progress: bool = ...,
     ) -> da.Array: ...  # fmt: skip
@@ -536,7 +534,7 @@ class View:
     def for_each_chunk(
         self, work_on_chunk: ChunkFunction,
         chunk_size: SupportsIndex | Vec3Like | Auto | None = ...,
-        executor: ExecutorLike = ..., *, compute: bool, on_error: chunkmap.OnError = ...,
+        executor: ExecutorLike = ..., *, compute: bool, on_error: OnError = ...,
         retries: int = ..., resume: bool | str = ..., check_memory: bool = ...,
         progress: bool = ...,
     ) -> RunReport | da.Array: ...  # fmt: skip
@@ -547,7 +545,7 @@ class View:
         chunk_size: SupportsIndex | Vec3Like | Auto | None = None,
         executor: ExecutorLike = None,
         *,
-        on_error: chunkmap.OnError = "raise",
+        on_error: OnError = "raise",
         retries: int = 0,
         resume: bool | str = False,
         check_memory: bool = True,
@@ -607,7 +605,7 @@ class View:
             What `work_on_chunk` raised, with a note that names the chunk.
         """
         _check_callable(work_on_chunk)
-        run = chunkmap.Run(executor, on_error, retries, progress)
+        run = Run(executor, on_error, retries, progress)
         view = self.bounded()
         grid = _grid(view, chunk_size, executor)
         if not view.read_only:
@@ -615,10 +613,10 @@ class View:
             check_apart(grid, layout.write_size, layout.write_unit)
         work = partial(_work_on_chunk, view, grid, work_on_chunk)
         if not compute:
-            return chunkmap.chunk_graph(work, grid, on_error=on_error)
+            return chunk_graph(work, grid, on_error=on_error)
         tasks = Tasks(len(grid), grid.chunk_size, 2 * bytes_of_chunk(grid, view.volume))
         job = Job(view, work_on_chunk, (grid.chunk_size,))
-        go = partial(chunkmap.run_chunks, work, grid)
+        go = partial(run_chunks, work, grid)
         return carry_out(go, job, tasks, run, resume=resume, check_memory=check_memory)
 
     @overload
@@ -627,7 +625,7 @@ class View:
         source_chunk_size: SupportsIndex | Vec3Like | None = ...,
         target_chunk_size: SupportsIndex | Vec3Like | None = ...,
         executor: ExecutorLike = ..., *, compute: Literal[True] = ...,
-        on_error: chunkmap.OnError = ..., retries: int = ..., resume: bool | str = ...,
+        on_error: OnError = ..., retries: int = ..., resume: bool | str = ...,
         check_memory: bool = ..., progress: bool = ...,
     ) -> RunReport: ...  # fmt: skip
 
@@ -636,7 +634,7 @@ class View:
         self, work_on_chunk: ZippedFunction, target_view: View,
         source_chunk_size: SupportsIndex | Vec3Like | None = ...,
         target_chunk_size: SupportsIndex | Vec3Like | None = ...,
-        executor: ExecutorLike = ..., *, compute: Literal[False], on_error: chunkmap.OnError = ...,
+        executor: ExecutorLike = ..., *, compute: Literal[False], on_error: OnError = ...,
         retries: int = ..., resume: bool | str = ..., check_memory: bool = ...,
         progress: bool = ...,
     ) -> da.Array: ...  # fmt: skip
@@ -646,7 +644,7 @@ class View:
         self, work_on_chunk: ZippedFunction, target_view: View,
         source_chunk_size: SupportsIndex | Vec3Like | None = ...,
         target_chunk_size: SupportsIndex | Vec3Like | None = ...,
-        executor: ExecutorLike = ..., *, compute: bool, on_error: chunkmap.OnError = ...,
+        executor: ExecutorLike = ..., *, compute: bool, on_error: OnError = ...,
         retries: int = ..., resume: bool | str = ..., check_memory: bool = ...,
         progress: bool = ...,
     ) -> RunReport | da.Array: ...  # fmt: skip
@@ -659,7 +657,7 @@ class View:
         target_chunk_size: SupportsIndex | Vec3Like | None = None,
         executor: ExecutorLike = None,
         *,
-        on_error: chunkmap.OnError = "raise",
+        on_error: OnError = "raise",
         retries: int = 0,
         resume: bool | str = False,
         check_memory: bool = True,
@@ -699,7 +697,7 @@ class View:
         _check_callable(work_on_chunk)
         if not isinstance(target_view, View):
             raise ArgumentError(f"target_view is {target_view!r}, but must be a View.")
-        run = chunkmap.Run(executor, on_error, retries, progress)
+        run = Run(executor, on_error, retries, progress)
         source, target = self.bounded(), target_view.bounded()
         grids = paired_grids(
             source.bounding_box,
@@ -711,11 +709,11 @@ class View:
         work = partial(_work_on_pair, source, grids[0], target, grids[1], work_on_chunk)
         grid = grids[1]
         if not compute:
-            return chunkmap.chunk_graph(work, grid, on_error=on_error)
+            return chunk_graph(work, grid, on_error=on_error)
         needed = sum(map(bytes_of_chunk, grids, (source.volume, target.volume)))
         tasks = Tasks(len(grid), grid.chunk_size, needed)
         job = Job(target, work_on_chunk, (grid.chunk_size,), (source,))
-        go = partial(chunkmap.run_chunks, work, grid)
+        go = partial(run_chunks, work, grid)
         return carry_out(go, job, tasks, run, resume=resume, check_memory=check_memory)
 
     # --- for code that works on any view --------------------------------------------------------

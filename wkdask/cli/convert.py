@@ -66,14 +66,14 @@ def equal(
     Stops at the first difference and prints it. Ends with exit code 0 if they are equal, 1 if they
     differ, and 2 if that can't be told.
     """
-    from wkdask.dataset import compare as comparing
+    from wkdask.dataset.compare import equal as compare
     from wkdask.dataset.dataset import Dataset
 
     with errors_as_text(_FAILED), scheduler.executor() as executor:
         sides: list[Any] = [a, b]
         if layer_name is not None:
             sides = [Dataset(side)[layer_name] for side in sides]
-        found = comparing.equal(
+        found = compare(
             *sides, mags=mags or None, executor=executor, progress=shows_bar(progress, as_json)
         )
     click.echo(json.dumps(found.as_dict(), indent=2) if as_json else str(found))
@@ -118,18 +118,18 @@ def convert(
     a directory of slices, a quoted pattern for them, or a file of many pages. TARGET is a dataset,
     which may exist and gets another layer, or a path that ends in .zarr.
     """
-    from wkdask.dataset import describe as display
+    from wkdask.dataset import describe
     from wkdask.dataset.dataset import Dataset
-    from wkdask.formats import convert as converting
+    from wkdask.formats.convert import convert as convert_images
 
     with errors_as_text(), scheduler.executor() as executor:
-        made = converting.convert(
+        made = convert_images(
             source, target, mags=mags or None, executor=executor,
             progress=shows_bar(progress, as_json), **options,
         )  # fmt: skip
         if isinstance(made, Dataset):
-            facts = display.describe(made.path)
-            text = display.as_text(facts)
+            facts = describe.describe(made.path)
+            text = describe.as_text(facts)
         else:
             facts = {"path": str(made)}
             text = f"made {made}"

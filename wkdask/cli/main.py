@@ -40,12 +40,12 @@ def info(path: str, as_json: bool) -> None:
 
     Layers, mags, dtypes, boxes, voxel size, files and bytes on disk.
     """
-    from wkdask.dataset import describe as display
+    from wkdask.dataset import describe
 
     with errors_as_text():
-        facts = display.describe(path)
-    click.echo(json.dumps(facts, indent=2) if as_json else display.as_text(facts))
-    sys.exit(1 if display.has_errors(facts) else 0)
+        facts = describe.describe(path)
+    click.echo(json.dumps(facts, indent=2) if as_json else describe.as_text(facts))
+    sys.exit(1 if describe.has_errors(facts) else 0)
 
 
 @main.command()
@@ -65,12 +65,12 @@ def check(path: str, level: str, sweep: bool, as_json: bool, progress: bool | No
 
     Ends with exit code 1 if there are voxels that can't be read.
     """
-    from wkdask.dataset import check as checking
+    from wkdask.dataset.check import check as check_files
 
     show = shows_bar(progress, as_json)
     with errors_as_text():
         number: Literal[1, 2] = 2 if level == "2" else 1
-        report = checking.check(path, level=number, sweep=sweep, progress=show)
+        report = check_files(path, level=number, sweep=sweep, progress=show)
     click.echo(json.dumps(report.as_dict(), indent=2) if as_json else str(report))
     sys.exit(0 if report.ok else 1)
 

@@ -17,7 +17,7 @@ from wkdask.dataset.dataset import Dataset, Layer, MagView, create
 from wkdask.dataset.lookup import kind_of
 from wkdask.errors import ArgumentError, ExistsError
 from wkdask.geometry import Mag, Vec3
-from wkdask.pyramid import rewrite as rewriting
+from wkdask.pyramid import rewrite
 from wkdask.runtime.executors import ExecutorLike
 from wkdask.runtime.run import Run, RunReport
 from wkdask.storage.header import BlockType, VolumeHeader
@@ -160,7 +160,7 @@ def _copy_mag(
     report = RunReport(0)
     if not box.is_empty:
         journal = journal_of(Job(copied, None, ("copy",), (view,)), resume)
-        report = rewriting.copy_voxels(view.volume, copied.volume, box, run, journal=journal)
+        report = rewrite.copy_voxels(view.volume, copied.volume, box, run, journal=journal)
     directories.list_mags([entry])
     return report
 
@@ -182,7 +182,7 @@ def _copy_view(source: View, target: View, run: Run, resume: bool) -> RunReport:
             raise ArgumentError(f"the views overlap in {common}: read and write it by yourself.")
     journal = journal_of(Job(target, None, ("copy", shift), (source,)), resume)
     try:
-        return rewriting.copy_voxels(
+        return rewrite.copy_voxels(
             source.volume, target.volume, target.bounding_box, run,
             shift=shift, journal=journal, exclusive=False,
         )  # fmt: skip

@@ -36,8 +36,7 @@ from wkdask.errors import (
 )
 from wkdask.geometry import BoundingBox, Mag, MagLike, Vec3, Vec3Like, absolute, vec3, whole
 from wkdask.grids import ChunksLike
-from wkdask.pyramid import build
-from wkdask.pyramid import rewrite as rewriting
+from wkdask.pyramid import build, rewrite
 from wkdask.pyramid.mags import SamplingMode
 from wkdask.pyramid.plan import PyramidPlan
 from wkdask.runtime.executors import ExecutorLike
@@ -788,7 +787,7 @@ class MagView(View):
         volume = as_wkw(self.volume)
         header = replace(volume.header, block_type=block_type)
         run = Run(executor, retries=retries, progress=progress)
-        return self._rewritten(rewriting.recompress(volume, block_type, run), header)
+        return self._rewritten(rewrite.recompress(volume, block_type, run), header)
 
     def rechunk(
         self,
@@ -841,7 +840,7 @@ class MagView(View):
         changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
         header = replace(volume.header, **changes)
         run = Run(executor, retries=retries, progress=progress)
-        return self._rewritten(rewriting.rechunk(volume, header, run), header)
+        return self._rewritten(rewrite.rechunk(volume, header, run), header)
 
     def _rewritten(self, report: RunReport, header: VolumeHeader) -> RunReport:
         """Let the view, and the JSON where there is one, know how the voxels are stored now."""

@@ -15,10 +15,9 @@ from wkdask.dataset.dataset import Dataset, Layer, create, open_mag
 from wkdask.dataset.lookup import kind_of
 from wkdask.dataset.properties import check_unit
 from wkdask.errors import ArgumentError, ExistsError, FormatError, MissingError
-from wkdask.formats import ome_zarr as zarrs
-from wkdask.formats import tiff as tiffs
-from wkdask.formats import wkw as importing
+from wkdask.formats import ome_zarr, tiff
 from wkdask.formats.image import Image, of_array, of_layer, of_npy, of_view
+from wkdask.formats.wkw import add_image, check
 from wkdask.geometry import MagLike, Vec3Like, absolute
 from wkdask.runtime.executors import ExecutorLike
 from wkdask.runtime.run import Run
@@ -137,10 +136,10 @@ def convert(
     images = [image.with_mags(mags) for image in images]
     known = _measured(images, target if kind == "wkw" else None, voxel_size, unit)
     if kind == "ome-zarr":
-        zarrs.write(known, _path(target), run=run)
+        ome_zarr.write(known, _path(target), run=run)
         return Path(_path(target))
     if kind == "zarr":
-        zarrs.write_array(known[0], _path(target), run=run)
+        ome_zarr.write_array(known[0], _path(target), run=run)
         return Path(_path(target))
     return _into_dataset(known, target, run, resume, blocks_per_file_edge)
 
@@ -174,12 +173,12 @@ def read(
         return read(Dataset(path))
     if kind == "mag":
         return (of_view(open_mag(path)),)
-    if zarrs.is_zarr(path):
-        return zarrs.read(path, axes=axes, offset=offset)
+    if ome_zarr.is_zarr(path):
+        return ome_zarr.read(path, axes=axes, offset=offset)
     if path.endswith(".npy") and os.path.isfile(path):
         return (_moved(of_npy(path, axes), offset),)
-    if tiffs.is_tiff(path):
-        return (_moved(tiffs.read(path), offset),)
+    if tiff.is_tiff(path):
+        return (_moved(tiff.read(path), offset),)
     if not os.path.lexists(path):
         raise MissingError(f"{path} does not exist.")
     raise FormatError(
@@ -297,7 +296,7 @@ def _into_dataset(
             "(--layer-name)."
         )
     for name, image in named.items():
-        importing.check(image, name, run, blocks_per_file_edge)
+        check(image, name, run, blocks_per_file_edge)
     found = _existing(target)
     taken = [name for name in named if found is not None and name in found.layers]
     if found is not None and taken and not resume:
@@ -312,7 +311,7 @@ def _into_dataset(
     made = create(_path(target), image.voxel_size, image.unit, exist_ok=True)
     dataset = target if isinstance(target, Dataset) else made
     for name, image in named.items():
-        importing.add_image(
+        add_image(
             dataset, image, name, run=run, resume=resume,
             blocks_per_file_edge=blocks_per_file_edge,
         )  # fmt: skip

@@ -1,7 +1,7 @@
-"""Mags made from other mags: which boxes correspond, which mode is meant, and what it will cost.
+"""Mags made from other mags: which boxes correspond, and which mode is meant.
 
-It knows views, mags and modes. How boxes are made is `sampling`'s business, and in which order
-files are made is that of `filling`.
+It knows views, mags and modes. `sampling` makes the voxels of a box; `fill` decides in which order
+files are made.
 """
 
 from __future__ import annotations

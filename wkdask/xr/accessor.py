@@ -8,8 +8,8 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from wkdask.arrays import labelled
-from wkdask.arrays import store as storing
 from wkdask.arrays.lazy import VolumeArray, file_lengths
+from wkdask.arrays.store import Align, aligned_array
 from wkdask.arrays.view import View
 from wkdask.dataset.dataset import Dataset, Layer, MagView
 from wkdask.dataset.lookup import other_mag
@@ -139,7 +139,7 @@ class ArrayAccessor(OnGrid):
         return other.isel(dict.fromkeys(gone, 0)).transpose(..., *array.dims)
 
     def store(
-        self, target: View, align: storing.Align = "raise", compute: bool = True, **options: Any
+        self, target: View, align: Align = "raise", compute: bool = True, **options: Any
     ) -> Any:
         """Write the array into a view, to where its coordinates say.
 
@@ -190,7 +190,7 @@ class ArrayAccessor(OnGrid):
         block_edge: int = 32,
         blocks_per_file_edge: int = 32,
         block_type: BlockType = "lz4hc",
-        align: storing.Align = "raise",
+        align: Align = "raise",
         **options: Any,
     ) -> MagView:
         """Write the array as a new mag.
@@ -299,7 +299,7 @@ class DatasetAccessor(OnGrid):
         return labelled.to_dataset(arrays, {**self._dataset.attrs, "mag": str(Mag(mag))})
 
     def store(
-        self, target: Dataset, align: storing.Align = "raise", **options: Any
+        self, target: Dataset, align: Align = "raise", **options: Any
     ) -> dict[str, RunReport]:
         """Write each variable into the layer of its name, at the mag of its coordinates.
 
@@ -364,7 +364,7 @@ def _prepared(
     block_edge: int = 32,
     blocks_per_file_edge: int = 32,
     block_type: BlockType = "lz4hc",
-    align: storing.Align = "raise",
+    align: Align = "raise",
     **options: Any,
 ) -> Callable[[], MagView]:
     """Return what `to_wkw` then does; all that may be refused is refused here."""
@@ -375,7 +375,7 @@ def _prepared(
     future = volume_at(place.path / str(grid.mag), header)
     data, box = _voxels(array, grid, future)
     check_addressable(box)
-    storing.aligned_array(data, future, box.topleft, align=align, is_new=True)
+    aligned_array(data, future, box.topleft, align=align, is_new=True)
     around = box.scaled_by(grid.mag)
     place.check(grid, header, around)
 
