@@ -578,8 +578,9 @@ class View:
         resume
             Whether to note in a journal beside the files which chunks are done, and to skip those
             of an earlier run of the same job: the same function, view and chunk size. A chunk
-            whose files were changed since runs again. A text names the job, for functions that
-            can't be recognised; the name stands for all of it.
+            whose files were changed since runs again. The function is recognised by its own code and
+            that of functions of its module, but not by what other modules do: after a change there,
+            or for functions that can't be recognised, name the job by a text of your own.
         check_memory
             Whether to refuse chunks of which two copies per thread exceed a worker's memory.
         progress
