@@ -578,9 +578,9 @@ class View:
         resume
             Whether to note in a journal beside the files which chunks are done, and to skip those
             of an earlier run of the same job: the same function, view and chunk size. A chunk
-            whose files were changed since runs again. The function is recognised by its own code and
-            that of functions of its module, but not by what other modules do: after a change there,
-            or for functions that can't be recognised, name the job by a text of your own.
+            whose files were changed since runs again. A function is recognised by its own code and
+            that of its module, but not by what other modules do: after a change there, or for a
+            function that can't be recognised, name the job by a text of your own.
         check_memory
             Whether to refuse chunks of which two copies per thread exceed a worker's memory.
         progress
