@@ -396,12 +396,13 @@ class Layer:
     def open_entry(self, entry: MagProperties) -> MagView:
         """Return the view of a mag, also of one that the JSON does not list yet."""
         volume = self._directories.open(entry)
+        found, dataset = self.properties, self._dataset
         labels = Labels(
-            entry.mag, self.name, self.category, self._dataset.voxel_size, self._dataset.unit,
-            self.largest_segment_id, str(self._dataset.path),
+            entry.mag, found.name, found.category, dataset.voxel_size, dataset.unit,
+            found.largest_segment_id, str(dataset.path),
         )  # fmt: skip
         factors = entry.mag.factors
-        box = self.bounding_box.align_with_mag(factors, ceil=True).in_mag(factors)
+        box = found.bounding_box.align_with_mag(factors, ceil=True).in_mag(factors)
         is_outside = not self._directories.is_inside(volume.path)
         return MagView(volume, box, labels, layer=self, read_only=is_outside)
 

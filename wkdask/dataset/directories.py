@@ -117,9 +117,9 @@ class MagDirectories:
         PropertiesError
             If the JSON says something else of the voxels than the volume.
         """
-        self.check_format()
+        said = self.check_format().voxel_type
         volume = open_volume(self._path(entry))
-        found, said = volume.layout.voxel_type, self.properties.voxel_type
+        found = volume.layout.voxel_type
         if found != said:
             raise PropertiesError(
                 f"{self.json.directory / FILE_NAME} says that layer {self.name!r} has "
@@ -156,13 +156,15 @@ class MagDirectories:
         """Return whether a path stays in the dataset, symbolic links followed."""
         return Path(path).resolve().is_relative_to(self.json.directory.resolve())
 
-    def check_format(self) -> None:
-        """Raise `FormatError` unless the layer is stored as WKW."""
-        if self.properties.data_format != "wkw":
+    def check_format(self) -> LayerProperties:
+        """Return what the JSON says of the layer; raise `FormatError` unless it is WKW."""
+        layer = self.properties
+        if layer.data_format != "wkw":
             raise FormatError(
-                f"layer {self.name!r} is stored as {self.properties.data_format}, but wkdask reads "
+                f"layer {self.name!r} is stored as {layer.data_format}, but wkdask reads "
                 "and writes voxels of WKW layers only."
             )
+        return layer
 
     def _create(self, path: Path, layout: Layout) -> None:
         """Make the directory of a mag; a header that a crash left behind is replaced."""
