@@ -56,6 +56,7 @@ def nothing(_: object) -> None:
     pass
 
 
+@pytest.mark.slow
 def test_trivial_chunks_beside_client_map(client: Any, is_measured: bool) -> None:
     """10,000 chunks on 2 worker processes; what was asked for is at most 1.2 times the time."""
     shape = (100, 10, 10) if is_measured else (10, 5, 4)

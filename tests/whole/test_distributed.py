@@ -196,7 +196,7 @@ def executor_named(name: str, client: Any) -> Iterator[Any]:
             yield pool
 
 
-@pytest.mark.parametrize("name", ["active client", "client", "threads", "process pool"])
+@pytest.mark.parametrize("name", ["active client", "client", "threads", PROCESS_POOL])
 @pytest.mark.parametrize(
     ("error", "args"), [(KeyError, ("no soma",)), (FormatError, ("bad",)), (OSError, (28, "full"))]
 )

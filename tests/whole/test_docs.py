@@ -45,7 +45,7 @@ def code_of(page: Path) -> list[str]:
 
 
 def starts_cluster(page: Path) -> bool:
-    return any("LocalCluster(" in code for code in code_of(page))
+    return any("Cluster(" in code or "Pool" in code for code in code_of(page))
 
 
 def prose_of(page: Path) -> str:

@@ -88,7 +88,8 @@ class TestPeaks:
     def test_headers_that_claim_much_allocate_nothing(self, tmp_path: Path):
         assert peak_of("huge_claims", tmp_path) < 4 * MIB
 
-    @pytest.mark.parametrize("edge", [256, pytest.param(1024, marks=pytest.mark.slow)])
+    @pytest.mark.slow
+    @pytest.mark.parametrize("edge", [256, 1024])
     def test_a_pyramid(self, volume: Path, edge: int):
         """Of 4 GiB too, in as many threads as there are cores."""
         root = volume.parent / "dataset"
