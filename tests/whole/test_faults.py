@@ -393,7 +393,8 @@ def test_ctrl_c_leaves_whole_files(job: Job, address: str) -> None:
 
 
 def address_in(file: str) -> str:
-    wait_for(Path(file).exists, "the scheduler's file")
+    # The file appears before its text.
+    wait_for(lambda: Path(file).exists() and Path(file).read_text(), "the scheduler's file")
     return str(json.loads(Path(file).read_text())["address"])
 
 
