@@ -200,9 +200,9 @@ def _mags_of(
     path: str, layer_names: tuple[str, ...], mags: tuple[str, ...]
 ) -> Iterator[tuple[str, MagView]]:
     from wkdask.dataset import dataset
-    from wkdask.dataset.lookup import kind_of
+    from wkdask.dataset.lookup import is_dataset
 
-    if kind_of(path) != "dataset" and not layer_names and not mags:
+    if not is_dataset(path) and not layer_names and not mags:
         yield path, dataset.open_mag(path)
         return
     for layer in _layers_of(path, layer_names):

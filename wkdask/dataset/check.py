@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from wkdask.dataset.dataset import Dataset, Layer
-from wkdask.dataset.lookup import kind_of
+from wkdask.dataset.lookup import is_bare_mag
 from wkdask.dataset.properties import FILE_NAME
 from wkdask.errors import ArgumentError, WkdaskError, storage_error
 from wkdask.geometry import BoundingBox, Vec3
@@ -188,7 +188,7 @@ def _call_numbered(task: tuple[int, Callable[[], list[Finding]]]) -> list[Findin
 
 def _layers(root: str) -> list[Layer]:
     """Return the layers that are stored as WKW; a bare mag directory has none."""
-    if kind_of(root) == "mag":
+    if is_bare_mag(root):
         return []
     return [layer for layer in Dataset(root).layers.values() if layer.data_format == "wkw"]
 
@@ -197,7 +197,7 @@ def _volumes(
     root: str, layers: list[Layer], findings: list[Finding]
 ) -> Iterator[tuple[Volume, BoundingBox | None]]:
     """Yield the mags that can be opened, and what is shown of them; what can't be is a finding."""
-    if kind_of(root) == "mag":
+    if is_bare_mag(root):
         yield open_volume(root), None
     for layer in layers:
         for entry in layer.properties.mags:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from wkdask.arrays.view import View
 from wkdask.dataset.dataset import Dataset, Layer, MagView, open_mag
-from wkdask.dataset.lookup import kind_of
+from wkdask.dataset.lookup import is_bare_mag
 from wkdask.errors import ArgumentError
 from wkdask.geometry import BoundingBox, Mag, MagLike, Vec3, mag_list
 from wkdask.grids import ChunkGrid, region_of
@@ -300,7 +300,7 @@ def _opened(side: Comparable) -> Dataset | Layer | View:
             f"{side!r} can't be compared: give a Dataset, a Layer, a View, or the path of a "
             "dataset or mag directory."
         )
-    return open_mag(side) if kind_of(side) == "mag" else Dataset(side)
+    return open_mag(side) if is_bare_mag(side) else Dataset(side)
 
 
 def _walk(

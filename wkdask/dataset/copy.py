@@ -14,7 +14,7 @@ from pathlib import Path
 from wkdask.arrays.runs import Job, journal_of
 from wkdask.arrays.view import View
 from wkdask.dataset.dataset import Dataset, Layer, MagView, create
-from wkdask.dataset.lookup import kind_of
+from wkdask.dataset.lookup import is_dataset
 from wkdask.errors import ArgumentError, ExistsError
 from wkdask.geometry import Mag, Vec3
 from wkdask.pyramid import rewrite
@@ -102,7 +102,7 @@ def _copy_dataset(
 ) -> RunReport:
     for layer in source.layers.values():
         _headers(layer, block_type)
-    if kind_of(path) == "dataset" and not resume:
+    if is_dataset(path) and not resume:
         raise ExistsError(f"{path} is a dataset already: choose another path, or resume=True.")
     target = create(path, source.voxel_size, source.unit, exist_ok=resume)
     said = source.json.content

@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from wkdask.dataset.dataset import Dataset, Layer, MagView, open_mag
-from wkdask.dataset.lookup import kind_of
+from wkdask.dataset.lookup import is_bare_mag
 from wkdask.errors import WkdaskError
 from wkdask.geometry import Mag
 
@@ -16,7 +16,7 @@ __all__ = ["as_text", "describe", "has_errors"]
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return what a dataset, or a bare mag directory, holds; ready for JSON."""
-    if kind_of(path) == "mag":
+    if is_bare_mag(path):
         return {"path": os.path.abspath(path), "mags": [_describe_mag(open_mag(path))]}
     dataset = Dataset(path)
     return {

@@ -17,7 +17,7 @@ from wkdask.geometry import Mag, MagLike, absolute
 from wkdask.storage.opening import is_volume
 from wkdask.storage.wkw import HEADER_NAME
 
-__all__ = ["Found", "Kind", "can_open", "find", "kind_of", "other_mag"]
+__all__ = ["Found", "Kind", "can_open", "find", "is_bare_mag", "is_dataset", "kind_of", "other_mag"]
 
 Path_ = str | os.PathLike[str]
 Opener = Callable[[], MagView]
@@ -26,6 +26,16 @@ Kind = Literal["mag", "layer", "dataset"]
 # Names of nodes in a tree begin below what a path leads to.
 _NODES: dict[Kind, str] = {"mag": "/", "layer": "/{mag}", "dataset": "/{name}/{mag}"}
 _BELOW: dict[Kind, Kind] = {"dataset": "layer", "layer": "mag", "mag": "mag"}
+
+
+def is_dataset(path: Path_) -> bool:
+    """Return whether a dataset lies at a path; nothing is listed or read."""
+    return os.path.isfile(os.path.join(path, FILE_NAME))
+
+
+def is_bare_mag(path: Path_) -> bool:
+    """Return whether a mag directory lies at a path, and no dataset; nothing is listed or read."""
+    return is_volume(path) and not is_dataset(path)
 
 
 def kind_of(path: Path_) -> Kind | None:
@@ -39,9 +49,9 @@ def kind_of(path: Path_) -> Kind | None:
     ['dataset', 'layer', 'mag', None]
     """
     directory = Path(absolute(path))
-    if (directory / FILE_NAME).is_file():
+    if is_dataset(directory):
         return "dataset"
-    if is_volume(directory):
+    if is_bare_mag(directory):
         return "mag"
     with contextlib.suppress(WkdaskError):  # a broken JSON around it makes it no layer
         if next(_mags_in(directory), None) or _layer_at(directory):
@@ -206,7 +216,7 @@ def _of_mag(directory: Path) -> Found:
 
 def _layer_at(directory: Path) -> Layer | None:
     """Return the layer of which this is the directory, if there is a dataset around it."""
-    if not (directory.parent / FILE_NAME).is_file():
+    if not is_dataset(directory.parent):
         return None
     layer = Dataset(directory.parent).layers.get(directory.name)
     return layer if layer is not None and layer.data_format == "wkw" else None

@@ -12,7 +12,7 @@ import numpy as np
 
 from wkdask.arrays.view import View
 from wkdask.dataset.dataset import Dataset, Layer, create, open_mag
-from wkdask.dataset.lookup import kind_of
+from wkdask.dataset.lookup import is_bare_mag, is_dataset
 from wkdask.dataset.properties import check_unit
 from wkdask.errors import ArgumentError, ExistsError, FormatError, MissingError
 from wkdask.formats import ome_zarr, tiff
@@ -168,10 +168,9 @@ def read(
     if not isinstance(source, str | os.PathLike):
         return (_moved(of_array(source, axes), offset),)
     path = absolute(source)
-    kind = kind_of(path)
-    if kind == "dataset":
+    if is_dataset(path):
         return read(Dataset(path))
-    if kind == "mag":
+    if is_bare_mag(path):
         return (of_view(open_mag(path)),)
     if ome_zarr.is_zarr(path):
         return ome_zarr.read(path, axes=axes, offset=offset)
@@ -215,7 +214,7 @@ def _chosen(
     offset: Vec3Like | None,
 ) -> list[Image]:
     """Return the images to convert; of a dataset, those of one layer or of all."""
-    if isinstance(source, str | os.PathLike) and kind_of(source) == "dataset":
+    if isinstance(source, str | os.PathLike) and is_dataset(source):
         source = Dataset(source)
     if not isinstance(source, Dataset):
         images = list(read(source, axes=axes, offset=offset))
@@ -277,7 +276,7 @@ def _measured(
 def _existing(target: Path_ | Dataset | None) -> Dataset | None:
     if target is None or isinstance(target, Dataset):
         return target
-    return Dataset(target) if kind_of(target) == "dataset" else None
+    return Dataset(target) if is_dataset(target) else None
 
 
 def _into_dataset(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wkdask.dataset.dataset import Dataset, Layer, create
-from wkdask.dataset.lookup import kind_of
+from wkdask.dataset.lookup import is_dataset
 from wkdask.dataset.properties import LayerProperties
 from wkdask.errors import ArgumentError, DtypeError, ExistsError
 from wkdask.geometry import BoundingBox, Mag, absolute
@@ -67,7 +67,7 @@ class Destination:
         if isinstance(self.target, Dataset):
             return self.target
         root = self.path.parent
-        return Dataset(root) if kind_of(root) == "dataset" else None
+        return Dataset(root) if is_dataset(root) else None
 
     def grid(self, array: xr.DataArray) -> VoxelGrid:
         """Return the grid of an array, by the voxel size of the dataset into which it goes."""
