@@ -188,13 +188,14 @@ def build(
         See `Layer.downsample`.
     """
     chains.check_sampling_mode(way.sampling_mode)
+    directories = layer.directories
     start = _start(layer, way)
-    others = layer.directories.listed_anywhere
+    others = directories.listed_anywhere
     chosen = way.chosen(start, layer.bounding_box, layer.dataset.voxel_size, others)
     if resume and not chosen and way.from_mag is None:
         return RunReport(0)  # the run that is resumed was over
     mode = check_mode(how.mode, way.direction, layer.category, force=force)
-    layer.directories.check_new(chosen, resume=resume)
+    directories.check_new(chosen, resume=resume)
     plan = _plan(layer, start, chosen, replace(how, mode=mode))
     return plan if dry_run else _make(layer, plan, way.direction, how.run, resume=resume)
 

@@ -5,6 +5,7 @@ It knows numbers: how much work there is, and how much is done.
 
 from __future__ import annotations
 
+import time
 import warnings
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ class Progress:
 
     def __init__(self, total: int, is_shown: bool) -> None:
         self._bar = _bar(total) if is_shown else None
+        self._start = time.perf_counter()
 
     def __enter__(self) -> Progress:
         return self
@@ -52,7 +54,7 @@ class Progress:
         if self._bar is None:
             return
         self._bar.initial = skipped
-        rate = voxels / max(self._bar.format_dict["elapsed"], 1e-9) / 1e6
+        rate = voxels / max(time.perf_counter() - self._start, 1e-9) / 1e6
         facts = [f"{rate:,.{0 if rate >= 10 else 1}f} MVx/s"] if voxels else []
         facts += [f"{failed:,} failed"] if failed else []
         self._bar.set_postfix_str(", ".join(facts), refresh=False)

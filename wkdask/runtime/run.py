@@ -268,8 +268,6 @@ class Tally:
         return report
 
     def _show(self, bar: Progress) -> None:
-        if not self._run.progress:
-            return
         failed = len(self._failures)
         done = self._done + self._skipped + failed
         bar.show(done, skipped=self._skipped, failed=failed, voxels=self._voxels)

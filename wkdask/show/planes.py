@@ -153,7 +153,7 @@ def _figure(axes: Mapping[str, Axis]) -> dict[str, Axes]:
         import matplotlib.pyplot as plt
     except ImportError:
         raise extra_error("matplotlib", "plot") from None
-    least = LEAST_SHARE * max(axis.length for axis in axes.values())
+    least = _least_length(axes)
     across, down, deep = (max(axes[dim].length, least) for dim in "xyz")
     scale = INCHES / max(across + deep, down + deep)
     size = (across + deep) * scale + 1.5, (down + deep) * scale + 1.2
@@ -161,6 +161,11 @@ def _figure(axes: Mapping[str, Axis]) -> dict[str, Axes]:
     grid = figure.add_gridspec(2, 2, width_ratios=(across, deep), height_ratios=(down, deep))
     places = {"xy": grid[0, 0], "zy": grid[0, 1], "xz": grid[1, 0]}
     return {name: figure.add_subplot(places[name]) for name in PLANES}
+
+
+def _least_length(axes: Mapping[str, Axis]) -> float:
+    """Return the room that an axis gets at least; a shorter one has a single tick."""
+    return LEAST_SHARE * max(axis.length for axis in axes.values())
 
 
 def _paint(ax: Axes, axes: Mapping[str, Axis], plane: str, pixels: Pixels, look: _Look) -> None:
@@ -175,7 +180,7 @@ def _mark(ax: Axes, axes: Mapping[str, Axis], plane: str, color: str) -> None:
     right, down = PLANES[plane]
     ax.axvline(axes[right].place, color=color, linewidth=0.7, alpha=0.7)
     ax.axhline(axes[down].place, color=color, linewidth=0.7, alpha=0.7)
-    least = LEAST_SHARE * max(axis.length for axis in axes.values())
+    least = _least_length(axes)
     for axis, dim in ((ax.xaxis, right), (ax.yaxis, down)):
         axis.set_label_text(f"{dim} ({axes[dim].unit})")
         if axes[dim].length < least:

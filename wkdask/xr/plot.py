@@ -6,6 +6,7 @@ Only the voxels of the planes are read, and of large planes only as many as ther
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -70,16 +71,20 @@ def _axes(volume: xr.DataArray, at: Mapping[str, float]) -> dict[str, Axis]:
         edge = grid.mag.factors[i] * edge_of_voxel(volume, dim, grid)
         is_centred = is_physical(volume, dim)
         nm = None if grid.voxel_size is None else grid.spacing_nm[i] / edge
-        firsts = values - (edge / 2 if is_centred else 0)
-        inside = (firsts <= at.get(dim, np.nan)) & (at.get(dim, np.nan) < firsts + edge)
-        if dim in at and not inside.any():
-            raise ArgumentError(
-                f"{dim} is {at[dim]}, but the array reaches from {values.min():g} to "
-                f"{values.max():g}."
-            )
-        point = int(inside.argmax()) if dim in at else len(values) // 2
-        axes[dim] = Axis(values, edge, is_centred, nm, _unit(volume, dim), point)
+        axis = Axis(values, edge, is_centred, nm, _unit(volume, dim), len(values) // 2)
+        axes[dim] = replace(axis, point=_point(axis, dim, at[dim])) if dim in at else axis
     return axes
+
+
+def _point(axis: Axis, dim: str, at: float) -> int:
+    """Return the voxel at a coordinate."""
+    values = np.asarray(axis.values, np.float64)
+    firsts = values - (axis.edge / 2 if axis.is_centred else 0)
+    inside = (firsts <= at) & (at < firsts + axis.edge)
+    if not inside.any():
+        low, high = values.min(), values.max()
+        raise ArgumentError(f"{dim} is {at}, but the array reaches from {low:g} to {high:g}.")
+    return int(inside.argmax())
 
 
 def _axes_over(axes: Mapping[str, Axis], labels: xr.DataArray) -> dict[str, Axis]:
