@@ -19,8 +19,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from wkdask.geometry import BoundingBox, Vec3
+from wkdask.runtime.executors import threads_of
 from wkdask.runtime.journal import Journal
-from wkdask.runtime.memory import threads_of
 from wkdask.runtime.queues import WAITING, Outcomes
 from wkdask.runtime.run import Run, RunReport, Tally, run_chunk
 from wkdask.runtime.stream import stream_calls

@@ -11,6 +11,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from functools import partial
 from pkgutil import resolve_name
 from typing import Any, TypeAlias
@@ -25,19 +26,23 @@ import dask.threaded
 from dask.base import DaskMethodsMixin, get_scheduler
 from dask.local import get_async
 from distributed import Client
+from distributed.system import MEMORY_LIMIT
 
 from wkdask.errors import ArgumentError, ClusterError, WkdaskError
 from wkdask.runtime.pickling import pack_exception
 
 __all__ = [
     "ExecutorLike",
+    "Host",
     "active_client",
     "check_cluster",
     "check_executor",
     "cluster_errors",
+    "hosts_of",
     "local_pool",
     "refuse_query_planning",
     "run",
+    "threads_of",
     "workers_of",
 ]
 
@@ -127,6 +132,34 @@ def workers_of(executor: Executor | None) -> int:
         return 1
     configured = dask.config.get("num_workers", None) if executor is None else None
     return configured or getattr(executor, "_max_workers", None) or os.cpu_count() or 1
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A process that runs tasks in threads, or a machine that runs them in processes."""
+
+    name: str
+    threads: int
+    limit_bytes: int
+    """The limit of memory; 0 if there is none."""
+
+
+def hosts_of(executor: ExecutorLike) -> Iterator[Host]:
+    """Yield the workers of a cluster, or this machine."""
+    client = active_client(executor)
+    if client is None:
+        pool = executor if isinstance(executor, Executor) else None
+        yield Host("this machine", workers_of(pool), int(MEMORY_LIMIT))
+        return
+    with cluster_errors():
+        workers = client.scheduler_info(n_workers=-1)["workers"]
+    for address, worker in workers.items():
+        yield Host(f"worker {address}", worker["nthreads"], worker["memory_limit"])
+
+
+def threads_of(executor: ExecutorLike) -> int:
+    """Return how many tasks run at a time; at least one, because workers may be yet to come."""
+    return max(1, sum(host.threads for host in hosts_of(executor)))
 
 
 def _configured_executor() -> Executor | None:

@@ -6,17 +6,13 @@ how many bytes a task needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
-from dataclasses import dataclass
-
-from distributed.system import MEMORY_LIMIT
+from collections.abc import Callable
 
 from wkdask.errors import MemoryLimitError
 from wkdask.geometry import Vec3
-from wkdask.runtime.executors import ExecutorLike, active_client, cluster_errors, workers_of
+from wkdask.runtime.executors import ExecutorLike, Host, hosts_of
 
-__all__ = ["TASK_BYTES", "auto_size", "check_memory", "threads_of"]
+__all__ = ["TASK_BYTES", "auto_size", "check_memory"]
 
 TASK_BYTES = 2**26
 """What the file engine takes for one task, beside the voxels that are read or written at once:
@@ -24,21 +20,6 @@ a piece of 8 MiB, the compressed blocks of a batch, and the tables of LZ4."""
 
 # dask pauses a worker at this share of its limit.
 _SHARE = 0.8
-
-
-@dataclass(frozen=True, slots=True)
-class _Host:
-    """A process that runs tasks in threads, or a machine that runs them in processes."""
-
-    name: str
-    threads: int
-    limit_bytes: int
-    """0 if there is none."""
-
-    @property
-    def task_bytes(self) -> int:
-        """How much each of its tasks may take."""
-        return int(self.limit_bytes * _SHARE) // max(1, self.threads)
 
 
 def check_memory(task_bytes: int, chunk_size: Vec3, tasks: int, executor: ExecutorLike) -> None:
@@ -55,7 +36,7 @@ def check_memory(task_bytes: int, chunk_size: Vec3, tasks: int, executor: Execut
     executor
         What runs them.
     """
-    for host in _hosts(executor):
+    for host in hosts_of(executor):
         threads = min(host.threads, tasks)
         if host.limit_bytes and task_bytes * threads > host.limit_bytes * _SHARE:
             fitting = int(host.limit_bytes * _SHARE) // task_bytes
@@ -89,9 +70,9 @@ def auto_size(
     executor
         What runs the tasks.
     """
-    hosts = list(_hosts(executor))
+    hosts = list(hosts_of(executor))
     threads = sum(host.threads for host in hosts)
-    limits = [host.task_bytes for host in hosts if host.limit_bytes]
+    limits = [_task_bytes(host) for host in hosts if host.limit_bytes]
     size = smallest
     # A cluster that has no workers yet tells nothing.
     while hosts and threads <= chunks_of(double := _doubled(size)) < chunks_of(size):
@@ -101,26 +82,14 @@ def auto_size(
     return size
 
 
+def _task_bytes(host: Host) -> int:
+    """Return how much each task of a host may take."""
+    return int(host.limit_bytes * _SHARE) // max(1, host.threads)
+
+
 def _doubled(size: Vec3) -> Vec3:
     x, y, z = size
     return 2 * x, 2 * y, 2 * z
-
-
-def threads_of(executor: ExecutorLike) -> int:
-    """Return how many tasks run at a time; at least one, because workers may be yet to come."""
-    return max(1, sum(host.threads for host in _hosts(executor)))
-
-
-def _hosts(executor: ExecutorLike) -> Iterator[_Host]:
-    client = active_client(executor)
-    if client is None:
-        pool = executor if isinstance(executor, Executor) else None
-        yield _Host("this machine", workers_of(pool), int(MEMORY_LIMIT))
-        return
-    with cluster_errors():
-        workers = client.scheduler_info(n_workers=-1)["workers"]
-    for address, worker in workers.items():
-        yield _Host(f"worker {address}", worker["nthreads"], worker["memory_limit"])
 
 
 def _gib(size_bytes: int) -> str:
