@@ -57,7 +57,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def use(monkeypatch: pytest.MonkeyPatch, *workers: tuple[int, int]) -> None:
-    monkeypatch.setattr(memory, "active_client", lambda executor: Workers(*workers))
+    monkeypatch.setattr(executors, "active_client", lambda executor: Workers(*workers))
 
 
 # --- check_memory -----------------------------------------------------------------------------
