@@ -96,6 +96,28 @@ class TestArrays:
         mag = into(source, tmp_path / "ds", axes=axes)
         np.testing.assert_array_equal(mag.get_view().read(), arranged(array, meant))
 
+    @pytest.mark.parametrize("kind", ["numpy", "dask", "npy"])
+    @pytest.mark.parametrize(("dtype", "stored"), [("bool", "uint8"), ("float16", "float32")])
+    def test_dtypes_that_fit_into_wider_ones(self, tmp_path, kind, dtype, stored):
+        array = source = (voxels_of((9, 8, 7)) % 2).astype(dtype)
+        if kind == "npy":
+            source = tmp_path / "a.npy"
+            np.save(source, array)
+        mag = into(da.from_array(array) if kind == "dask" else source, tmp_path / "ds")
+        assert mag.dtype == stored
+        np.testing.assert_array_equal(mag[0].compute(), array.astype(stored))
+
+    @pytest.mark.parametrize("kind", ["numpy", "dask", "npy"])
+    def test_a_time_point(self, tmp_path, kind):
+        array = source = voxels_of((3, 9, 8, 7))
+        if kind == "npy":
+            source = tmp_path / "a.npy"
+            np.save(source, array)
+        source = da.from_array(array) if kind == "dask" else source
+        mag = into(source, tmp_path / "ds", axes="tzyx", t=2)
+        np.testing.assert_array_equal(mag[0].compute(), array[2].transpose(2, 1, 0))
+        assert into(array[:1], tmp_path / "one", axes="tzyx").bounding_box.size == (7, 8, 9)
+
     @settings(max_examples=10, deadline=None)
     @given(
         st.permutations("cxyz"),
@@ -281,7 +303,10 @@ class TestErrors:
             ("a.npy", {"voxel_size": SIZE, "to": "n5"}, ArgumentError, "wkw, ome-zarr, zarr"),
             ("a.npy", {"voxel_size": SIZE, "to": "zarr", "resume": True}, ArgumentError, "resume"),
             ("a.npy", {"voxel_size": SIZE, "blocks_per_file_edge": 3}, ArgumentError, "power"),
-            ("bool.npy", {"voxel_size": SIZE}, ArgumentError, "dtype is 'bool', but WKW stores"),
+            ("complex.npy", {"voxel_size": SIZE}, ArgumentError, "dtype is 'complex64'"),
+            ("a.npy", {"voxel_size": SIZE, "axes": "zyt", "t": 5}, ArgumentError, "x and y among"),
+            ("a.npy", {"voxel_size": SIZE, "axes": "tyx", "t": 5}, ArgumentError, "t is 5"),
+            ("a.npy", {"voxel_size": SIZE, "axes": "tyx"}, FormatError, "choose one by t"),
             ("five.npy", {"voxel_size": SIZE}, ArgumentError, "has 5 axes"),
             ("five.npy", {"voxel_size": SIZE, "axes": "tczyx"}, FormatError, "no time"),
             ("float.npy", {"voxel_size": SIZE, "category": "segmentation"}, ArgumentError, "whole"),
@@ -289,7 +314,7 @@ class TestErrors:
     )
     def test_nothing_is_made(self, tmp_path, snapshot, source, options, error, words):
         np.save(tmp_path / "a.npy", voxels_of((5, 5, 5)))
-        np.save(tmp_path / "bool.npy", voxels_of((5, 5, 5), "bool"))
+        np.save(tmp_path / "complex.npy", voxels_of((5, 5, 5), "complex64"))
         np.save(tmp_path / "float.npy", voxels_of((5, 5, 5), "float32"))
         np.save(tmp_path / "five.npy", voxels_of((2, 1, 5, 5, 5)))
         (tmp_path / "broken.npy").write_bytes(b"\x93NUMPY\x01\x00oh no")
@@ -346,7 +371,7 @@ class TestErrors:
             wkdask.convert(voxels_of((5, 5, 5)), tmp_path / "ds", voxel_size=SIZE)
 
     def test_files_that_do_not_fit_into_memory(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("wkdask.runtime.memory.MEMORY_LIMIT", 2**25)
+        monkeypatch.setattr("wkdask.runtime.executors.MEMORY_LIMIT", 2**25)
         with pytest.raises(MemoryLimitError):
             into(voxels_of((9, 9, 9)), tmp_path / "ds")
         assert not (tmp_path / "ds").exists()
@@ -424,8 +449,8 @@ class TestCommand:
 def test_images_refuse_what_is_no_array():
     with pytest.raises(ArgumentError, match="masked"):
         of_array(np.ma.masked_array(np.zeros((3, 3, 3))))
-    with pytest.raises(ArgumentError, match="no time"):
-        of_array(np.zeros((1, 3, 3, 3, 3)), "tczyx")
+    with pytest.raises(FormatError, match="no time"):
+        of_array(np.zeros((2, 3, 3, 3, 3)), "tczyx")
 
 
 def test_a_coarse_level_may_reach_beyond():

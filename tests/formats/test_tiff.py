@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -113,13 +114,230 @@ class TestSlices:
     def test_other_files_are_left_alone(self, tmp_path):
         folder = slices(tmp_path / "stack", some(3, 20, 20), "S{}.TIFF")
         (folder / "notes.txt").write_text("mine")
-        assert tiffs.read(folder).levels[0].source.names == ("S0.TIFF", "S1.TIFF", "S2.TIFF")
+        (folder / "._S0.TIFF").write_bytes(b"of macOS")
+        (folder / "S3.TIFF").mkdir()
+        places = tiffs.read(folder).levels[0].source.places
+        assert [Path(place.path).name for place in places] == ["S0.TIFF", "S1.TIFF", "S2.TIFF"]
 
     def test_a_cluster_reads_them(self, tmp_path, client):
         array = some(4, 40, 50)
         folder = slices(tmp_path / "stack", array)
         ds = wkdask.convert(folder, tmp_path / "ds", voxel_size=SIZE, blocks_per_file_edge=1)
         np.testing.assert_array_equal(ds["stack"][1].get_view().read()[0], array.transpose(2, 1, 0))
+
+
+def voxels(path: Path, **options: Any) -> Any:
+    return tiffs.read(path, **options).levels[0].source[:, :, :, :]
+
+
+def page_by_page(path: Path, planes: Any, **options: Any) -> Path:
+    with tifffile.TiffWriter(path) as writer:
+        for plane in planes:
+            writer.write(plane, **({"photometric": "minisblack", "contiguous": False} | options))
+    return path
+
+
+class TestWholeFiles:
+    """Every page of a file is a slice, or the file is refused and says what it saw."""
+
+    @pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"metadata": None}])
+    def test_series_of_one_page(self, tmp_path, options):
+        array = some(5, 40, 50)
+        path = page_by_page(tmp_path / "a.tif", array, **options)
+        np.testing.assert_array_equal(voxels(path)[0], array.transpose(2, 1, 0))
+
+    @pytest.mark.parametrize("options", [{"imagej": True, "metadata": {"axes": "ZYX"}},
+                                         {"photometric": "minisblack"}])  # fmt: skip
+    def test_one_page_for_all(self, tmp_path, options):
+        """As ImageJ does beyond 4 GB."""
+        array = some(6, 40, 50, dtype="uint16")
+        path = tmp_path / "a.tif"
+        tifffile.imwrite(path, array, truncate=True, **options)
+        np.testing.assert_array_equal(voxels(path)[0], array.transpose(2, 1, 0))
+        path.write_bytes(path.read_bytes()[: -40 * 50 * 2])
+        with pytest.raises(FormatError, match=r"not all of"):
+            tiffs.read(path)
+
+    @pytest.mark.parametrize(
+        ("pages", "words"),
+        [
+            ([(5, 40, 50), (9, 9)], "6 pages, which are 2 images .*5 Q x 40x50 of uint8; 9x9"),
+            ([(5, 40, 50), (5, 40, 50)], "10 pages, which are 2 images"),
+            ([(40, 50), (40, 50, 3)], "with 3 channels"),
+        ],
+    )
+    def test_pages_of_several_images(self, tmp_path, pages, words):
+        with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+            for shape in pages:
+                writer.write(some(*shape), photometric="rgb" if shape[-1] == 3 else "minisblack")
+        with pytest.raises(FormatError, match=words):
+            tiffs.read(tmp_path / "a.tif")
+
+    def test_smaller_images_of_pages_are_no_slices(self, tmp_path):
+        array = some(3, 64, 64)
+        with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+            writer.write(array, subifds=1, tile=(16, 16), photometric="minisblack")
+            writer.write(array[:, ::2, ::2], subfiletype=1, photometric="minisblack")
+        np.testing.assert_array_equal(voxels(tmp_path / "a.tif")[0], array.transpose(2, 1, 0))
+        small = {"subfiletype": 1, "metadata": None, "photometric": "minisblack"}
+        with tifffile.TiffWriter(tmp_path / "b.tif") as writer:
+            writer.write(array, metadata=None, photometric="minisblack")
+            writer.write(array[0, ::2, ::2], **small)
+        np.testing.assert_array_equal(voxels(tmp_path / "b.tif")[0], array.transpose(2, 1, 0))
+
+    @pytest.mark.parametrize(
+        "described", ["ImageJ=1.54\nimages=6\nslices=6\n", '{"shape": [6, 9, 9]}']
+    )
+    def test_descriptions_of_more(self, tmp_path, described):
+        options = {"metadata": None, "photometric": "minisblack", "compression": "zlib"}
+        tifffile.imwrite(tmp_path / "a.tif", some(5, 9, 9), description=described, **options)
+        with pytest.raises(FormatError, match=r"says that|6"):
+            tiffs.read(tmp_path / "a.tif")
+
+    def test_what_is_no_file(self, tmp_path):
+        os.mkfifo(tmp_path / "a.tif")
+        with pytest.raises(FormatError, match="regular file"):
+            tiffs.read(tmp_path / "a.tif")
+
+
+class TestOfOthers:
+    @pytest.mark.parametrize("tile", [(16, 16, 16), (8, 16, 32)])
+    @pytest.mark.parametrize("compression", [None, "zlib"])
+    def test_tiles_that_are_volumes(self, tmp_path, tile, compression):
+        array = some(2, 20, 40, 50)
+        options = {"tile": tile, "volumetric": True, "photometric": "minisblack"}
+        path = tmp_path / "a.tif"
+        tifffile.imwrite(path, array, compression=compression, **options)
+        expected = array.reshape(40, 40, 50).transpose(2, 1, 0)[np.newaxis]
+        np.testing.assert_array_equal(voxels(path), expected)
+        part = np.s_[:, 11:34, 17:33, 13:27]
+        np.testing.assert_array_equal(tiffs.read(path).levels[0].source[part], expected[part])
+        np.testing.assert_array_equal(voxels(path, axes="czyx"), array.transpose(0, 3, 2, 1))
+
+    @pytest.mark.parametrize("shape", [(3, 64, 64), (3, 64, 64, 3)])
+    def test_jpeg_with_tables(self, tmp_path, shape):
+        array = np.repeat(np.repeat(some(*shape)[:, :8, :8], 8, 1), 8, 2)
+        photometric = "rgb" if len(shape) == 4 else "minisblack"
+        path = tmp_path / "a.tif"
+        tifffile.imwrite(path, array, tile=(32, 32), compression="jpeg", photometric=photometric)
+        expected = tifffile.imread(path).reshape(3, 64, 64, -1).transpose(3, 2, 1, 0)
+        np.testing.assert_array_equal(voxels(path), expected)
+
+    @pytest.mark.parametrize("axes", ["ZYXS", None])
+    def test_colours_of_imagej(self, tmp_path, axes):
+        array = some(5, 40, 50, 3)
+        metadata = {"axes": axes} if axes else {}
+        path = tmp_path / "a.tif"
+        tifffile.imwrite(path, array, imagej=True, photometric="rgb", metadata=metadata)
+        np.testing.assert_array_equal(voxels(path), array.transpose(3, 2, 1, 0))
+
+    @pytest.mark.parametrize(("dtype", "stored"), [("bool", "uint8"), ("float16", "float32")])
+    def test_dtypes_that_fit_into_wider_ones(self, tmp_path, dtype, stored):
+        array = (some(3, 16, 24) % 2).astype(dtype)
+        tifffile.imwrite(tmp_path / "a.tif", array, photometric="minisblack")
+        ds = wkdask.convert(tmp_path / "a.tif", tmp_path / "ds", voxel_size=SIZE)
+        assert ds["a"].dtype == stored
+        expected = array.astype(stored).transpose(2, 1, 0)
+        np.testing.assert_array_equal(ds["a"][1].get_view().read()[0], expected)
+
+    @pytest.mark.parametrize("broken", ["", "part", "gone", "cut"])
+    def test_ome_in_several_files(self, tmp_path, broken):
+        array = some(3, 40, 50)
+        folder = tmp_path / "set"
+        folder.mkdir()
+        ids = [f"urn:uuid:00000000-0000-0000-0000-00000000000{z}" for z in range(3)]
+        data = "".join(
+            f'<TiffData IFD="0" FirstZ="{z}" FirstC="0" FirstT="0" PlaneCount="1">'
+            f'<UUID FileName="p{z}.ome.tif">{ids[2 - z]}</UUID></TiffData>'
+            for z in (2, 0, 1)
+        )
+        for z in range(3):
+            pixels = (
+                '<Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint8" SizeX="50" SizeY="40" '
+                'SizeZ="3" SizeC="1" SizeT="1"><Channel ID="Channel:0:0" SamplesPerPixel="1"/>'
+                f"{data}</Pixels>"
+            )
+            inside = f'<Image ID="Image:0">{pixels}</Image>'
+            if broken == "part" and z:
+                inside = f'<BinaryOnly MetadataFile="p0.ome.tif" UUID="{ids[2]}"/>'
+            xml = (
+                '<?xml version="1.0" encoding="UTF-8"?><OME xmlns="http://www.openmicroscopy.org/'
+                f'Schemas/OME/2016-06" UUID="{ids[2 - z]}">{inside}</OME>'
+            )
+            tifffile.imwrite(
+                folder / f"p{z}.ome.tif", array[z], description=xml, metadata=None,
+                photometric="minisblack", ome=False,
+            )  # fmt: skip
+        master, other = folder / "p0.ome.tif", folder / "p1.ome.tif"
+        if broken == "gone":
+            other.unlink()
+        elif broken == "cut":
+            other.write_bytes(other.read_bytes()[:-100])
+        if broken in ("gone", "cut"):
+            with pytest.raises(FormatError, match=r"1 are missing|not all of"):
+                tiffs.read(master)
+            return
+        for source in (master, folder):
+            np.testing.assert_array_equal(voxels(source)[0], array.transpose(2, 1, 0))
+        if broken == "part":
+            with pytest.raises(FormatError, match="part of an image in several files"):
+                tiffs.read(other)
+
+    def test_a_time_point(self, tmp_path):
+        array = some(2, 3, 40, 50)
+        metadata = {"axes": "TZYX"}
+        tifffile.imwrite(tmp_path / "a.tif", array, imagej=True, metadata=metadata)
+        np.testing.assert_array_equal(
+            voxels(tmp_path / "a.tif", t=1)[0], array[1].transpose(2, 1, 0)
+        )
+
+
+class TestAxes:
+    @pytest.mark.parametrize(
+        ("axes", "t", "expected"),
+        [("zcyx", None, "zcyx"), ("czyx", None, "czyx"), ("ztyx", 2, "zyx")],
+    )
+    def test_of_pages(self, tmp_path, axes, t, expected):
+        array = some(5, 3, 40, 50)
+        tifffile.imwrite(tmp_path / "a.tif", array, photometric="minisblack")
+        with pytest.raises(FormatError, match="Say by axes"):
+            tiffs.read(tmp_path / "a.tif")
+        found = voxels(tmp_path / "a.tif", axes=axes, t=t)
+        chosen = array[:, 2, :, :, np.newaxis] if t else array
+        names = "zyxc" if t else expected
+        np.testing.assert_array_equal(found, np.einsum(f"{names}->cxyz", chosen))
+
+    @pytest.mark.parametrize("axes", ["xyz", "zxy", "zyxc", "yx", "ztcyx", ""])
+    def test_that_files_do_not_have(self, tmp_path, axes):
+        tifffile.imwrite(tmp_path / "a.tif", some(5, 40, 50), photometric="minisblack")
+        with pytest.raises(ArgumentError, match="axes are"):
+            tiffs.read(tmp_path / "a.tif", axes=axes)
+
+    def test_of_slices(self, tmp_path):
+        array = some(4, 40, 50, 3)
+        folder = slices(tmp_path / "rgb", array, photometric="rgb")
+        np.testing.assert_array_equal(voxels(folder, axes="zyxc"), array.transpose(3, 2, 1, 0))
+        for axes in ("zyx", "tyxc", "czyx"):
+            with pytest.raises(ArgumentError, match="axes are"):
+                tiffs.read(folder, axes=axes)
+
+
+class TestGaps:
+    def test_numbers_that_are_missing(self, tmp_path):
+        array = some(5, 40, 50)
+        folder = slices(tmp_path / "stack [1]", array)
+        (folder / "s2.tif").unlink()
+        with pytest.raises(FormatError, match="lack numbers after 1"):
+            wkdask.convert(folder, tmp_path / "ds", voxel_size=SIZE)
+        assert not (tmp_path / "ds").exists()
+        ds = wkdask.convert(
+            folder / "*.tif", tmp_path / "ds", voxel_size=SIZE, gaps="zeros", layer_name="a"
+        )
+        array[2] = 0
+        np.testing.assert_array_equal(ds["a"][1].get_view().read()[0], array.transpose(2, 1, 0))
+        ds = wkdask.convert(folder, ds, gaps="close", layer_name="b")
+        expected = array[[0, 1, 3, 4]].transpose(2, 1, 0)
+        np.testing.assert_array_equal(ds["b"][1].get_view().read()[0], expected)
 
 
 class TestLaziness:
@@ -129,8 +347,8 @@ class TestLaziness:
         found = []
         inner = tiffs._segments
 
-        def counted(page: Any, xs: range, ys: range) -> Any:
-            for index in inner(page, xs, ys):
+        def counted(page: Any, *ranges: range) -> Any:
+            for index in inner(page, *ranges):
                 found.append(index)
                 yield index
 
@@ -153,8 +371,8 @@ class TestLaziness:
         folder = slices(tmp_path / "stack", some(70, 20, 20))
         image = tiffs.read(folder)
         opened = []
-        inner = tiffs._opened
-        monkeypatch.setattr(tiffs, "_opened", lambda path: opened.append(path) or inner(path))
+        inner = tiffs.opened
+        monkeypatch.setattr(tiffs, "opened", lambda path: opened.append(path) or inner(path))
         array = image.levels[0].cut((32, 32, 32))
         assert array.numblocks == (1, 1, 1, 3)
         assert opened == []
@@ -173,7 +391,7 @@ class TestErrors:
     @pytest.mark.parametrize("data", [b"nonsense", b"II*", b"", b"II*\0\x08\0\0\0\xff"])
     def test_what_is_no_tiff(self, tmp_path, data):
         (tmp_path / "a.tif").write_bytes(data)
-        with pytest.raises(FormatError, match="is no TIFF file"):
+        with pytest.raises(FormatError, match="is no TIFF file, or not all of one"):
             tiffs.read(tmp_path / "a.tif")
 
     def test_pages_that_break(self, tmp_path):
@@ -220,16 +438,13 @@ class TestErrors:
         with pytest.raises(FormatError, match="has 3 slices; convert stacks one by one"):
             tiffs.read(folder)
 
-    def test_one_page_for_all(self, tmp_path):
-        tifffile.imwrite(tmp_path / "a.tif", some(3, 9, 9), truncate=True, photometric="minisblack")
-        with pytest.raises(FormatError, match="describes one page only"):
-            tiffs.read(tmp_path / "a.tif")
-
     def test_time(self, tmp_path):
         metadata = {"axes": "TZYX"}
         tifffile.imwrite(tmp_path / "a.tif", some(2, 3, 9, 9), imagej=True, metadata=metadata)
-        with pytest.raises(FormatError, match="no stack of slices"):
+        with pytest.raises(FormatError, match=r"has 2 time points, .* choose one by t"):
             tiffs.read(tmp_path / "a.tif")
+        with pytest.raises(ArgumentError, match="t is 2"):
+            tiffs.read(tmp_path / "a.tif", t=2)
 
     def test_files_in_several_directories(self, tmp_path):
         for name in "ab":

@@ -47,6 +47,12 @@ class _Three(click.ParamType):
 @click.argument("a", type=click.Path())
 @click.argument("b", type=click.Path())
 @click.option("--layer-name", help="The only layer to compare.  [default: all]")
+@click.option("--t", type=int, help="Which time point, from 0, if there are several.")
+@click.option(
+    "--gaps",
+    type=click.Choice(["zeros", "close"]),
+    help="Where numbers are missing in the names of slices: slices of zeros, or none.",
+)
 @click.option("--mag", "mags", multiple=True, help="A mag to compare, repeatable.  [default: all]")
 @scheduler_options
 @json_option

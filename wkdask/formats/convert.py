@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, SupportsIndex, TypeAlias
 
@@ -17,6 +17,7 @@ from wkdask.dataset.properties import check_unit
 from wkdask.errors import ArgumentError, ExistsError, FormatError, MissingError
 from wkdask.formats import ome_zarr, tiff
 from wkdask.formats.image import Image, of_array, of_layer, of_npy, of_view
+from wkdask.formats.names import Gaps
 from wkdask.formats.wkw import add_image, check
 from wkdask.geometry import MagLike, Vec3Like, absolute
 from wkdask.runtime.executors import ExecutorLike
@@ -46,6 +47,8 @@ def convert(
     voxel_size: tuple[float, float, float] | None = None,
     unit: str | None = None,
     axes: str | None = None,
+    t: int | None = None,
+    gaps: Gaps | None = None,
     offset: Vec3Like | None = None,
     mags: Iterable[MagLike] | None = None,
     to: TargetFormat | None = None,
@@ -78,7 +81,13 @@ def convert(
         target, if it exists. Without a unit the voxel size is in nanometer.
     axes
         Of an array, what its axes are, such as `"zyx"` or `"czyx"`. None is `"xyz"` or `"cxyz"`
-        for NumPy and dask, and what a zarr array says, else `"zyx"` or `"czyx"`.
+        for NumPy and dask, and what a zarr array says, else `"zyx"` or `"czyx"`. Of a TIFF stack,
+        None is what the files say.
+    t
+        Which time point, counted from 0, if the source has several.
+    gaps
+        Where numbers are missing in the names of slices: `"zeros"` puts slices of zeros there,
+        `"close"` takes the slices as neighbours. None is an error.
     offset
         Where the first voxel goes, `(x, y, z)`; None is what the source says, else (0, 0, 0).
         WKW sources keep their place.
@@ -130,7 +139,8 @@ def convert(
     kind = _kind(target, to)
     if resume and kind != "wkw":
         raise ArgumentError(f"resume works for WKW only, but the target is {kind}. Leave it out.")
-    images = _chosen(source, layer_name, kind, axes, offset)
+    meant = _Meant(axes, offset, t, gaps)
+    images = _chosen(source, layer_name, kind, meant)
     first = replace(images[0], name=layer_name or images[0].name)
     images = [replace(first, category=category or first.category), *images[1:]]
     images = [image.with_mags(mags) for image in images]
@@ -144,14 +154,37 @@ def convert(
     return _into_dataset(known, target, run, resume, blocks_per_file_edge)
 
 
+@dataclass(frozen=True, slots=True)
+class _Meant:
+    """What a caller says of a source."""
+
+    axes: str | None
+    offset: Vec3Like | None
+    t: int | None
+    gaps: Gaps | None
+
+    def moved(self, image: Image) -> Image:
+        """Return an image of one level at the offset."""
+        if self.offset is None:
+            return image
+        level = image.levels[0]
+        box = level.box.moved_by(self.offset)
+        return replace(image, levels=(replace(level, corner=box.topleft),))
+
+
 def read(
-    source: Source, *, axes: str | None = None, offset: Vec3Like | None = None
+    source: Source,
+    *,
+    axes: str | None = None,
+    offset: Vec3Like | None = None,
+    t: int | None = None,
+    gaps: Gaps | None = None,
 ) -> tuple[Image, ...]:
     """Return what a source holds as lazy images; the first is the image, the others its labels.
 
     Parameters
     ----------
-    source, axes, offset
+    source, axes, offset, t, gaps
         As in `convert`.
 
     Raises
@@ -159,6 +192,11 @@ def read(
     MissingError, FormatError, ArgumentError, MissingExtraError
         As in `convert`.
     """
+    return _read(source, _Meant(axes, offset, t, gaps))
+
+
+def _read(source: Source, meant: _Meant) -> tuple[Image, ...]:
+    axes, t = meant.axes, meant.t
     if isinstance(source, Dataset):
         return tuple(map(of_layer, source.layers.values()))
     if isinstance(source, Layer):
@@ -166,18 +204,18 @@ def read(
     if isinstance(source, View):
         return (of_view(source),)
     if not isinstance(source, str | os.PathLike):
-        return (_moved(of_array(source, axes), offset),)
+        return (meant.moved(of_array(source, axes, t)),)
     path = absolute(source)
     if is_dataset(path):
-        return read(Dataset(path))
+        return _read(Dataset(path), meant)
     if is_bare_mag(path):
         return (of_view(open_mag(path)),)
     if ome_zarr.is_zarr(path):
-        return ome_zarr.read(path, axes=axes, offset=offset)
+        return ome_zarr.read(path, axes=axes, offset=meant.offset, t=t)
     if path.endswith(".npy") and os.path.isfile(path):
-        return (_moved(of_npy(path, axes), offset),)
+        return (meant.moved(of_npy(path, axes, t)),)
     if tiff.is_tiff(path):
-        return (_moved(tiff.read(path), offset),)
+        return (meant.moved(tiff.read(path, axes=axes, t=t, gaps=meant.gaps)),)
     if not os.path.lexists(path):
         raise MissingError(f"{path} does not exist.")
     raise FormatError(
@@ -207,17 +245,13 @@ def _path(target: Path_ | Dataset) -> str:
 
 
 def _chosen(
-    source: Source,
-    layer_name: str | None,
-    kind: TargetFormat,
-    axes: str | None,
-    offset: Vec3Like | None,
+    source: Source, layer_name: str | None, kind: TargetFormat, meant: _Meant
 ) -> list[Image]:
     """Return the images to convert; of a dataset, those of one layer or of all."""
     if isinstance(source, str | os.PathLike) and is_dataset(source):
         source = Dataset(source)
     if not isinstance(source, Dataset):
-        images = list(read(source, axes=axes, offset=offset))
+        images = list(_read(source, meant))
         return images[:1] if kind == "zarr" else images
     if not source.layers:
         raise ArgumentError(f"{source.path} has no layers: there is nothing to convert.")
@@ -234,15 +268,6 @@ def _chosen(
         )
     labels = [layer for layer in layers if layer.category != "color"]
     return [of_layer(layer) for layer in (*colors, *labels)]
-
-
-def _moved(image: Image, offset: Vec3Like | None) -> Image:
-    """Return an image of one level at another place."""
-    if offset is None:
-        return image
-    level = image.levels[0]
-    box = level.box.moved_by(offset)
-    return replace(image, levels=(replace(level, corner=box.topleft),))
 
 
 def _measured(

@@ -17,7 +17,7 @@ import numpy as np
 from wkdask.arrays.view import View
 from wkdask.dataset.dataset import Layer, MagView
 from wkdask.errors import ArgumentError, FormatError, WkdaskError, storage_error
-from wkdask.geometry import BoundingBox, Mag, MagLike, Vec3, absolute, mag_list
+from wkdask.geometry import BoundingBox, Mag, MagLike, Vec3, absolute, mag_list, whole
 from wkdask.grids import Chunks, cut_axis, region_of
 from wkdask.storage.volume import Voxels, as_voxels
 
@@ -30,6 +30,8 @@ __all__ = [
     "of_layer",
     "of_npy",
     "of_view",
+    "stored_dtype",
+    "time_point",
     "version_of",
 ]
 
@@ -54,22 +56,21 @@ class FileArray:
     open: Callable[[str], Any]
     """Returns something that is indexed like a NumPy array with the axes of the file."""
     axes: str
-    """The axes of the file, such as `"zyx"`; a time axis has one position."""
+    """The axes of the file, such as `"zyx"`."""
     file_shape: tuple[int, ...]
     """Positions per axis of the file."""
     dtype: np.dtype[np.generic]
     """Of one channel, in the machine's byte order."""
     version: tuple[int, ...] = ()
     """Differs after the file was changed."""
+    t: int | None = None
+    """Which time point; None is the only one."""
 
     def __post_init__(self) -> None:
         check_axes(self.axes, len(self.file_shape), self.path)
-        if dict(zip(self.axes, self.file_shape, strict=True)).get("t", 1) != 1:
-            raise FormatError(
-                f"{self.path} has axes {self.axes} of {self.file_shape}, but WKW has no time: "
-                "convert one time point."
-            )
-        object.__setattr__(self, "dtype", np.dtype(self.dtype).newbyteorder("="))
+        times = dict(zip(self.axes, self.file_shape, strict=True)).get("t", 1)
+        object.__setattr__(self, "t", time_point(times, self.t, self.path))
+        object.__setattr__(self, "dtype", stored_dtype(self.dtype))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -84,8 +85,8 @@ class FileArray:
 
     def __getitem__(self, index: tuple[slice, ...]) -> Voxels:
         """Read a part, given by four slices `(c, x, y, z)`."""
-        wanted = dict(zip(_AXES, index, strict=True))
-        place = tuple(wanted.get(axis, 0) for axis in self.axes)
+        wanted = dict(zip(_AXES, index, strict=True)) | {"t": self.t}
+        place = tuple(wanted[axis] for axis in self.axes)
         try:
             part = self.open(self.path)[place]
         except WkdaskError:
@@ -99,7 +100,7 @@ class FileArray:
         return arranged
 
     def __dask_tokenize__(self) -> tuple[object, ...]:
-        return (self.path, self.axes, self.file_shape, str(self.dtype), self.version)
+        return (self.path, self.axes, self.file_shape, str(self.dtype), self.version, self.t)
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +257,7 @@ def of_view(view: View) -> Image:
     )
 
 
-def of_array(array: Any, axes: str | None = None) -> Image:
+def of_array(array: Any, axes: str | None = None, t: int | None = None) -> Image:
     """Return a NumPy or dask array as an image of mag 1 that begins at (0, 0, 0).
 
     Parameters
@@ -265,25 +266,28 @@ def of_array(array: Any, axes: str | None = None) -> Image:
         Its voxels.
     axes
         What its axes are, such as `"zyx"`; None is `"xyz"`, or `"cxyz"` with channels.
+    t
+        Which time point, if there are several.
     """
     if not isinstance(array, da.Array):
         array = as_voxels(array)
     axes = check_axes(axes or _FLAT_AXES.get(array.ndim, ""), array.ndim, "the array")
-    if "t" in axes:
-        raise ArgumentError(f"axes are {axes!r}, but WKW has no time: give one time point.")
-    arranged = _arranged(array, axes)
-    arranged = arranged.astype(arranged.dtype.newbyteorder("="), copy=False)
+    times = array.shape[axes.index("t")] if "t" in axes else 1
+    point = time_point(times, t, "the array")
+    array = array[tuple(point if axis == "t" else slice(None) for axis in axes)]
+    arranged = _arranged(array, axes.replace("t", ""))
+    arranged = arranged.astype(stored_dtype(arranged.dtype), copy=False)
     if not isinstance(arranged, da.Array):
         arranged = da.from_array(arranged, chunks=-1)
     return Image((Level(Mag(1), (0, 0, 0), arranged),))
 
 
-def of_npy(path: str | os.PathLike[str], axes: str | None = None) -> Image:
+def of_npy(path: str | os.PathLike[str], axes: str | None = None, t: int | None = None) -> Image:
     """Return the array of a `.npy` file as an image; see `of_array`. It is mapped, not read."""
     path = absolute(path)
     mapped = _mapped(path)
     axes = axes or _FLAT_AXES.get(mapped.ndim, "")
-    array = FileArray(path, _mapped, axes, mapped.shape, mapped.dtype, version_of(path))
+    array = FileArray(path, _mapped, axes, mapped.shape, mapped.dtype, version_of(path), t)
     return Image((Level(Mag(1), (0, 0, 0), array),), name=_stem(path))
 
 
@@ -296,6 +300,36 @@ def check_axes(axes: str, ndim: int, what: str) -> str:
             'different letters of t, c, z, y, x with x and y among them, such as "zyx" or "czyx".'
         )
     return axes
+
+
+def stored_dtype(dtype: Any) -> np.dtype[np.generic]:
+    """Return the dtype that holds all values of another and that WKW may know."""
+    wider = {"bool": "uint8", "float16": "float32"}
+    stored: np.dtype[np.generic] = np.dtype(wider.get(np.dtype(dtype).name, dtype))
+    return stored.newbyteorder("=")
+
+
+def time_point(count: int, t: int | None, what: str) -> int:
+    """Return which of some time points is meant.
+
+    Raises
+    ------
+    ArgumentError
+        If there is no such time point.
+    FormatError
+        If there are several, and none is named.
+    """
+    if t is None:
+        if count != 1:
+            raise FormatError(
+                f"{what} has {count} time points, but WKW has no time: choose one by t (--t), from "
+                f"0 to {count - 1}."
+            )
+        return 0
+    point = whole(t, "t")
+    if not 0 <= point < count:
+        raise ArgumentError(f"t is {point}, but {what} has {count} time points, counted from 0.")
+    return point
 
 
 def version_of(path: str) -> tuple[int, ...]:

@@ -62,7 +62,11 @@ def is_zarr(path: str | os.PathLike[str]) -> bool:
 
 
 def read(
-    path: str | os.PathLike[str], *, axes: str | None = None, offset: Vec3Like | None = None
+    path: str | os.PathLike[str],
+    *,
+    axes: str | None = None,
+    offset: Vec3Like | None = None,
+    t: int | None = None,
 ) -> tuple[Image, ...]:
     """Return the image of an OME-Zarr group and its labels, or a zarr array; no voxels are read.
 
@@ -76,6 +80,8 @@ def read(
     offset
         Where the finest level begins, in its own voxels; None is what the translations say, to the
         nearest voxel.
+    t
+        Which time point, if there are several.
 
     Raises
     ------
@@ -86,7 +92,7 @@ def read(
     """
     path = absolute(path)
     try:
-        return _read(path, axes, offset)
+        return _read(path, axes, offset, t)
     except WkdaskError:
         raise
     except (AttributeError, LookupError, TypeError, ValueError, ArithmeticError) as error:
@@ -94,15 +100,15 @@ def read(
         raise FormatError(f"{path} has attributes that can't be understood ({error!r}).") from None
 
 
-def _read(path: str, axes: str | None, offset: Vec3Like | None) -> tuple[Image, ...]:
+def _read(path: str, axes: str | None, offset: Vec3Like | None, t: int | None) -> tuple[Image, ...]:
     found = _opened(path)
     if not hasattr(found, "members"):
-        return (_array_image(path, found, axes, offset),)
+        return (_array_image(path, found, axes, offset, t),)
     described = _described(found.attrs)
     if not described.get("multiscales"):
         raise _no_image(path, found)
     labels = [os.path.join(path, "labels", name) for name in _labels(path)]
-    return tuple(_ome_image(each, offset) for each in (path, *labels))
+    return tuple(_ome_image(each, offset, t) for each in (path, *labels))
 
 
 def _described(attributes: Any) -> dict[str, Any]:
@@ -124,11 +130,13 @@ def _no_image(path: str, group: Any) -> FormatError:
     return FormatError(f"{path} is a zarr group without an OME-Zarr image (multiscales).{inside}")
 
 
-def _array_image(path: str, array: Any, axes: str | None, offset: Vec3Like | None) -> Image:
+def _array_image(
+    path: str, array: Any, axes: str | None, offset: Vec3Like | None, t: int | None
+) -> Image:
     names = getattr(array.metadata, "dimension_names", None)
     if axes is None and names and all(name and len(name) == 1 for name in names):
         axes = "".join(names)
-    source = _file_array(path, array, axes or _FLAT_AXES.get(array.ndim, ""))
+    source = _file_array(path, array, axes or _FLAT_AXES.get(array.ndim, ""), t)
     known = dict(array.attrs).get(_OURS, {})
     mag = Mag(known.get("mag", 1))
     corner = known.get("corner", (0, 0, 0)) if offset is None else vec3(offset, "offset")
@@ -143,11 +151,11 @@ def _array_image(path: str, array: Any, axes: str | None, offset: Vec3Like | Non
     )
 
 
-def _ome_image(path: str, offset: Vec3Like | None) -> Image:
+def _ome_image(path: str, offset: Vec3Like | None, t: int | None) -> Image:
     group = _opened(path)
     described = _described(group.attrs)
     scales = Multiscales(path, described["multiscales"][0])
-    sources = [_file_array(os.path.join(path, p), _member(group, path, p), scales.axes)
+    sources = [_file_array(os.path.join(path, p), _member(group, path, p), scales.axes, t)
                for p in scales.paths]  # fmt: skip
     known = dict(group.attrs).get(_OURS, {})
     voxel_size = scales.finest_scale
@@ -179,9 +187,9 @@ def _fits(level: Level, whole: BoundingBox | None) -> bool:
     return whole.align_with_mag(level.mag, ceil=True) == level.box.scaled_by(level.mag)
 
 
-def _file_array(path: str, array: Any, axes: str) -> FileArray:
+def _file_array(path: str, array: Any, axes: str, t: int | None) -> FileArray:
     metadata = next(p for name in _FILES if os.path.exists(p := os.path.join(path, name)))
-    return FileArray(path, _opened, axes, array.shape, array.dtype, version_of(metadata))
+    return FileArray(path, _opened, axes, array.shape, array.dtype, version_of(metadata), t)
 
 
 def _member(group: Any, path: str, name: str) -> Any:

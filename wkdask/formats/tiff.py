@@ -1,4 +1,4 @@
-"""TIFF stacks as lazy images: slices in many files, or pages of one; it alone knows tifffile.
+"""TIFF stacks as lazy images: slices in many files, or pages of one.
 
 A slice is read by the tasks whose files it crosses, each time only the strips or tiles that matter.
 """
@@ -6,45 +6,62 @@ A slice is read by the tasks whose files it crosses, each time only the strips o
 from __future__ import annotations
 
 import glob
-import math
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 
-from wkdask.errors import FormatError, MissingError, extra_error, storage_error
-from wkdask.formats.image import Image, Level, version_of
+from wkdask.errors import ArgumentError, FormatError, MissingError, WkdaskError
+from wkdask.formats.image import Image, Level, stored_dtype, time_point, version_of
+from wkdask.formats.names import ENDINGS, Gaps, in_order, listed
+from wkdask.formats.pages import (
+    Contents,
+    Layout,
+    Place,
+    checked_page,
+    contents,
+    decodes_to,
+    grid,
+    opened,
+)
 from wkdask.geometry import Mag, absolute
 from wkdask.storage.volume import Voxels
 
 __all__ = ["TiffStack", "is_tiff", "read"]
 
-_ENDINGS = (".tif", ".tiff")
+# What the axes of tifffile mean.
+_MEANING = {"Z": "z", "I": "z", "Q": "z", "C": "c", "S": "c", "T": "t"}
 
-# What the axes of tifffile mean; samples are the channels of a pixel.
-_Z, _C = ("Z", "I", "Q"), ("C", "S")
+_ZEROS = Place("")
 
 
 @dataclass(frozen=True, slots=True)
 class TiffStack:
     """Slices of one shape, indexed as `(c, x, y, z)`."""
 
-    directory: str
-    """Where the files lie."""
-    names: tuple[str, ...]
-    """Their names: one file per slice, or one file of many pages."""
-    shape: tuple[int, int, int, int]
-    """Positions per axis, `(c, x, y, z)`."""
-    dtype: np.dtype[np.generic]
-    """Of one channel."""
-    page_steps: tuple[int, int] = (0, 0)
-    """Pages from one channel to the next, 0 if they are in one page, and from one slice to the
-    next, 0 if each has its file."""
+    layout: Layout
+    """Of every page."""
+    places: tuple[Place, ...]
+    """Of every page, all slices of a channel before those of the next."""
+    channel_pages: int = 1
+    """Channels that have pages of their own."""
     version: tuple[int, ...] = field(default=())
     """Differs after a file was changed."""
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Positions per axis, `(c, x, y, z)`."""
+        layout, pages = self.layout, len(self.places) // self.channel_pages
+        channels = self.channel_pages * layout.samples
+        return channels, layout.width, layout.height, layout.depth * pages
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """Of one channel."""
+        return stored_dtype(self.layout.dtype)
 
     @property
     def ndim(self) -> int:
@@ -56,56 +73,113 @@ class TiffStack:
         cs, xs, ys, zs = (
             range(*part.indices(size)) for part, size in zip(index, self.shape, strict=True)
         )
-        shape = (len(cs), len(xs), len(ys), len(zs))
-        out: Voxels = np.zeros(shape, self.dtype, order="F")
-        for name, slices in self._by_file(zs):
-            path = os.path.join(self.directory, name)
-            with _opened(path) as file:
-                for at, z in slices:
-                    self._read_slice(file, path, z, cs, out[..., at], xs, ys)
+        out: Voxels = np.zeros((len(cs), len(xs), len(ys), len(zs)), self.dtype, order="F")
+        if not out.size:
+            return out
+        for path, pages in groupby(self._pages(cs, zs), key=lambda each: each[0].path):
+            if path:
+                with opened(path) as file:
+                    for place, channel, z in pages:
+                        part = _Part(out, cs, xs, ys, zs, channel, z)
+                        self._read_page(file, place, part)
         return out
 
-    def _by_file(self, zs: range) -> Iterator[tuple[str, list[tuple[int, int]]]]:
-        """Yield each file that is needed, with the slices in it: where they go, and which."""
-        if len(self.names) == 1:
-            yield self.names[0], list(enumerate(zs))
-        else:
-            yield from ((self.names[z], [(at, z)]) for at, z in enumerate(zs))
+    def _pages(self, cs: range, zs: range) -> Iterator[tuple[Place, int, int]]:
+        """Yield the pages of a part, each with its first channel and slice."""
+        depth, samples = self.layout.depth, self.layout.samples
+        deep = len(self.places) // self.channel_pages
+        for z in range(zs[0] // depth, zs[-1] // depth + 1):
+            for c in range(cs[0] // samples, cs[-1] // samples + 1):
+                yield self.places[c * deep + z], c * samples, z * depth
 
-    def _read_slice(
-        self, file: Any, path: str, z: int, cs: range, out: Voxels, xs: range, ys: range
-    ) -> None:
-        c_step, z_step = self.page_steps
-        in_page = range(cs[0], cs[-1] + 1) if not c_step else range(1)
-        for at, c in enumerate(cs if c_step else (0,)):
-            page = _series(file, path).pages[z * z_step + c * c_step]
-            frame = page.keyframe
-            target = out[at : at + 1] if c_step else out
-            channels = 1 if c_step else self.shape[0]
-            size = frame.imagewidth, frame.imagelength, frame.samplesperpixel
-            if size != (*self.shape[1:3], channels) or frame.dtype != self.dtype:
-                raise FormatError(
-                    f"slice {z} in {path} is {frame.shape} of {frame.dtype}, unlike the first."
-                )
-            try:
-                _read_page(page, target, in_page, xs, ys)
-            except (ValueError, RuntimeError, OSError, KeyError) as error:
-                raise FormatError(f"slice {z} in {path} can't be decoded ({error}).") from None
+    def _read_page(self, file: Any, place: Place, part: _Part) -> None:
+        page, layout = checked_page(file, place)
+        if layout != self.layout:
+            raise FormatError(
+                f"slice {part.first_z} in {place.path} is {layout}, unlike the first: {self.layout}"
+            )
+        try:
+            part.fill(page, place.shift)
+        except WkdaskError:
+            raise
+        except Exception as error:
+            # Whatever a decoder says of broken bytes.
+            raise FormatError(
+                f"slice {part.first_z} in {place.path} can't be decoded ({error!r})."
+            ) from None
 
     def __dask_tokenize__(self) -> tuple[object, ...]:
-        return (self.directory, self.names, self.shape, str(self.dtype), self.version)
+        return (str(self.layout), self.places, self.channel_pages, self.version)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What is wanted of a page, and where it goes."""
+
+    out: Voxels
+    cs: range
+    xs: range
+    ys: range
+    zs: range
+    first_channel: int
+    first_z: int
+
+    def fill(self, page: Any, shift: int) -> None:
+        """Read a page by the strips or tiles that are touched."""
+        handle = page.parent.filehandle
+        xs, ys = self.xs, self.ys
+        zs = range(max(0, self.zs[0] - self.first_z), self.zs[-1] + 1 - self.first_z)
+        is_checked = False
+        for index in _segments(page, xs, ys, zs):
+            offset, count = page.dataoffsets[index] + shift, page.databytecounts[index]
+            data = None
+            if count:
+                handle.seek(offset)
+                data = handle.read(count)
+            decoded, start, shape = page.decode(
+                data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader
+            )
+            if decoded is None:
+                decoded = np.full(shape, page.nodata, page.dtype)
+            elif not is_checked:
+                is_checked = True
+                if not decodes_to(page, data or b"", shape):
+                    raise ValueError("there are more voxels than the page has")
+            self._place(decoded, start)
+
+    def _place(self, decoded: Voxels, start: tuple[int, ...]) -> None:
+        """Copy what is wanted of a strip or tile, `(z, y, x, c)`."""
+        sample, z, y, x, _ = start
+        origin = (z + self.first_z, y, x, sample + self.first_channel)
+        wanted = (self.zs, self.ys, self.xs, self.cs)
+        into, taken = [], []
+        for begin, size, axis in zip(origin, decoded.shape, wanted, strict=True):
+            low, high = max(begin, axis[0]), min(begin + size, axis[-1] + 1)
+            if low >= high:
+                return
+            into.append(slice(low - axis[0], high - axis[0]))
+            taken.append(slice(low - begin, high - begin))
+        self.out[tuple(into[::-1])] = decoded[tuple(taken)].transpose(3, 2, 1, 0)
 
 
 def is_tiff(path: str | os.PathLike[str]) -> bool:
     """Return whether a path is a TIFF file, a directory with some, or a pattern for some."""
     path = os.fspath(path)
     if os.path.isdir(path):
-        return any(name.lower().endswith(_ENDINGS) for name in os.listdir(path))
-    return path.lower().endswith(_ENDINGS) or (glob.has_magic(path) and not os.path.exists(path))
+        return bool(listed(path))
+    return path.lower().endswith(ENDINGS) or (glob.has_magic(path) and not os.path.exists(path))
 
 
-def read(path: str | os.PathLike[str]) -> Image:
+def read(
+    path: str | os.PathLike[str],
+    *,
+    axes: str | None = None,
+    t: int | None = None,
+    gaps: Gaps | None = None,
+) -> Image:
     """Return a stack of TIFF slices as an image of mag 1; voxels are read when they are needed.
+
+    Every page is looked at now: what is cut off, or no stack, is told before anything is made.
 
     Parameters
     ----------
@@ -113,140 +187,139 @@ def read(path: str | os.PathLike[str]) -> Image:
         A directory of 2-D slices, a pattern for such files (`"slices/*.tif"`), or one file with a
         slice per page. Files are taken in the order of the numbers in their names. Colours of a
         pixel become channels.
+    axes
+        What the axes are, slices or pages first, such as `"zyx"` or `"zcyx"`; None is what files
+        say themselves.
+    t
+        Which time point, if there are several.
+    gaps
+        What to do where numbers of names are missing: `"zeros"` or `"close"`; None is an error.
 
     Raises
     ------
     MissingError
         If there is no such file.
     FormatError
-        If files are no TIFF, or no stack.
+        If files are no TIFF, not whole, or no stack.
+    ArgumentError
+        If `axes` or `t` do not fit.
     MissingExtraError
         If tifffile is not installed.
     """
-    directory, names = _listed(absolute(path))
-    first = os.path.join(directory, names[0])
-    with _opened(first) as file:
-        series = _series(file, first)
-        axes, sizes, dtype = series.axes, series.shape, series.dtype
-        if len(series.pages) == 1 and math.prod(series.pages[0].shape) != math.prod(sizes):
-            raise FormatError(
-                f"{first} describes one page only, of {sizes}. Save it with a page per slice."
-            )
-    by_axis, c_step, z_step = _page_steps(first, axes, sizes)
-    if len(names) > 1:
-        if by_axis["z"] > 1:
-            raise FormatError(f"{first} has {by_axis['z']} slices; convert stacks one by one.")
-        by_axis["z"], z_step = len(names), 0
-    stack = TiffStack(
-        directory,
-        tuple(names),
-        (by_axis["c"], by_axis["x"], by_axis["y"], by_axis["z"]),
-        np.dtype(dtype).newbyteorder("="),
-        (c_step, z_step),
-        version_of(directory if len(names) > 1 else first),
-    )
-    name = os.path.basename(directory if len(names) > 1 else os.path.splitext(first)[0])
+    found = listed(absolute(path))
+    if not found:
+        raise MissingError(f"there is no TIFF file at {os.fspath(path)}.")
+    directories = sorted({os.path.dirname(name) for name in found})
+    if len(directories) > 1:
+        raise FormatError(
+            f"{os.fspath(path)} leads to files in {len(directories)} directories, not in one."
+        )
+    whole = contents(found[0]) if len(found) == 1 else _of_files(found, axes, gaps)
+    if isinstance(whole, Contents):
+        channel_pages, places = _arranged(found[0], whole, axes, t)
+        layout = whole.layout
+    else:
+        channel_pages, places, layout = whole
+    stack = TiffStack(layout, places, channel_pages, _version(places))
+    name = os.path.basename(directories[0] if len(found) > 1 else os.path.splitext(found[0])[0])
     return Image((Level(Mag(1), (0, 0, 0), stack),), name=name.removesuffix(".ome"))
 
 
-def _listed(path: str) -> tuple[str, list[str]]:
-    """Return the directory and the names of the files of a stack, in order."""
-    if os.path.isdir(path):
-        found = [os.path.join(path, name) for name in os.listdir(path)]
-        found = [name for name in found if name.lower().endswith(_ENDINGS)]
-    else:
-        found = [path] if os.path.exists(path) else glob.glob(path)
-    if not found:
-        raise MissingError(f"there is no TIFF file at {path}.")
-    directories = {os.path.dirname(name) for name in found}
-    if len(directories) > 1:
-        raise FormatError(f"{path} leads to files in {len(directories)} directories, not in one.")
-    return directories.pop(), sorted(map(os.path.basename, found), key=_natural)
+def _version(places: tuple[Place, ...]) -> tuple[int, ...]:
+    found = [version_of(path) for path in sorted({place.path for place in places} - {""})]
+    return (hash(tuple(found)), len(found)) if len(found) > 1 else found[0]
 
 
-def _natural(name: str) -> list[tuple[bool, int, str]]:
-    """Return a key by which `s10` comes after `s9`."""
-    parts = re.split(r"(\d+)", name)
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
-
-
-def _page_steps(path: str, axes: str, sizes: tuple[int, ...]) -> tuple[dict[str, int], int, int]:
-    """Return positions per axis, and pages from one channel and from one slice to the next."""
-    by_axis = {"c": 1, "x": 1, "y": 1, "z": 1}
-    steps = {"c": 0, "z": 0}
-    page = 1
-    for axis, size in reversed(list(zip(axes, sizes, strict=True))):
-        ours = "c" if axis in _C else "z" if axis in _Z else axis.lower()
-        if ours in "xy" or axis == "S":
-            by_axis[ours] *= size
-            continue
-        if size > 1 and (ours not in steps or by_axis[ours] > 1):
-            raise FormatError(f"{path} has axes {axes} of {sizes}, which are no stack of slices.")
-        if ours in steps:
-            by_axis[ours], steps[ours] = by_axis[ours] * size, page
-        page *= size
-    if by_axis["c"] == 1:
-        steps["c"] = 0
-    return by_axis, steps["c"], steps["z"] or 1
-
-
-def _read_page(page: Any, out: Voxels, cs: range, xs: range, ys: range) -> None:
-    """Read a part of a page into `out`, `(c, x, y)`, by the segments that it touches."""
-    handle = page.parent.filehandle
-    for index in _segments(page, xs, ys):
-        offset, count = page.dataoffsets[index], page.databytecounts[index]
-        if not count:
-            continue
-        handle.seek(offset)
-        decoded, (sample, _, top, left, _), (_, height, width, samples) = page.decode(
-            handle.read(count), index
+def _of_files(
+    paths: list[str], axes: str | None, gaps: Gaps | None
+) -> Contents | tuple[int, tuple[Place, ...], Layout]:
+    """Return the slices of files, or what one of them says of all."""
+    if axes is not None and axes[:1] != "z":
+        raise ArgumentError(
+            f'axes are {axes!r}, but files are slices: z comes first, such as "zyx" or "zyxc".'
         )
-        if decoded is None:
+    ordered: list[tuple[Place, ...]] = []
+    layout: Layout | None = None
+    channel_pages = 1
+    for number, path in enumerate(in_order(paths, gaps)):
+        if path is None:
+            ordered.append((_ZEROS,) * channel_pages)
             continue
-        y0, y1 = max(top, ys[0]), min(top + height, ys[-1] + 1)
-        x0, x1 = max(left, xs[0]), min(left + width, xs[-1] + 1)
-        c0, c1 = max(sample, cs[0]), min(sample + samples, cs[-1] + 1)
-        if y0 >= y1 or x0 >= x1 or c0 >= c1:
-            continue
-        part = decoded[0, y0 - top : y1 - top, x0 - left : x1 - left, c0 - sample : c1 - sample]
-        place = slice(c0 - cs[0], c1 - cs[0]), slice(x0 - xs[0], x1 - xs[0])
-        out[(*place, slice(y0 - ys[0], y1 - ys[0]))] = part.transpose(2, 1, 0)
+        found = contents(path, is_slice=True)
+        files = {place.path for place in found.places}
+        if files == set(paths):
+            return found
+        if len(files) > 1:
+            raise FormatError(
+                f"{path} is an image in {len(files)} files, but here are {len(paths)}: convert it "
+                "by its name."
+            )
+        channels, places = _arranged(path, found, axes and axes[1:], None)
+        if len(places) != channels or found.layout.depth > 1:
+            raise FormatError(
+                f"{path} has {len(places) // channels * found.layout.depth} slices; convert stacks "
+                "one by one."
+            )
+        if layout is not None and (found.layout, channels) != (layout, channel_pages):
+            raise FormatError(f"slice {number} in {path} is {found}, unlike the first: {layout}.")
+        layout, channel_pages = found.layout, channels
+        ordered.append(places)
+    assert layout is not None
+    by_channel = zip(*ordered, strict=True)
+    return channel_pages, tuple(place for pages in by_channel for place in pages), layout
 
 
-def _segments(page: Any, xs: range, ys: range) -> Iterator[int]:
+def _arranged(
+    path: str, found: Contents, axes: str | None, t: int | None
+) -> tuple[int, tuple[Place, ...]]:
+    """Return how many channels have pages of their own, and the pages in the order of a stack."""
+    sizes = dict.fromkeys("tcz", 1)
+    order: list[str] = []
+    for axis, size in zip(_letters(path, found, axes), found.sizes, strict=True):
+        if size > 1:
+            is_double = axis in order or (axis == "c" and found.layout.samples > 1)
+            if axis not in sizes or is_double:
+                raise _no_stack(path, found)
+            sizes[axis] = size
+            order.append(axis)
+    point = time_point(sizes["t"], t, path)
+    order = [axis for axis in "tcz" if sizes[axis] == 1] + order
+    numbers = np.arange(len(found.places)).reshape([sizes[axis] for axis in order])
+    chosen = numbers.transpose([order.index(axis) for axis in "tcz"])[point]
+    return sizes["c"], tuple(found.places[number] for number in chosen.ravel())
+
+
+def _letters(path: str, found: Contents, axes: str | None) -> list[str]:
+    """Return what the axes of pages are: as the caller says, or the file."""
+    if axes is None:
+        return [_MEANING.get(axis, axis) for axis in found.axes]
+    outer, inner = [n for n in found.sizes if n > 1], found.layout.page_axes
+    mine, pages = axes[: len(axes) - len(inner)], axes[len(axes) - len(inner) :]
+    if pages != inner or len(mine) != len(outer) or not set(mine) <= set("tcz"):
+        raise ArgumentError(
+            f"axes are {axes!r}, but {path} holds {found}: pages are {inner!r}, after "
+            f"{len(outer)} axes of t, c and z."
+        )
+    letters = iter(mine)
+    return [next(letters) if size > 1 else "" for size in found.sizes]
+
+
+def _no_stack(path: str, found: Contents) -> FormatError:
+    return FormatError(
+        f"{path} holds {found} with the axes {found.axes}, which are no stack of slices. Say by "
+        'axes (--axes) what they are, such as "zyx" or "zcyx".'
+    )
+
+
+def _segments(page: Any, xs: range, ys: range, zs: range) -> Iterator[int]:
     """Yield the numbers of the strips or tiles that a part touches, for all samples."""
-    frame = page.keyframe
-    height, width = frame.rowsperstrip, frame.imagewidth
-    if frame.is_tiled:
-        height, width = frame.tilelength, frame.tilewidth
-    down, across = -(-frame.imagelength // height), -(-frame.imagewidth // width)
-    planes = len(page.dataoffsets) // max(1, down * across)
+    planes, deep, down, across = grid(page)
+    depth, height, width = 1, min(page.rowsperstrip, page.imagelength), page.imagewidth
+    if page.is_tiled:
+        depth, height, width = page.tiledepth, page.tilelength, page.tilewidth
+    last = min(zs[-1], page.imagedepth - 1)
     for plane in range(planes):
-        for y in range(ys[0] // height, ys[-1] // height + 1):
-            for x in range(xs[0] // width, xs[-1] // width + 1):
-                yield (plane * down + y) * across + x
-
-
-def _series(file: Any, path: str) -> Any:
-    """Return the pages that belong together, of which a file may have several sets."""
-    try:
-        return file.series[0]
-    except Exception as error:
-        # Whatever is made of broken bytes.
-        raise FormatError(f"{path} holds no images that can be read ({error!r}).") from None
-
-
-def _opened(path: str) -> Any:
-    try:
-        import tifffile
-    except ImportError:
-        raise extra_error("tifffile", "tiff") from None
-    try:
-        return tifffile.TiffFile(path)
-    except FileNotFoundError:
-        raise MissingError(f"{path} is gone.") from None
-    except OSError as error:
-        raise storage_error(error, path, "opening the slice") from None
-    except Exception as error:
-        # Whatever is made of broken bytes.
-        raise FormatError(f"{path} is no TIFF file ({error}).") from None
+        for z in range(zs[0] // depth, last // depth + 1):
+            for y in range(ys[0] // height, ys[-1] // height + 1):
+                for x in range(xs[0] // width, xs[-1] // width + 1):
+                    yield ((plane * deep + z) * down + y) * across + x
