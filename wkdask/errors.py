@@ -12,6 +12,7 @@ Python user would expect::
     │   └── NothingToDoError                              a layer has all mags, or no voxels
     ├── ReadOnlyError        AssertionError               a write through a read-only view
     ├── StateError           AssertionError               opened twice, closed while not open
+    ├── BusyError            RuntimeError                 another run works on the same mag
     ├── MissingError         FileNotFoundError            a path that must exist does not
     ├── ExistsError          FileExistsError              a path that must not exist does
     ├── NameLookupError      KeyError                     a layer or mag that the dataset lacks
@@ -41,6 +42,7 @@ __all__ = [
     "AlignmentError",
     "ArgumentError",
     "BoundsError",
+    "BusyError",
     "ChunkErrors",
     "ClusterError",
     "DirectoryError",
@@ -97,6 +99,10 @@ class ReadOnlyError(WkdaskError, AssertionError):
 
 class StateError(WkdaskError, AssertionError):
     """A view was opened twice, or closed while it was not open."""
+
+
+class BusyError(WkdaskError, RuntimeError):
+    """Another run works on the same mag; the text names its owner, and nothing was changed."""
 
 
 class MissingError(WkdaskError, FileNotFoundError):

@@ -200,13 +200,19 @@ def counted_image(shape: tuple[int, int, int]) -> tuple[Image, Counted]:
     return Image((Level(Mag(1), (5, 40, 0), source),)), counted
 
 
+def add_image(*args: Any, **options: Any) -> wkdask.Layer:
+    with importing.image_added(*args, **options) as layer:
+        pass
+    return layer
+
+
 class TestStreaming:
     def test_a_task_reads_what_its_file_needs(self, tissue):
         image, counted = counted_image((100, 60, 40))
         assert image.box == BoundingBox((5, 40, 0), (100, 60, 40))
         image.levels[0].cut((32,) * 3)
         assert counted.reads == []
-        layer = importing.add_image(tissue, image, "em", run=Run(), blocks_per_file_edge=1)
+        layer = add_image(tissue, image, "em", run=Run(), blocks_per_file_edge=1)
         sizes = [math.prod(s.stop - s.start for s in index) for index in counted.reads]
         assert sum(sizes) == 100 * 60 * 40
         assert len(sizes) == len(list(layer[1].volume.files())) == 4 * 3 * 2
@@ -218,7 +224,7 @@ class TestStreaming:
         monkeypatch.setattr(importing, "_READ_BYTES", 32**3)
         monkeypatch.setattr("wkdask.storage.writer._PIECE_BYTES", 16**3, raising=True)
         image, counted = counted_image((100, 60, 40))
-        layer = importing.add_image(tissue, image, "em", run=Run(), blocks_per_file_edge=4)
+        layer = add_image(tissue, image, "em", run=Run(), blocks_per_file_edge=4)
         assert len(list(layer[1].volume.files())) == 1
         sizes = [math.prod(s.stop - s.start for s in index) for index in counted.reads]
         assert sum(sizes) == 100 * 60 * 40
@@ -229,23 +235,23 @@ class TestStreaming:
     def test_a_second_run_reads_nothing(self, tissue):
         image, counted = counted_image((100, 60, 40))
         options = {"run": Run(), "resume": True, "blocks_per_file_edge": 1}
-        importing.add_image(tissue, image, "em", **options)
+        add_image(tissue, image, "em", **options)
         first = len(counted.reads)
-        importing.add_image(tissue, image, "em", **options)
+        add_image(tissue, image, "em", **options)
         assert len(counted.reads) == first
         other = replace(image, category="segmentation")
         with pytest.raises(ExistsError, match="has a layer 'em' of other properties"):
-            importing.add_image(tissue, other, "em", **options)
+            add_image(tissue, other, "em", **options)
 
     def test_a_run_that_failed_goes_on(self, tissue):
         image, counted = counted_image((100, 60, 40))
         array, counted.array = counted.array, None
         options = {"resume": True, "blocks_per_file_edge": 1}
         with pytest.raises(FormatError, match="can't be read at"):
-            importing.add_image(tissue, image, "em", run=Run(), **options)
-        assert list(wkdask.open(tissue.path)["em"].mags) == [Mag(1)]
+            add_image(tissue, image, "em", run=Run(), **options)
+        assert not wkdask.open(tissue.path)["em"].mags
         counted.array = array
-        layer = importing.add_image(tissue, image, "em", run=Run(), **options)
+        layer = add_image(tissue, image, "em", run=Run(), **options)
         np.testing.assert_array_equal(layer[1].get_view().read()[0], array.transpose(2, 1, 0))
 
     def test_retries(self, tissue):
@@ -262,7 +268,7 @@ class TestStreaming:
         once = Once(array)
         source = replace(image.levels[0].source, open=lambda path: once)
         image = replace(image, levels=(replace(image.levels[0], source=source),))
-        layer = importing.add_image(tissue, image, "em", run=Run(retries=1))
+        layer = add_image(tissue, image, "em", run=Run(retries=1))
         np.testing.assert_array_equal(layer[1].get_view().read()[0], array.transpose(2, 1, 0))
 
     @pytest.mark.parametrize("name", ["threads", pytest.param("processes", marks=pytest.mark.slow)])

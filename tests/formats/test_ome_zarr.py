@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
+import signal
 import warnings
 from pathlib import Path
 from typing import Any
 
+import dask
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,11 +19,12 @@ from hypothesis import strategies as st
 
 import wkdask
 from wkdask.arrays.view import View
-from wkdask.errors import ArgumentError, FormatError, WkdaskError
+from wkdask.errors import ArgumentError, ExistsError, FormatError, WkdaskError
 from wkdask.formats import ome_zarr as zarrs
 from wkdask.formats.image import of_layer
 from wkdask.geometry import BoundingBox, Mag
 from wkdask.runtime.run import Run
+from wkdask.storage import atomic
 from wkdask.storage.header import DTYPES
 
 zarr = pytest.importorskip("zarr")
@@ -235,17 +239,39 @@ class TestShards:
         assert [name.relative_to(path).as_posix() for name in files] == ["0/c/0/0/2"]
         assert wkdask.equal(layer, wkdask.convert(path, tmp_path / "back", **SMALL)["x"])
 
-    def test_metadata_come_last(self, furnished, tmp_path, monkeypatch):
+    def test_an_export_that_was_killed_is_repeated(self, furnished, tmp_path):
+        target = tmp_path / "x.zarr"
+        child = os.fork()
+        if not child:
+            zarrs._write_shard = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+            with dask.config.set(scheduler="synchronous"):
+                wkdask.convert(furnished["em"], target)
+        os.waitpid(child, 0)
+        left = [path.name for path in tmp_path.glob("x.zarr*")]
+        assert len(left) == 1
+        assert left[0].endswith(".wkdask-tmp")
+        wkdask.convert(furnished["em"], target)
+        assert [path.name for path in tmp_path.glob("x.zarr*")] == ["x.zarr"]
+        assert wkdask.equal(furnished["em"], wkdask.convert(target, tmp_path / "b", **SMALL)["em"])
+
+    def test_nothing_is_left_after_an_error(self, furnished, tmp_path, monkeypatch):
         def fail(*_: Any) -> None:
             raise RuntimeError("lost")
 
         monkeypatch.setattr(zarrs, "_write_shard", fail)
-        # As when the process dies, and nobody is left to delete what it made.
-        monkeypatch.setattr(zarrs.shutil, "rmtree", lambda *_, **__: None)
-        with pytest.raises(RuntimeError, match="lost"):
-            wkdask.convert(furnished["em"], tmp_path / "x.zarr")
-        with pytest.raises(FormatError, match="without an OME-Zarr image"):
-            zarrs.read(tmp_path / "x.zarr")
+        for to in ("ome-zarr", "zarr"):
+            with pytest.raises(RuntimeError, match="lost"):
+                wkdask.convert(furnished["em"], tmp_path / "x.zarr", to=to, mags=[1])
+            assert not list(tmp_path.glob("x.zarr*"))
+
+    def test_a_living_export_is_left_alone(self, furnished, tmp_path):
+        with atomic.new_directory(str(tmp_path / "x.zarr")) as private:
+            wkdask.convert(furnished["em"], tmp_path / "x.zarr", mags=[1])
+            assert os.path.isdir(private)
+            with pytest.raises(ExistsError, match="choose another path"):
+                atomic.check_missing(str(tmp_path / "x.zarr"))
+            shutil.rmtree(tmp_path / "x.zarr")
+        assert os.path.isdir(tmp_path / "x.zarr")
 
     def test_errors_name_the_file(self, furnished, tmp_path):
         volume = furnished["em"][1].volume

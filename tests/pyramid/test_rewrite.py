@@ -173,9 +173,24 @@ class TestRechunk:
 
     def test_what_a_killed_run_left_is_deleted(self, dataset: wkdask.Dataset) -> None:
         view = dataset["color"][1]
-        shutil.copytree(view.path, f"{view.path}.0123.rechunked")
+        left, foreign = Path(f"{view.path}.{'0' * 32}.rechunked"), Path(f"{view.path}.1.rechunked")
+        for directory in (left, foreign):
+            shutil.copytree(view.path, directory)
+            (directory / "z0" / "notes.txt").write_text("by a user")
         assert view.rechunk(8).ok
-        assert not list(dataset.path.rglob("*rechunked*"))
+        assert list(dataset.path.rglob("*rechunked*")) == [foreign]
+        assert (Path(view.path) / "z0" / "notes.txt").read_text() == "by a user"
+
+    def test_what_a_user_put_into_the_mag_stays(self, dataset: wkdask.Dataset) -> None:
+        view = dataset["color"][1]
+        texts = [Path(view.path, *place, "notes.txt") for place in ((), ("sub",), ("z0", "y0"))]
+        for text in texts:
+            text.parent.mkdir(parents=True, exist_ok=True)
+            text.write_text("by a user")
+        Path(view.path, "empty").mkdir()
+        assert view.rechunk(8).ok
+        assert [text.read_text() for text in texts] == ["by a user"] * 3
+        assert Path(view.path, "empty").is_dir()
 
     def test_read_only(self, dataset: wkdask.Dataset, tmp_path: Path) -> None:
         said = dataset.path / "datasource-properties.json"

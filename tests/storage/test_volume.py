@@ -78,9 +78,7 @@ class FakeVolume(Volume):
         self.check_voxels(voxels.dtype, voxels.shape)
         self.fill(box, lambda part: voxels[(slice(None), *slices_in(part, box.topleft))])
 
-    def fill(
-        self, box: BoundingBox, produce: Produce, *, exclusive: bool = False, threads: int = 1
-    ) -> None:
+    def fill(self, box: BoundingBox, produce: Produce, *, threads: int = 1) -> None:
         for cell in self.cells(box):
             whole = self.file_box(cell)
             common = whole.intersected_with(box)
@@ -105,6 +103,9 @@ class FakeVolume(Volume):
 
     def sweep(self, tag: str, box: BoundingBox) -> int:
         return 0
+
+    def remove(self, box: BoundingBox) -> None:
+        self.stored.clear()
 
     def version(self) -> tuple[int, int]:
         return 0, 0

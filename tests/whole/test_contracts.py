@@ -60,7 +60,7 @@ KNOWN_BY = {
     "fcntl": {"dataset", "storage"},
     "wkw": {"arrays", "cli", "storage", "testing"},
     "click": {"cli"},
-    "json": {"cli", "dataset", "runtime"},
+    "json": {"cli", "dataset", "runtime", "storage"},
     "threading": {"storage"},
     "tifffile": {"formats"},
     "zarr": {"formats"},

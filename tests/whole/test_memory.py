@@ -9,6 +9,7 @@ compiled code.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import subprocess
 import sys
@@ -135,7 +136,7 @@ def stream(path: str, kind: Any, edge: str) -> None:
 def stream_layer(path: str) -> None:
     """Fill mag 1 of a layer."""
     mag = wkdask.open(path)["cells"][1]
-    mag.volume.fill(mag.bounding_box, made, exclusive=True)
+    dataclasses.replace(mag.volume, is_claimed=True).fill(mag.bounding_box, made)
 
 
 def downsample(path: str) -> None:

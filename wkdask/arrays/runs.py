@@ -18,7 +18,7 @@ from wkdask.runtime.executors import active_client
 from wkdask.runtime.fingerprint import job_name
 from wkdask.runtime.journal import Journal
 from wkdask.runtime.run import Run, RunReport
-from wkdask.storage.volume import Volume
+from wkdask.storage.volume import Volume, sharing
 
 __all__ = ["Job", "Tasks", "ViewLike", "bytes_of_chunk", "carry_out", "finish", "journal_of"]
 
@@ -87,12 +87,14 @@ def carry_out(
     """
     if check_memory:
         memory.check_memory(tasks.size_bytes, tasks.size, tasks.count, run.executor)
-    journal = journal_of(job, resume)
-    run = run.of(journal)
-    try:
-        return go(run, journal)
-    finally:
-        finish(job.target, run)
+    target = job.target
+    with sharing(*(() if target.read_only else (target.volume,))):
+        journal = journal_of(job, resume)
+        run = run.of(journal)
+        try:
+            return go(run, journal)
+        finally:
+            finish(target, run)
 
 
 def journal_of(job: Job, resume: bool | str) -> Journal | None:

@@ -24,7 +24,7 @@ from wkdask.grids import Chunks, cut_axis
 from wkdask.runtime.executors import refuse_query_planning
 from wkdask.runtime.journal import Journal
 from wkdask.runtime.run import Run, RunReport, run_chunk, run_graph
-from wkdask.storage.volume import Volume, Voxels, as_voxels
+from wkdask.storage.volume import Volume, Voxels, as_voxels, sharing
 
 __all__ = ["Align", "aligned_array", "reads_from", "run_store", "store_graph"]
 
@@ -146,7 +146,9 @@ def _store_one(
     def write(position: Vec3) -> None:
         box = grid.chunk_box(position)
         if not box.is_empty:
-            volume.write(box, as_voxels(voxels))
+            # Here too, because a task may outlive the process that began the run.
+            with sharing(volume):
+                volume.write(box, as_voxels(voxels))
 
     block: NDArray[np.object_] = np.empty((1,) * 4, dtype=object)
     block[0, 0, 0, 0] = run_chunk(write, grid, journal, tag, (place[1], place[2], place[3]))

@@ -38,7 +38,7 @@ from wkdask.runtime.executors import ExecutorLike, active_client
 from wkdask.runtime.memory import TASK_BYTES, auto_size
 from wkdask.runtime.run import OnError, Run, RunReport, chunk_graph, run_chunks
 from wkdask.storage.header import VolumeHeader, check_addressable
-from wkdask.storage.volume import Volume, Voxels, as_voxels
+from wkdask.storage.volume import Volume, Voxels, as_voxels, sharing
 from wkdask.storage.wkw import WkwVolume, as_wkw
 
 if TYPE_CHECKING:
@@ -348,9 +348,7 @@ class View:
         """
         given = {"fsync": fsync, "keep_zeros": keep_zeros, "hc_level": hc_level}
         changes = {k: v for k, v in given.items() if v is not None}
-        other = copy(self)
-        other._volume = self._volume.with_options(**changes)  # noqa: SLF001
-        return other
+        return self.with_volume(self._volume.with_options(**changes))
 
     # --- voxels, lazily ---------------------------------------------------------------------
 
@@ -732,6 +730,12 @@ class View:
         part._volume = self._volume
         return part
 
+    def with_volume(self, volume: Volume) -> Self:
+        """Return the same view of a volume whose files are written in another way."""
+        other = copy(self)
+        other._volume = volume  # noqa: SLF001
+        return other
+
     def check_writable(self) -> None:
         """Raise `ReadOnlyError` if the view is read-only."""
         if self._read_only:
@@ -809,7 +813,8 @@ class View:
         self._volume.check_voxels(voxels.dtype, voxels.shape)
         box = self.absolute_box(offset, voxels.shape[1:])
         self._warn_if_unaligned(box)
-        self._volume.write(box, voxels)
+        with sharing(self._volume):
+            self._volume.write(box, voxels)
         return box
 
     def _warn_if_unaligned(self, box: BoundingBox) -> None:

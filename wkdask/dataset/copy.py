@@ -1,29 +1,36 @@
 """Copies of datasets, layers and boxes, with all that their JSON says.
 
-It knows datasets and views. What is listed in the copy's JSON is whole: a mag is listed when its
-last file is there.
+It knows datasets and views. The JSON of a copy lists its mags when all of them are whole; after an
+error nothing of the copy is left, unless it can be resumed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 from wkdask.arrays.runs import Job, journal_of
 from wkdask.arrays.view import View
-from wkdask.dataset.dataset import Dataset, Layer, MagView, create
+from wkdask.dataset.dataset import Dataset, Layer
 from wkdask.dataset.lookup import is_dataset
+from wkdask.dataset.new import new_dataset, new_layer
 from wkdask.errors import ArgumentError, ExistsError
-from wkdask.geometry import Mag, Vec3
+from wkdask.geometry import BoundingBox, Mag, Vec3
 from wkdask.pyramid import rewrite
 from wkdask.runtime.executors import ExecutorLike
 from wkdask.runtime.run import Run, RunReport
 from wkdask.storage.header import BlockType, VolumeHeader
+from wkdask.storage.volume import sharing
 from wkdask.storage.wkw import as_wkw
 
 __all__ = ["copy"]
+
+Headers: TypeAlias = Mapping[Mag, VolumeHeader]
+"""How the mags of a copy are stored."""
 
 
 def copy(
@@ -100,45 +107,59 @@ def copy(
 def _copy_dataset(
     source: Dataset, path: Path, block_type: BlockType | None, run: Run, resume: bool
 ) -> RunReport:
-    for layer in source.layers.values():
-        _headers(layer, block_type)
+    headers = {name: _headers(layer, block_type) for name, layer in source.layers.items()}
     if is_dataset(path) and not resume:
-        raise ExistsError(f"{path} is a dataset already: choose another path, or resume=True.")
-    target = create(path, source.voxel_size, source.unit, exist_ok=resume)
-    said = source.json.content
-    target.json.change(lambda found: replace(found, extra=said.extra, team=said.team))
-    return _total(
-        _copy_layer(layer, target, name, block_type, run, resume)
-        for name, layer in source.layers.items()
-    )
+        raise ExistsError(
+            f"{path} is a dataset already: choose another path, or pass resume=True to go on with "
+            "a copy that was interrupted."
+        )
+    with contextlib.ExitStack() as stack:
+        target = stack.enter_context(new_dataset(path, source.voxel_size, source.unit, keep=resume))
+        said = source.json.content
+        target.json.change(lambda found: replace(found, extra=said.extra, team=said.team))
+        return _total(
+            stack.enter_context(_copied(source[name], target, name, mags, run, resume))
+            for name, mags in headers.items()
+        )
 
 
 def _copy_layer(
     source: Layer, target: Dataset, name: str, block_type: BlockType | None, run: Run, resume: bool
 ) -> RunReport:
-    headers = _headers(source, block_type)
     if target.voxel_size != source.dataset.voxel_size or target.unit != source.dataset.unit:
         raise ArgumentError(
             f"the voxels of {source!r} are {source.dataset.voxel_size} {source.dataset.unit}, but "
             f"those of {target!r} {target.voxel_size} {target.unit}."
         )
-    target.json.refresh()
-    if name not in target.layers:
-        new = replace(source.properties, name=name, mags=())
-        target.json.change(lambda found: found.with_layer(new))
-    elif not resume:
-        raise ExistsError(
-            f"{target.path} has a layer {name!r} already: pass layer_name, or resume=True."
-        )
-    layer = target[name]
-    return _total(
-        _copy_mag(source[mag], layer, header, run, resume)
-        for mag, header in headers.items()
-        if mag not in layer.directories.listed
-    )
+    with _copied(source, target, name, _headers(source, block_type), run, resume) as report:
+        return report
 
 
-def _headers(layer: Layer, block_type: BlockType | None) -> dict[Mag, VolumeHeader]:
+@contextlib.contextmanager
+def _copied(
+    source: Layer, target: Dataset, name: str, headers: Headers, run: Run, resume: bool
+) -> Iterator[RunReport]:
+    """Copy a layer; its mags are listed when the block ends without an error."""
+    with new_layer(target, replace(source.properties, name=name), resume=resume) as layer:
+        directories = layer.directories
+        views = [source[mag] for mag in headers if mag not in directories.listed]
+        # All files, because voxels may lie outside of the layer's box.
+        new = [
+            directories.new_mag(mag, headers[mag], view.volume.box_on_disk())
+            for view in views
+            if (mag := view.mag) is not None
+        ]
+        with (
+            sharing(*(view.volume for view in views)),
+            directories.made(new, "copied to", resume=resume),
+        ):
+            yield _total(
+                _copy_mag(view, layer.open_new(each), each.box, run, resume)
+                for view, each in zip(views, new, strict=True)
+            )
+
+
+def _headers(layer: Layer, block_type: BlockType | None) -> Headers:
     """Return how the mags of a copy are stored; raise if one can't be opened."""
     layer.directories.check_format()
     headers = {mag: as_wkw(view.volume).header for mag, view in layer.mags.items()}
@@ -147,22 +168,11 @@ def _headers(layer: Layer, block_type: BlockType | None) -> dict[Mag, VolumeHead
     return {mag: replace(header, block_type=block_type) for mag, header in headers.items()}
 
 
-def _copy_mag(
-    view: MagView, target: Layer, header: VolumeHeader, run: Run, resume: bool
-) -> RunReport:
-    assert view.mag is not None
-    directories = target.directories
-    entry = directories.new_entry(view.mag, header)
-    directories.prepare(entry, header, resume=resume)
-    copied = target.open_entry(entry)
-    # All files, because voxels may lie outside of the layer's box.
-    box = view.volume.box_on_disk()
-    report = RunReport(0)
-    if not box.is_empty:
-        journal = journal_of(Job(copied, None, ("copy",), (view,)), resume)
-        report = rewrite.copy_voxels(view.volume, copied.volume, box, run, journal=journal)
-    directories.list_mags([entry])
-    return report
+def _copy_mag(source: View, target: View, box: BoundingBox, run: Run, resume: bool) -> RunReport:
+    if box.is_empty:
+        return RunReport(0)
+    journal = journal_of(Job(target, None, ("copy",), (source,)), resume)
+    return rewrite.copy_voxels(source.volume, target.volume, box, run, journal=journal)
 
 
 def _copy_view(source: View, target: View, run: Run, resume: bool) -> RunReport:
@@ -181,13 +191,14 @@ def _copy_view(source: View, target: View, run: Run, resume: bool) -> RunReport:
         if not common.is_empty:
             raise ArgumentError(f"the views overlap in {common}: read and write it by yourself.")
     journal = journal_of(Job(target, None, ("copy", shift), (source,)), resume)
-    try:
-        return rewrite.copy_voxels(
-            source.volume, target.volume, target.bounding_box, run,
-            shift=shift, journal=journal, exclusive=False,
-        )  # fmt: skip
-    finally:
-        target.volume.note_change()
+    with sharing(source.volume, target.volume):
+        try:
+            return rewrite.copy_voxels(
+                source.volume, target.volume, target.bounding_box, run,
+                shift=shift, journal=journal,
+            )  # fmt: skip
+        finally:
+            target.volume.note_change()
 
 
 def _total(reports: Iterable[RunReport]) -> RunReport:

@@ -21,7 +21,7 @@ from wkdask.arrays import labelled
 from wkdask.arrays.labelled import Coords, Labels
 from wkdask.arrays.view import View
 from wkdask.dataset import properties
-from wkdask.dataset.directories import MagDirectories
+from wkdask.dataset.directories import MagDirectories, NewMag
 from wkdask.dataset.properties import (
     DatasetProperties,
     LayerProperties,
@@ -392,6 +392,11 @@ class Layer:
             block_type,
         )
         return self.open_entry(self._directories.add(Mag(mag), header))
+
+    def open_new(self, new: NewMag) -> MagView:
+        """Return the view of a mag that is being made, which the JSON does not list yet."""
+        view = self.open_entry(new.entry)
+        return view.with_volume(replace(view.volume, is_claimed=True))
 
     def open_entry(self, entry: MagProperties) -> MagView:
         """Return the view of a mag, also of one that the JSON does not list yet."""

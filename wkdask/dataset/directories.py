@@ -5,21 +5,41 @@ It knows the JSON and volumes. It must not know views, or what is written to a m
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
 
 from wkdask.dataset.properties import FILE_NAME, LayerProperties, MagProperties, PropertiesFile
-from wkdask.errors import ArgumentError, ExistsError, FormatError, PropertiesError, storage_error
+from wkdask.errors import (
+    ArgumentError,
+    ExistsError,
+    FormatError,
+    PropertiesError,
+    StorageError,
+    storage_error,
+)
 from wkdask.geometry import BoundingBox, Mag
+from wkdask.storage import claims
 from wkdask.storage.opening import create_volume, is_volume, open_volume, volume_at
 from wkdask.storage.volume import JOURNALS_NAME, Layout, Volume
 from wkdask.storage.wkw import HEADER_NAME
 
-__all__ = ["MagDirectories"]
+__all__ = ["MagDirectories", "NewMag"]
+
+
+@dataclass(frozen=True, slots=True)
+class NewMag:
+    """A mag that a run makes."""
+
+    entry: MagProperties
+    """What the JSON will say of it."""
+    layout: Layout
+    """How it is stored."""
+    box: BoundingBox
+    """The voxels that the run writes, in their own unit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,45 +76,71 @@ class MagDirectories:
 
     def add(self, mag: Mag, layout: Layout) -> MagProperties:
         """Make the directory of a mag and list it."""
-        entry = self.new_entry(mag, layout)
+        entry = self._new_entry(mag, layout)
 
         def added(layer: LayerProperties) -> LayerProperties:
             if any(other.mag == mag for other in layer.mags):
                 raise ExistsError(f"layer {self.name!r} has a mag {mag} already.")
             # While nobody else may change the dataset: another process may add the same mag.
-            self._create(self._default_path(mag), layout)
+            self._create(path, layout)
             return layer.with_mag(entry)
 
         self.check_format()
-        self.change(added)
+        path = self._default_path(mag)
+        with claims.whole(str(path), "added"):
+            self.change(added)
         return entry
 
-    def new_entry(self, mag: Mag, layout: Layout) -> MagProperties:
-        """Return what the JSON will say of a new mag."""
+    def new_mag(self, mag: Mag, layout: Layout, box: BoundingBox) -> NewMag:
+        """Return what stands for a mag until it is made."""
+        return NewMag(self._new_entry(mag, layout), layout, box)
+
+    def _new_entry(self, mag: Mag, layout: Layout) -> MagProperties:
         axes = {"axisOrder": {"c": 0, "x": 1, "y": 2, "z": 3}, "cubeLength": layout.file_size[0]}
         return MagProperties(mag, f"./{self.name}/{mag}", axes)
 
-    def prepare(self, entry: MagProperties, layout: Layout, *, resume: bool) -> bool:
-        """Make the directory of a mag that is not listed yet; False if an earlier run did."""
-        path = self._path(entry)
+    @contextlib.contextmanager
+    def made(self, new: Sequence[NewMag], doing: str, *, resume: bool) -> Iterator[None]:
+        """Make the directories of mags; list them at the end, or delete what the block has made.
+
+        Nobody else can use them inside the block.
+
+        Raises
+        ------
+        BusyError
+            If another run works on one of the mags.
+        ExistsError
+            If one of them is listed, or its directory holds voxels.
+        """
+        with contextlib.ExitStack() as claimed:
+            for each in new:
+                claimed.enter_context(claims.whole(str(self._path(each.entry)), doing))
+            # Others may have added mags until they were claimed.
+            self.refresh()
+            self.check_new((each.entry.mag for each in new), resume=resume)
+            with contextlib.ExitStack() as undone:
+                for each in new:
+                    self._begin(each, undone, resume=resume)
+                yield
+                undone.pop_all()
+            self.change(
+                lambda layer: reduce(LayerProperties.with_mag, (e.entry for e in new), layer)
+            )
+
+    def _begin(self, new: NewMag, undone: contextlib.ExitStack, *, resume: bool) -> None:
+        """Make a volume, unless an earlier run did; how to delete it goes onto a stack."""
+        path = self._path(new.entry)
         if resume and is_volume(path):
             found = open_volume(path).layout
-            if found != layout:
+            if found != new.layout:
                 raise ExistsError(
-                    f"{path} was begun with {found.difference_to(layout)}: "
+                    f"{path} was begun with {found.difference_to(new.layout)}: "
                     "delete the directory, or use the same options."
                 )
-            return False
-        self._create(path, layout)
-        return True
-
-    def discard(self, entry: MagProperties) -> None:
-        """Delete the directory of a mag that this process has made."""
-        shutil.rmtree(self._path(entry), ignore_errors=True)
-
-    def list_mags(self, entries: Iterable[MagProperties]) -> None:
-        """Let the JSON list mags that are finished."""
-        self.change(lambda layer: reduce(LayerProperties.with_mag, entries, layer))
+            return
+        older = self._create(path, new.layout)
+        if not resume:
+            undone.callback(_remove, volume_at(path, new.layout), new.box, older)
 
     def check_new(self, mags: Iterable[Mag], *, resume: bool) -> None:
         """Raise if a mag that is to be made is there, unless a run that can be resumed made it."""
@@ -166,8 +212,8 @@ class MagDirectories:
             )
         return layer
 
-    def _create(self, path: Path, layout: Layout) -> None:
-        """Make the directory of a mag; a header that a crash left behind is replaced."""
+    def _create(self, path: Path, layout: Layout) -> bytes | None:
+        """Make a volume; return the header that it replaces, such as one that a crash has left."""
         if not self.is_inside(path):
             raise ArgumentError(
                 f"{path} leads out of the dataset {self.json.directory}, so it is not written to."
@@ -178,11 +224,14 @@ class MagDirectories:
                 f"{path} holds voxels, though {FILE_NAME} does not list it: delete the "
                 "directory, or open it with wkdask.open_mag."
             )
+        header = path / HEADER_NAME
         try:
-            (path / HEADER_NAME).unlink(missing_ok=True)
+            older = header.read_bytes() if header.is_file() else None
+            header.unlink(missing_ok=True)
         except OSError as error:
             raise storage_error(error, path, "replacing an unused header") from None
         create_volume(path, layout)
+        return older
 
     def _path(self, entry: MagProperties) -> Path:
         if entry.path is not None:
@@ -194,3 +243,12 @@ class MagDirectories:
 
     def _default_path(self, mag: Mag) -> Path:
         return self.json.directory / self.name / str(mag)
+
+
+def _remove(volume: Volume, box: BoundingBox, older_header: bytes | None) -> None:
+    """Delete a volume and its files in a box; what somebody else has put there stays."""
+    with contextlib.suppress(StorageError):
+        volume.remove(box)
+    if older_header is not None:
+        Path(volume.path).mkdir(exist_ok=True)
+        (Path(volume.path) / HEADER_NAME).write_bytes(older_header)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -11,14 +12,15 @@ from typing import Any, Literal, SupportsIndex, TypeAlias
 import numpy as np
 
 from wkdask.arrays.view import View
-from wkdask.dataset.dataset import Dataset, Layer, create, open_mag
+from wkdask.dataset.dataset import Dataset, Layer, open_mag
 from wkdask.dataset.lookup import is_bare_mag, is_dataset
+from wkdask.dataset.new import new_dataset
 from wkdask.dataset.properties import check_unit
 from wkdask.errors import ArgumentError, ExistsError, FormatError, MissingError
 from wkdask.formats import ome_zarr, tiff
 from wkdask.formats.image import Image, of_array, of_layer, of_npy, of_view
 from wkdask.formats.names import Gaps
-from wkdask.formats.wkw import add_image, check
+from wkdask.formats.wkw import check, image_added
 from wkdask.geometry import MagLike, Vec3Like, absolute
 from wkdask.runtime.executors import ExecutorLike
 from wkdask.runtime.run import Run
@@ -331,12 +333,17 @@ def _into_dataset(
     image = images[0]
     assert image.voxel_size is not None
     assert image.unit is not None
-    # Also of a dataset that is given the voxel size is compared.
-    made = create(_path(target), image.voxel_size, image.unit, exist_ok=True)
-    dataset = target if isinstance(target, Dataset) else made
-    for name, image in named.items():
-        add_image(
-            dataset, image, name, run=run, resume=resume,
-            blocks_per_file_edge=blocks_per_file_edge,
-        )  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        # Also of a dataset that is given the voxel size is compared.
+        made = stack.enter_context(
+            new_dataset(Path(_path(target)), image.voxel_size, image.unit, keep=resume)
+        )
+        dataset = target if isinstance(target, Dataset) else made
+        for name, image in named.items():
+            stack.enter_context(
+                image_added(
+                    dataset, image, name, run=run, resume=resume,
+                    blocks_per_file_edge=blocks_per_file_edge,
+                )
+            )  # fmt: skip
     return dataset

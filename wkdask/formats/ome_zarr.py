@@ -7,10 +7,8 @@ box, is in an attribute of our own, which is used as far as it agrees with the r
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -23,7 +21,6 @@ from wkdask.arrays.view import View
 from wkdask.dataset.properties import check_layer_name
 from wkdask.errors import (
     ArgumentError,
-    ExistsError,
     FormatError,
     WkdaskError,
     extra_error,
@@ -41,6 +38,7 @@ from wkdask.formats.multiscales import (
 from wkdask.geometry import BoundingBox, Mag, Vec3, Vec3Like, absolute, vec3
 from wkdask.grids import ChunkGrid
 from wkdask.runtime.run import Run, run_chunk, run_graph
+from wkdask.storage.atomic import check_missing, new_directory
 from wkdask.storage.volume import Voxels
 
 __all__ = ["is_zarr", "read", "write", "write_array"]
@@ -205,7 +203,7 @@ def _member(group: Any, path: str, name: str) -> Any:
 def write(images: Sequence[Image], path: str | os.PathLike[str], *, run: Run) -> None:
     """Write an OME-Zarr 0.5 image, and others as its labels; one task per shard.
 
-    The metadata come last, so that what a crash leaves behind is no image.
+    It gets its name when it is whole.
 
     Parameters
     ----------
@@ -217,7 +215,7 @@ def write(images: Sequence[Image], path: str | os.PathLike[str], *, run: Run) ->
         Where, how often tasks are tried again, and whether to show bars.
     """
     image, *labels = images
-    path = _new(path)
+    check_missing(path := absolute(path))
     for each in labels:
         check_layer_name(str(each.name))
         if len(each.levels) != len(image.levels):
@@ -226,11 +224,11 @@ def write(images: Sequence[Image], path: str | os.PathLike[str], *, run: Run) ->
                 f"{image.name!r} has {len(image.levels)}, and OME-Zarr demands as many. Choose "
                 "mags that both have (--mag), or one layer by layer_name (--layer-name)."
             )
-    root = _created(path)
-    with _gone_on_failure(path):
-        _write_image(root, path, image, run)
+    with new_directory(path) as private:
+        root = _created(private)
+        _write_image(root, private, image, run)
         if labels:
-            _write_labels(root.create_group("labels"), path, labels, run)
+            _write_labels(root.create_group("labels"), private, labels, run)
 
 
 def write_array(image: Image, path: str | os.PathLike[str], *, run: Run) -> None:
@@ -239,9 +237,9 @@ def write_array(image: Image, path: str | os.PathLike[str], *, run: Run) -> None
         has = ", ".join(str(level.mag) for level in image.levels)
         raise ArgumentError(f"a zarr array holds one mag, but there are {has}. Choose one of them.")
     level = image.levels[0]
-    path = _new(path)
     known = extras(image) | {"mag": str(level.mag), "corner": list(level.corner)}
-    _write_level(path, level, run, {_OURS: known | {"name": image.name, "unit": image.unit}})
+    with new_directory(absolute(path)) as private:
+        _write_level(private, level, run, {_OURS: known | {"name": image.name, "unit": image.unit}})
 
 
 def _write_labels(group: Any, path: str, labels: Sequence[Image], run: Run) -> None:
@@ -278,18 +276,7 @@ def _write_level(path: str, level: Level, run: Run, attributes: dict[str, Any]) 
     )
     grid = ChunkGrid(BoundingBox((0, 0, 0), level.box.size), shard)
     array = level.chunked(((channels,), *grid.chunks))
-    with _gone_on_failure(path):
-        run_graph(_shard_graph(array, path, grid, run.tag), grid, run)
-
-
-@contextlib.contextmanager
-def _gone_on_failure(path: str) -> Iterator[None]:
-    """Delete a directory that we have made, unless it gets all that belongs there."""
-    try:
-        yield
-    except BaseException:
-        shutil.rmtree(path, ignore_errors=True)
-        raise
+    run_graph(_shard_graph(array, path, grid, run.tag), grid, run)
 
 
 def _shard(level: Level) -> Vec3:
@@ -343,13 +330,6 @@ def _write_shard(
     block: Voxels = np.empty((1,) * 4, dtype=object)
     block[0, 0, 0, 0] = (voxels.size, voxels.nbytes)
     return block
-
-
-def _new(path: str | os.PathLike[str]) -> str:
-    path = absolute(path)
-    if os.path.lexists(path):
-        raise ExistsError(f"{path} exists: delete it, or choose another path.")
-    return path
 
 
 def _created(path: str) -> Any:

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, SupportsIndex
 
 from wkdask.arrays.view import View
 from wkdask.dataset.dataset import Dataset, Layer, MagView
+from wkdask.dataset.new import new_layer
 from wkdask.dataset.properties import LayerProperties, check_new_layer
-from wkdask.errors import ExistsError
 from wkdask.formats.image import Image, Level
-from wkdask.geometry import BoundingBox, Mag, Vec3, whole
+from wkdask.geometry import BoundingBox, Vec3, whole
 from wkdask.grids import slices_in
 from wkdask.runtime import memory
 from wkdask.runtime.run import Run
 from wkdask.storage.header import VolumeHeader, check_addressable
 from wkdask.storage.volume import Layout, Voxels
 
-__all__ = ["add_image", "check"]
+__all__ = ["check", "image_added"]
 
 # What a task reads of a source at a time.
 _READ_BYTES = 2**28
 
 
 def check(image: Image, name: str, run: Run, blocks_per_file_edge: SupportsIndex = 32) -> None:
-    """Raise if `add_image` could not add an image, before anything is made.
+    """Raise if an image could not be added, before anything is made.
 
     Raises
     ------
@@ -35,15 +37,8 @@ def check(image: Image, name: str, run: Run, blocks_per_file_edge: SupportsIndex
         If files are too large for the workers.
     """
     finest = image.levels[0]
-    dtype, category = finest.dtype.name, image.category or "color"
-    header = VolumeHeader(
-        dtype, finest.num_channels, blocks_per_file_edge=whole(blocks_per_file_edge, "blocks")
-    )
-    layer = LayerProperties(
-        name, category, image.box, dtype, finest.num_channels,
-        largest_segment_id=image.largest_segment_id,
-    )  # fmt: skip
-    check_new_layer(layer)
+    header = _header(finest, blocks_per_file_edge)
+    check_new_layer(_layer(image, name))
     check_addressable(image.box)
     unit = header.file_size if finest.is_computed else _unit_size(header)
     size = list(map(min, unit, finest.box.size))
@@ -55,7 +50,8 @@ def check(image: Image, name: str, run: Run, blocks_per_file_edge: SupportsIndex
     memory.check_memory(needed, (size[0], size[1], size[2]), files, run.executor)
 
 
-def add_image(
+@contextlib.contextmanager
+def image_added(
     dataset: Dataset,
     image: Image,
     name: str,
@@ -63,11 +59,11 @@ def add_image(
     run: Run,
     resume: bool = False,
     blocks_per_file_edge: SupportsIndex = 32,
-) -> Layer:
+) -> Iterator[Layer]:
     """Add a layer with all levels of an image.
 
-    The JSON lists the layer and its mags before there are voxels, so that a crash leaves a dataset
-    that opens; what was not written yet reads as zeros.
+    The JSON lists the mags when the block ends without an error. After an error nothing of the
+    layer is left, unless the call can be resumed.
 
     Parameters
     ----------
@@ -80,37 +76,35 @@ def add_image(
     run
         Where, how often tasks are tried again, and whether to show bars.
     resume
-        Whether a layer of this name is one that an earlier run of the same call left unfinished.
+        Whether to go on with a layer that an earlier run of the same call has left unfinished.
     blocks_per_file_edge
         Blocks per edge of a file, a power of two.
     """
-    layer = _layer_for(dataset, image, name, resume)
-    mags = [_mag_for(layer, level.mag, blocks_per_file_edge, resume) for level in image.levels]
-    for mag, level in zip(mags, image.levels, strict=True):
-        _store(mag, level, run, resume)
-    return layer
+    with new_layer(dataset, _layer(image, name), resume=resume) as layer:
+        new = [
+            layer.directories.new_mag(level.mag, _header(level, blocks_per_file_edge), level.box)
+            for level in image.levels
+        ]
+        with layer.directories.made(new, "converted to", resume=resume):
+            for each, level in zip(new, image.levels, strict=True):
+                _store(layer.open_new(each), level, run, resume)
+            yield layer
 
 
-def _layer_for(dataset: Dataset, image: Image, name: str, resume: bool) -> Layer:
+def _layer(image: Image, name: str) -> LayerProperties:
+    """Return what the JSON says of an image, but for its mags."""
     finest = image.levels[0]
-    category = image.category or "color"
-    facts = (category, finest.dtype, finest.num_channels, image.box)
-    if not resume or name not in dataset.layers:
-        return dataset.add_layer(name, *facts, largest_segment_id=image.largest_segment_id)
-    layer = dataset[name]
-    found = (layer.category, layer.dtype, layer.num_channels, layer.bounding_box)
-    if found != facts:
-        raise ExistsError(
-            f"{dataset.path} has a layer {name!r} of other properties: {found}, not {facts}. "
-            "Choose another name."
-        )
-    return layer
+    return LayerProperties(
+        name, image.category or "color", image.box, finest.dtype.name, finest.num_channels,
+        largest_segment_id=image.largest_segment_id,
+    )  # fmt: skip
 
 
-def _mag_for(layer: Layer, mag: Mag, blocks_per_file_edge: SupportsIndex, resume: bool) -> MagView:
-    if resume and any(entry.mag == mag for entry in layer.properties.mags):
-        return layer[mag]
-    return layer.add_mag(mag, blocks_per_file_edge=blocks_per_file_edge)
+def _header(level: Level, blocks_per_file_edge: SupportsIndex) -> VolumeHeader:
+    edge = whole(blocks_per_file_edge, "blocks_per_file_edge")
+    return VolumeHeader(
+        level.dtype.name, level.num_channels, blocks_per_file_edge=edge, block_type="lz4hc"
+    )
 
 
 def _store(mag: MagView, level: Level, run: Run, resume: bool) -> None:
@@ -147,7 +141,7 @@ def _fill_chunk(level: Level, chunk: tuple[View, int]) -> None:
         part: Voxels = voxels[(slice(None), *slices_in(piece, unit.topleft))]
         return part
 
-    volume.fill(box, produce, exclusive=True)
+    volume.fill(box, produce)
 
 
 def _unit_size(layout: Layout) -> Vec3:

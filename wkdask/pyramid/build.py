@@ -5,6 +5,7 @@ It sees a layer through two protocols. It must not know the JSON, or how files a
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol, TypeVar
@@ -27,7 +28,7 @@ Entry = TypeVar("Entry")
 
 
 class Directories(Protocol[Entry]):
-    """The mag directories of a layer; an entry stands for one that is listed, or will be."""
+    """The mag directories of a layer; an entry stands for one that is made."""
 
     @property
     def listed(self) -> list[Mag]:
@@ -37,23 +38,16 @@ class Directories(Protocol[Entry]):
     def listed_anywhere(self) -> list[Mag]:
         """The mags of all layers of the dataset."""
 
-    def refresh(self) -> None:
-        """See what other processes have changed."""
-
     def check_new(self, mags: Iterable[Mag], *, resume: bool) -> None:
         """Raise `ExistsError` if one is there already."""
 
-    def new_entry(self, mag: Mag, layout: Layout) -> Entry:
+    def new_mag(self, mag: Mag, layout: Layout, box: BoundingBox) -> Entry:
         """Return what stands for a new mag."""
 
-    def prepare(self, entry: Entry, layout: Layout, *, resume: bool) -> bool:
-        """Make the directory; False if an earlier run did."""
-
-    def discard(self, entry: Entry) -> None:
-        """Delete the directory."""
-
-    def list_mags(self, entries: Iterable[Entry]) -> None:
-        """Let others see mags that are finished."""
+    def made(
+        self, new: Sequence[Entry], doing: str, *, resume: bool
+    ) -> contextlib.AbstractContextManager[None]:
+        """Make their directories; list them at the end, or delete them after an error."""
 
 
 class DatasetLike(Protocol):
@@ -94,8 +88,8 @@ class LayerLike(Protocol[Entry]):
     def __getitem__(self, mag: MagLike) -> View:
         """Return the view of a mag that is listed."""
 
-    def open_entry(self, entry: Entry) -> View:
-        """Return the view of a mag that may not be listed yet."""
+    def open_new(self, new: Entry) -> View:
+        """Return the view of a mag that is not listed yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,22 +234,8 @@ def _make(
 ) -> RunReport:
     """Make the mags of a plan, and list them when all are there."""
     directories = layer.directories
-    directories.refresh()
-    new = [directories.new_entry(planned.mag, plan.header) for planned in plan.mags]
-    directories.check_new((planned.mag for planned in plan.mags), resume=resume)
-    made: list[Entry] = []
-    try:
-        for entry in new:
-            if directories.prepare(entry, plan.header, resume=resume):
-                made.append(entry)
-        views = [layer[plan.source], *map(layer.open_entry, new)]
-        report = sample_mags(
-            [view.bounded() for view in views], plan.mode, direction, run, resume=resume, force=True
-        )
-    except BaseException:
-        if not resume:
-            for entry in made:
-                directories.discard(entry)
-        raise
-    directories.list_mags(new)
-    return report
+    new = [directories.new_mag(made.mag, plan.header, made.box) for made in plan.mags]
+    doing = "downsampled to" if direction == "down" else "upsampled to"
+    with directories.made(new, doing, resume=resume):
+        views = [view.bounded() for view in (layer[plan.source], *map(layer.open_new, new))]
+        return sample_mags(views, plan.mode, direction, run, resume=resume, force=True)

@@ -24,7 +24,7 @@ from wkdask.runtime.journal import Journal
 from wkdask.runtime.queues import WAITING, Outcomes
 from wkdask.runtime.run import Run, RunReport, Tally, run_chunk
 from wkdask.runtime.stream import stream_calls
-from wkdask.storage.volume import Volume, Voxels
+from wkdask.storage.volume import Volume, Voxels, sharing
 
 __all__ = ["Step", "VoxelSource", "fill_volumes"]
 
@@ -55,8 +55,6 @@ class Step:
     source: VoxelSource
     """Computes its voxels, from the previous step's target or, in the first step, from a volume
     that is there."""
-    exclusive: bool = True
-    """Whether no other task writes to the files of the box."""
 
     @property
     def cells(self) -> _Cells:
@@ -133,8 +131,10 @@ def _make_file(job: _Job, place: _Place) -> tuple[int, int]:
     threads = job.workers // math.prod(map(len, step.cells))
 
     def make(_: _Place) -> None:
-        box = job.chunk_box(place)
-        step.target.fill(box, step.source, exclusive=step.exclusive, threads=threads)
+        # Here too, because a task may outlive the process that began the run.
+        with sharing(step.target):
+            box = job.chunk_box(place)
+            step.target.fill(box, step.source, threads=threads)
 
     return run_chunk(make, job, job.journals[place[0]], job.tag, place)
 

@@ -19,6 +19,7 @@ from wkdask.pyramid.fill import Step, fill_volumes
 from wkdask.pyramid.sampling import Downsampling, Upsampling
 from wkdask.runtime.executors import ExecutorLike
 from wkdask.runtime.run import Run, RunReport
+from wkdask.storage.volume import sharing
 
 __all__ = ["SAMPLING_BYTES", "Direction", "check_mode", "downsample", "sample_mags", "upsample"]
 
@@ -102,7 +103,7 @@ def downsample(
     """
     views = _two_views(source_view, target_view)
     run = Run(executor, retries=retries, progress=progress)
-    return sample_mags(views, mode, "down", run, resume=resume, force=force, exclusive=False)
+    return sample_mags(views, mode, "down", run, resume=resume, force=force)
 
 
 def upsample(
@@ -154,7 +155,7 @@ def upsample(
     """
     views = _two_views(source_view, target_view)
     run = Run(executor, retries=retries, progress=progress)
-    return sample_mags(views, mode, "up", run, resume=resume, force=force, exclusive=False)
+    return sample_mags(views, mode, "up", run, resume=resume, force=force)
 
 
 def sample_mags(
@@ -165,7 +166,6 @@ def sample_mags(
     *,
     resume: bool | str = False,
     force: bool = False,
-    exclusive: bool = True,
 ) -> RunReport:
     """Fill views of several mags, each from the one before it, as one run without barriers.
 
@@ -181,27 +181,26 @@ def sample_mags(
         Where.
     resume, force
         See `downsample`.
-    exclusive
-        Whether nobody else writes to the files of the targets meanwhile.
     """
     source, *targets = views
     mode = check_mode(mode, direction, source.category, force=force)
     makings = [_making(*pair, mode, direction) for pair in pairwise(views)]
     steps = [
-        Step(target.volume, target.bounding_box, making, exclusive)
+        Step(target.volume, target.bounding_box, making)
         for target, making in zip(targets, makings, strict=True)
     ]
     factors = [making.factors for making in makings]
-    journals = [
-        journal_of(Job(target, None, (direction, mode, factors[: number + 1]), (source,)), resume)
-        for number, target in enumerate(targets)
-    ]
-    run = run.of(journals[0])
-    try:
-        return fill_volumes(steps, run, journals)
-    finally:
-        for target in targets:
-            finish(target, run)
+    with sharing(*(view.volume for view in views)):
+        journals = [
+            journal_of(Job(target, None, (direction, mode, factors[: n + 1]), (source,)), resume)
+            for n, target in enumerate(targets)
+        ]
+        run = run.of(journals[0])
+        try:
+            return fill_volumes(steps, run, journals)
+        finally:
+            for target in targets:
+                finish(target, run)
 
 
 def check_mode(mode: str, direction: Direction, category: str | None, *, force: bool) -> str:

@@ -7,8 +7,9 @@ other.
 
 from __future__ import annotations
 
-import glob
+import contextlib
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterable
@@ -19,7 +20,8 @@ from wkdask.grids import region_of
 from wkdask.pyramid.fill import Step, fill_volumes
 from wkdask.runtime.journal import Journal
 from wkdask.runtime.run import Run, RunReport
-from wkdask.storage.atomic import fsync_directory, os_errors, try_exchange
+from wkdask.storage import claims
+from wkdask.storage.atomic import TEMPORARY_SUFFIX, fsync_directory, os_errors, try_exchange
 from wkdask.storage.header import BlockType, VolumeHeader
 from wkdask.storage.volume import JOURNALS_NAME, Volume, Voxels, is_zero
 from wkdask.storage.wkw import HEADER_NAME, WkwVolume
@@ -28,6 +30,8 @@ __all__ = ["Copying", "copy_voxels", "rechunk", "recompress"]
 
 # What a run that is killed leaves, beside the mag; the next one deletes it.
 _SUFFIX = ".rechunked"
+# The directories and files of a volume, from the mag directory inwards.
+_PARTS = tuple(map(re.compile, ("z[0-9]+", "y[0-9]+", r"x[0-9]+\.wkw")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,6 @@ def copy_voxels(
     *,
     shift: Vec3 = (0, 0, 0),
     journal: Journal | None = None,
-    exclusive: bool = True,
 ) -> RunReport:
     """Fill a box of a volume with the voxels of another one, one task per file.
 
@@ -77,12 +80,10 @@ def copy_voxels(
         See `Copying`.
     journal
         Where files that are done are noted.
-    exclusive
-        Whether no other task writes to the files of the box.
     """
     run = run.of(journal)
     try:
-        step = Step(target, box, Copying(source, shift), exclusive)
+        step = Step(target, box, Copying(source, shift))
         return fill_volumes([step], run, [journal])
     finally:
         target.sweep(run.tag, box)
@@ -96,23 +97,26 @@ def recompress(volume: WkwVolume, block_type: BlockType, run: Run) -> RunReport:
     Parameters
     ----------
     volume
-        No other task may write to it during the run.
+        What is claimed whole during the run.
     block_type
         `"raw"`, `"lz4"` or `"lz4hc"`.
     run
         Where and how the tasks run.
     """
-    target = replace(volume, layout=replace(volume.layout, block_type=block_type))
-    box = volume.box_on_disk()
-    # First where files get compressed: these may be written while the header says so, but not while
-    # it says that they are raw.
-    becomes_compressed = target.layout.write_unit == "file"
-    if becomes_compressed:
-        target.replace_header()
-    report = RunReport(0) if box.is_empty else copy_voxels(volume, target, box, run)
-    if not becomes_compressed:
-        target.replace_header()
-    return report
+    with claims.whole(volume.path, "compressed"):
+        volume.check()
+        layout = replace(volume.layout, block_type=block_type)
+        target = replace(volume, layout=layout, is_claimed=True)
+        box = volume.box_on_disk()
+        # First where files get compressed: these may be written while the header says so, but not
+        # while it says that they are raw.
+        becomes_compressed = target.layout.write_unit == "file"
+        if becomes_compressed:
+            target.replace_header()
+        report = RunReport(0) if box.is_empty else copy_voxels(volume, target, box, run)
+        if not becomes_compressed:
+            target.replace_header()
+        return report
 
 
 def rechunk(volume: WkwVolume, header: VolumeHeader, run: Run) -> RunReport:
@@ -121,7 +125,7 @@ def rechunk(volume: WkwVolume, header: VolumeHeader, run: Run) -> RunReport:
     Parameters
     ----------
     volume
-        No other task may write to it during the run.
+        What is claimed whole during the run.
     header
         How to store it; dtype and channels are the same.
     run
@@ -129,37 +133,58 @@ def rechunk(volume: WkwVolume, header: VolumeHeader, run: Run) -> RunReport:
     """
     # A link stays one, and what it leads to is replaced.
     path = os.path.realpath(volume.path)
-    for leftover in glob.glob(f"{glob.escape(path)}.*{_SUFFIX}"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    temporary = f"{path}.{uuid.uuid4().hex}{_SUFFIX}"
-    target = replace(WkwVolume.create(temporary, header), options=volume.options)
-    box = volume.box_on_disk()
-    try:
-        report = RunReport(0) if box.is_empty else copy_voxels(volume, target, box, run)
-        _keep_others(path, temporary)
-        with os_errors(path, "replacing"):
-            _exchange(temporary, path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    shutil.rmtree(temporary, ignore_errors=True)
+    with claims.whole(path, "rechunked"):
+        volume.check()
+        for leftover in _leftovers(path):
+            _dissolve(leftover, path)
+        temporary = f"{path}.{uuid.uuid4().hex}{_SUFFIX}"
+        try:
+            target = WkwVolume.create(temporary, header)
+            target = replace(target, options=volume.options, is_claimed=True)
+            box = volume.box_on_disk()
+            report = RunReport(0) if box.is_empty else copy_voxels(volume, target, box, run)
+            with os_errors(path, "replacing"):
+                _exchange(temporary, path)
+        finally:
+            # The old files by now, or new ones after an error.
+            _dissolve(temporary, path)
     volume.note_change()
     return report
 
 
-def _keep_others(old: str, new: str) -> None:
-    """Copy what else lies in a mag directory, such as a user's notes."""
-    for name in _others(old):
-        source = os.path.join(old, name)
-        copy = shutil.copytree if os.path.isdir(source) else shutil.copy2
-        copy(source, os.path.join(new, name))
+def _leftovers(path: str) -> Iterable[str]:
+    """Return the directories that runs left beside a mag when they were killed."""
+    name = re.compile(re.escape(os.path.basename(path)) + r"\.[0-9a-f]{32}" + re.escape(_SUFFIX))
+    parent = os.path.dirname(path)
+    return [os.path.join(parent, each) for each in os.listdir(parent) if name.fullmatch(each)]
 
 
-def _others(directory: str) -> Iterable[str]:
-    for name in os.listdir(directory):
-        is_ours = name in (HEADER_NAME, JOURNALS_NAME) or (name[:1] == "z" and name[1:].isdigit())
-        if not is_ours:
-            yield name
+def _dissolve(old: str, new: str, depth: int = 0) -> None:
+    """Delete the files of a volume; what else lies between them goes to the same place in another.
+
+    Parameters
+    ----------
+    old
+        A mag directory, or a directory in it.
+    new
+        The directory that stands for it in the other volume.
+    depth
+        How many directories lie between it and the mag directory.
+    """
+    with contextlib.suppress(OSError):
+        for name in os.listdir(old):
+            path, kept = os.path.join(old, name), os.path.join(new, name)
+            is_part = _PARTS[depth].fullmatch(name) is not None
+            if depth < 2 and is_part and os.path.isdir(path):
+                _dissolve(path, kept, depth + 1)
+            elif depth == 0 and name == JOURNALS_NAME:
+                shutil.rmtree(path, ignore_errors=True)
+            elif is_part or name.endswith(TEMPORARY_SUFFIX) or (depth, name) == (0, HEADER_NAME):
+                os.unlink(path)
+            elif not os.path.lexists(kept):
+                os.makedirs(new, exist_ok=True)
+                os.rename(path, kept)
+        os.rmdir(old)
 
 
 def _exchange(new: str, old: str) -> None:

@@ -10,28 +10,34 @@ import ctypes
 import errno
 import fcntl
 import os
+import re
+import shutil
 import stat
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
-from wkdask.errors import WkdaskError, storage_error
+from wkdask.errors import ExistsError, WkdaskError, storage_error
 
 __all__ = [
     "TEMPORARY_SUFFIX",
+    "check_missing",
     "claim",
     "commit",
     "fsync_directory",
     "fsync_names",
     "is_leftover",
     "make_durable",
+    "missing_directories",
+    "new_directory",
     "os_errors",
     "private",
     "read_all",
     "remove",
+    "remove_empty",
     "replacing",
     "sweep_leftover",
     "tagged",
@@ -128,6 +134,72 @@ def make_durable(directory: str) -> None:
     make_durable(parent)
     os.makedirs(directory, exist_ok=True)
     fsync_directory(parent)
+
+
+def missing_directories(path: str) -> list[str]:
+    """Return a directory and those above it that do not exist, the deepest first."""
+    missing = []
+    while not os.path.lexists(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    return missing
+
+
+def remove_empty(directories: Iterable[str]) -> None:
+    """Delete directories, in their order, up to the first that is not empty."""
+    with contextlib.suppress(OSError):
+        for directory in directories:
+            os.rmdir(directory)
+
+
+@contextlib.contextmanager
+def new_directory(path: str) -> Iterator[str]:
+    """Make a private directory that gets the name `path` when the block ends without an error.
+
+    What a process left of the same when it was killed is deleted.
+
+    Raises
+    ------
+    ExistsError
+        If there is something at `path`.
+    """
+    check_missing(path)
+    with os_errors(path, "making a directory"):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        _sweep_directories(path)
+        temporary = f"{path}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
+        os.mkdir(temporary)
+        descriptor = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield temporary
+        check_missing(path)
+        with os_errors(path, "naming a directory"):
+            os.rename(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(descriptor)
+
+
+def check_missing(path: str) -> None:
+    """Raise `ExistsError` if there is something at a path."""
+    if os.path.lexists(path):
+        raise ExistsError(f"{path} exists: delete it, or choose another path.")
+
+
+def _sweep_directories(path: str) -> None:
+    """Delete the private directories of dead processes; those of living ones are locked."""
+    parent, base = os.path.split(path)
+    name = re.compile(rf"{re.escape(base)}\.[0-9a-f]{{32}}{re.escape(TEMPORARY_SUFFIX)}")
+    for left in filter(name.fullmatch, os.listdir(parent)):
+        with contextlib.suppress(OSError):
+            descriptor = os.open(os.path.join(parent, left), os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(os.path.join(parent, left), ignore_errors=True)
+            finally:
+                os.close(descriptor)
 
 
 def fsync_names(path: str) -> None:

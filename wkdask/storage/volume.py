@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from wkdask.errors import ArgumentError, DtypeError
 from wkdask.geometry import BoundingBox, Vec3, whole
 from wkdask.grids import Region, overlaps, region_of
+from wkdask.storage import claims
 from wkdask.storage.atomic import tagged
 
 __all__ = [
@@ -142,6 +143,8 @@ class Volume(ABC):
     """How the voxels are stored."""
     options: WriteOptions = field(default=_DEFAULTS, kw_only=True)
     """How files are written; what they hold does not depend on it."""
+    is_claimed: bool = field(default=False, kw_only=True)
+    """Whether this value belongs to the run that has claimed the volume whole."""
 
     # --- voxels -----------------------------------------------------------------------------
 
@@ -177,10 +180,10 @@ class Volume(ABC):
         """
 
     @abstractmethod
-    def fill(
-        self, box: BoundingBox, produce: Produce, *, exclusive: bool = False, threads: int = 1
-    ) -> None:
+    def fill(self, box: BoundingBox, produce: Produce, *, threads: int = 1) -> None:
         """Write a box whose voxels are made when they are needed, in pieces of at most 8 MiB.
+
+        Of a volume that is claimed, files that are patched in place otherwise are replaced whole.
 
         Parameters
         ----------
@@ -189,9 +192,6 @@ class Volume(ABC):
         produce
             Called with boxes inside of it; returns their voxels `(c, x, y, z)`, of exactly the
             volume's dtype, or None for zeros.
-        exclusive
-            Whether no other task writes to the files of the box: files that are patched in place
-            otherwise are then replaced whole.
         threads
             How many threads may call `produce` and pack what it returns, for files that are written
             whole; fewer where the process may run on fewer cores.
@@ -231,6 +231,10 @@ class Volume(ABC):
     @abstractmethod
     def sweep(self, tag: str, box: BoundingBox) -> int:
         """Delete what dead writers with a tag left of the files of a box; return how many files."""
+
+    @abstractmethod
+    def remove(self, box: BoundingBox) -> None:
+        """Delete the files of a box and what says how they are stored; other files stay."""
 
     @abstractmethod
     def version(self) -> tuple[int, int]:
@@ -283,6 +287,11 @@ class Volume(ABC):
                 f"the data have shape {shape}, but must be (c, x, y, z) with "
                 f"c = {num_channels}, the number of channels of {self.path}."
             )
+
+
+def sharing(*volumes: Volume) -> contextlib.AbstractContextManager[None]:
+    """Keep others from claiming volumes whole inside the block; see `claims.shared`."""
+    return claims.shared(*(volume.path for volume in volumes if not volume.is_claimed))
 
 
 # --- arrays -------------------------------------------------------------------------------------

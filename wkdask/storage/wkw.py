@@ -139,11 +139,9 @@ class WkwVolume(Volume):
             is_made=True,
         )
 
-    def fill(
-        self, box: BoundingBox, produce: Produce, *, exclusive: bool = False, threads: int = 1
-    ) -> None:
+    def fill(self, box: BoundingBox, produce: Produce, *, threads: int = 1) -> None:
         """Write a box piece by piece; see `Volume.fill`."""
-        self._fill(box, produce, exclusive=exclusive, threads=threads)
+        self._fill(box, produce, threads=threads)
 
     def file_path(self, cell: Vec3) -> str:
         """Return where the file of a cell `(x, y, z)` of the file grid lies."""
@@ -184,6 +182,23 @@ class WkwVolume(Volume):
             for path in _named(directory, ending)
         )
 
+    def remove(self, box: BoundingBox) -> None:
+        """Delete the files of a box and `header.wkw`; see `Volume.remove`."""
+        with atomic.os_errors(self.path, "deleting files"):
+            for cell, _ in list(self.files()):
+                common = self.file_box(cell).intersected_with(box, dont_assert=True)
+                if not common.is_empty:
+                    self._remove_file(cell)
+            atomic.remove(os.path.join(self.path, HEADER_NAME), fsync=False)
+
+    def _remove_file(self, cell: Vec3) -> None:
+        """Delete a file, and the directories of its y and z where it was the last one."""
+        path = self.file_path(cell)
+        atomic.remove(path, fsync=False)
+        with contextlib.suppress(OSError):
+            os.rmdir(os.path.dirname(path))
+            os.rmdir(os.path.dirname(os.path.dirname(path)))
+
     def _directories(self, box: BoundingBox) -> Iterator[str]:
         """Yield the directories with files of a box, and the directories of journals."""
         edge = self.layout.file_edge
@@ -217,13 +232,7 @@ class WkwVolume(Volume):
         return overlaps(region, self.layout.file_size)
 
     def _fill(
-        self,
-        box: BoundingBox,
-        produce: Produce,
-        *,
-        exclusive: bool = False,
-        is_made: bool = False,
-        threads: int = 1,
+        self, box: BoundingBox, produce: Produce, *, is_made: bool = False, threads: int = 1
     ) -> None:
         """Write a box; see `fill`. What is made already is patched into raw files at once."""
         if min(box.topleft) < 0:
@@ -235,7 +244,7 @@ class WkwVolume(Volume):
                 common = whole.intersected_with(box)
                 inside = common.moved_by(-at for at in whole.topleft)
                 with self._merging(cell, whole, inside, produce) as (piece_of, touched):
-                    if self.layout.is_compressed or exclusive or common == whole:
+                    if self.layout.is_compressed or self.is_claimed or common == whole:
                         size_bytes = self._write_file(cell, piece_of, touched, threads)
                     else:
                         size_bytes = inside.volume * self.layout.voxel_bytes

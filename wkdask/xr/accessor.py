@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -219,12 +220,14 @@ class ArrayAccessor(OnGrid):
         ArgumentError, AlignmentError
             As `store`. Nothing is made then.
         """
-        write = _prepared(
+        writing = _prepared(
             self, self._array, target, name=name, category=category, align=align,
             block_edge=block_edge, blocks_per_file_edge=blocks_per_file_edge,
             block_type=block_type, **options,
         )  # fmt: skip
-        return write()
+        with writing as (layer, mag):
+            pass
+        return layer[mag]
 
     def plot(
         self,
@@ -321,12 +324,13 @@ class DatasetAccessor(OnGrid):
         Dataset
             What was written. If one variable is refused, none is.
         """
-        found = list(self._accessors())
-        for write in [
+        prepared = [
             _prepared(accessor, self._dataset[name], target, name=name, **options)
-            for name, accessor in found
-        ]:
-            write()
+            for name, accessor in self._accessors()
+        ]
+        with contextlib.ExitStack() as stack:
+            for writing in prepared:
+                stack.enter_context(writing)
         return target if isinstance(target, Dataset) else Dataset(target)
 
     def plot(
@@ -365,9 +369,15 @@ def _prepared(
     blocks_per_file_edge: int = 32,
     block_type: BlockType = "lz4hc",
     align: Align = "raise",
+    resume: bool = False,
     **options: Any,
-) -> Callable[[], MagView]:
-    """Return what `to_wkw` then does; all that may be refused is refused here."""
+) -> contextlib.AbstractContextManager[tuple[Layer, Mag]]:
+    """Return what writes a mag and then lists it; all that may be refused is refused here."""
+    if "compute" in options:
+        raise ArgumentError(
+            "to_wkw always computes. To write later, make a mag with add_mag, and pass "
+            "compute=False to store."
+        )
     edges = (block_edge, blocks_per_file_edge)
     header = VolumeHeader(str(array.dtype), array.sizes.get("c", 1), *edges, block_type)
     place = Destination.of(target, array, name, category)
@@ -377,17 +387,20 @@ def _prepared(
     check_addressable(box)
     aligned_array(data, future, box.topleft, align=align, is_new=True)
     around = box.scaled_by(grid.mag)
-    place.check(grid, header, around)
+    place.check(grid, header, around, resume=resume)
 
-    def write() -> MagView:
-        layer = place.made(grid, header, around)
-        view = layer.add_mag(grid.mag, *edges, block_type)
-        if not view.bounding_box.contains_bbox(box):
-            layer.bounding_box = layer.bounding_box.extended_by(around)
-        accessor.store(view, align, **options)
-        return view
+    @contextlib.contextmanager
+    def written() -> Iterator[tuple[Layer, Mag]]:
+        with place.made(grid, header, around, resume=resume) as layer:
+            directories = layer.directories
+            new = directories.new_mag(grid.mag, header, box)
+            with directories.made([new], "written", resume=resume):
+                part = layer.open_new(new).restricted_to(box, read_only=False)
+                accessor.store(part, align, resume=resume, **options)
+                yield layer, grid.mag
+            directories.extend(box, grid.mag)
 
-    return write
+    return written()
 
 
 def _voxels(array: xr.DataArray, grid: VoxelGrid, volume: Volume) -> tuple[Any, BoundingBox]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wkdask.dataset.dataset import Dataset, Layer, create
+from wkdask.dataset.dataset import Dataset, Layer
 from wkdask.dataset.lookup import is_dataset
+from wkdask.dataset.new import new_dataset, new_layer
 from wkdask.dataset.properties import LayerProperties
 from wkdask.errors import ArgumentError, DtypeError, ExistsError
 from wkdask.geometry import BoundingBox, Mag, absolute
@@ -75,7 +78,7 @@ class Destination:
         fine = None if dataset is None else VoxelGrid(Mag(1), dataset.voxel_size, dataset.unit)
         return grid_of(array, fine)
 
-    def check(self, grid: VoxelGrid, layout: Layout, box: BoundingBox) -> None:
+    def check(self, grid: VoxelGrid, layout: Layout, box: BoundingBox, *, resume: bool) -> None:
         """Refuse what can't be made; a box in voxels of mag 1 will be written to it."""
         if isinstance(self.target, Layer):
             found = self.target.properties.voxel_type
@@ -84,17 +87,33 @@ class Destination:
                     f"the array has {layout.voxel_type}, but the layer {self.name!r} has {found}."
                 )
             return
-        LayerProperties(self.name, self.category, box, *layout.voxel_type)
+        self._layer(layout, box)
         dataset = self.dataset()
-        if dataset is not None and self.name in dataset.layers:
-            raise ExistsError(f"{dataset.path} has a layer {self.name!r} already.")
+        if dataset is not None and self.name in dataset.layers and not resume:
+            raise ExistsError(
+                f"{dataset.path} has a layer {self.name!r} already: choose another name, or pass "
+                "resume=True to go on with a call that was interrupted."
+            )
         grid.spacing_nm  # noqa: B018 - raises if no voxel size is known
 
-    def made(self, grid: VoxelGrid, layout: Layout, box: BoundingBox) -> Layer:
-        """Return the layer, made if need be."""
+    @contextlib.contextmanager
+    def made(
+        self, grid: VoxelGrid, layout: Layout, box: BoundingBox, *, resume: bool
+    ) -> Iterator[Layer]:
+        """Make the layer if need be; what was made is gone after an error in the block."""
         if isinstance(self.target, Layer):
-            return self.target
-        dataset = self.dataset()
-        if dataset is None:
-            dataset = create(self.path.parent, grid.voxel_size, grid.unit)  # type: ignore[arg-type]
-        return dataset.add_layer(self.name, self.category, *layout.voxel_type, box)
+            yield self.target
+            return
+        with contextlib.ExitStack() as stack:
+            dataset = self.dataset()
+            if dataset is None:
+                assert grid.voxel_size is not None
+                assert grid.unit is not None
+                dataset = stack.enter_context(
+                    new_dataset(self.path.parent, grid.voxel_size, grid.unit, keep=resume)
+                )
+            new = self._layer(layout, box)
+            yield stack.enter_context(new_layer(dataset, new, resume=resume))
+
+    def _layer(self, layout: Layout, box: BoundingBox) -> LayerProperties:
+        return LayerProperties(self.name, self.category, box, *layout.voxel_type)
