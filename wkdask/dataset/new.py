@@ -95,12 +95,12 @@ def _check_same(
 ) -> None:
     if not resume:
         raise ExistsError(
-            f"{dataset.path} has a layer {new.name!r} already: choose another name, or pass "
+            f"{dataset.path} has a layer {new.name!r} already: choose another layer_name, or pass "
             "resume=True to go on with a run of the same call that was interrupted."
         )
     facts = [(each.category, each.voxel_type, each.bounding_box) for each in (found, new)]
     if facts[0] != facts[1]:
         raise ExistsError(
             f"{dataset.path} has a layer {new.name!r} of other properties: {facts[0]}, not "
-            f"{facts[1]}. Choose another name."
+            f"{facts[1]}. Choose another layer_name."
         )

@@ -37,6 +37,7 @@ __all__ = [
     "as_voxels",
     "count_writes",
     "is_zero",
+    "sharing",
 ]
 
 JOURNALS_NAME = ".wkdask-journal"

@@ -188,16 +188,12 @@ class WkwVolume(Volume):
             for cell, _ in list(self.files()):
                 common = self.file_box(cell).intersected_with(box, dont_assert=True)
                 if not common.is_empty:
-                    self._remove_file(cell)
+                    atomic.remove(self.file_path(cell), fsync=False)
             atomic.remove(os.path.join(self.path, HEADER_NAME), fsync=False)
-
-    def _remove_file(self, cell: Vec3) -> None:
-        """Delete a file, and the directories of its y and z where it was the last one."""
-        path = self.file_path(cell)
-        atomic.remove(path, fsync=False)
-        with contextlib.suppress(OSError):
-            os.rmdir(os.path.dirname(path))
-            os.rmdir(os.path.dirname(os.path.dirname(path)))
+        for _, z_entry in list(_numbered(self.path, "z", "")):
+            inner = [y_entry.path for _, y_entry in _numbered(z_entry.path, "y", "")]
+            for directory in (*inner, z_entry.path):
+                atomic.remove_empty([directory])
 
     def _directories(self, box: BoundingBox) -> Iterator[str]:
         """Yield the directories with files of a box, and the directories of journals."""
