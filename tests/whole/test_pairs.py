@@ -21,6 +21,8 @@ import wkdask
 from wkdask.errors import BusyError, ExistsError, FormatError, WkdaskError
 from wkdask.testing import snapshot
 
+pytestmark = pytest.mark.filterwarnings("ignore:writing parts of compressed files")
+
 FINE = (32, 32, 32)
 FILES = {"block_edge": 8, "blocks_per_file_edge": 2, "block_type": "raw"}
 
@@ -146,7 +148,6 @@ def check_voxels(path: Path) -> None:
     assert not list(path.rglob("*rechunked*"))
 
 
-@pytest.mark.filterwarnings("ignore:writing parts of compressed files")
 @pytest.mark.parametrize("second", [*USES, *REWRITES, *AT_ONCE, *READS])
 @pytest.mark.parametrize("first", [*USES, *REWRITES])
 def test_a_mag_that_is_there(path: Path, first: str, second: str) -> None:
