@@ -391,6 +391,87 @@ class TestFromOthers:
             ds["x"][2].get_view((0, 0, 0), (4, 4, 500)).read()[0], levels[1].transpose(2, 1, 0)
         )
 
+    @pytest.mark.parametrize(
+        ("sizes", "factors"),
+        [
+            pytest.param(
+                [1000, 500, 250, 125, 62, 31, 15, 7], [1, 2, 4, 8, 16, 32, 64, 128], id="down"
+            ),
+            pytest.param(
+                [1000, 500, 250, 125, 63, 32, 16, 8], [1, 2, 4, 8, 16, 32, 64, 128], id="up"
+            ),
+            pytest.param([9, 5, 3], [1, 2, 4], id="up, of few voxels"),
+            pytest.param([1000, 333, 111, 37, 12], [1, 3, 9, 27, 81], id="thirds"),
+            pytest.param([1024, 256, 64], [1, 4, 16], id="without rounding"),
+        ],
+    )
+    @pytest.mark.parametrize("digits", [None, 2])
+    def test_scales_that_are_ratios_of_sizes(self, tmp_path, sizes, factors, digits):
+        levels = [some(1, 1, size) for size in sizes]
+        ratios = [sizes[0] / size for size in sizes]
+        scales = [(4, 1, ratio if digits is None else round(ratio, digits)) for ratio in ratios]
+        path = write_ome(tmp_path / "x.zarr", levels, scales)
+        image = zarrs.read(path)[0]
+        assert not image.refused
+        assert [tuple(level.mag) for level in image.levels] == [(f, 1, 1) for f in factors]
+        assert {level.corner for level in image.levels} == {(0, 0, 0)}
+        middles = [(0, 0, (ratio - 1) / 2) for ratio in ratios]
+        path = write_ome(tmp_path / "y.zarr", levels, scales, middles)
+        assert {level.corner for level in zarrs.read(path)[0].levels} == {(0, 0, 0)}
+
+    @pytest.mark.parametrize(
+        ("sizes", "scales", "words"),
+        [
+            pytest.param(
+                [100, 67, 44], [1, 1.5, 2.25], r"level 1 .* whole factors.*--mag", id="1.5"
+            ),
+            pytest.param([100, 40], [1, 2.5], r"level 1 .* whole factors", id="2.5"),
+            pytest.param([100, 25], [1, 2], "its scale says that it is mag 2", id="another size"),
+            pytest.param([100, 50], [1, 4], "its scale says that it is mag 4", id="another scale"),
+            pytest.param([200, 5], [1, 40], None, id="a whole scale that fits"),
+            pytest.param([200, 6], [1, 200 / 6], None, id="a power of two that fits"),
+            pytest.param([200, 20, 3], [1, 9.9, 66.7], r"level 2 .* whole factors", id="unclear"),
+        ],
+    )
+    def test_levels_that_are_no_mags(self, tmp_path, sizes, scales, words):
+        levels = [some(3, 4, size) for size in sizes]
+        path = write_ome(tmp_path / "x.zarr", levels, [(1, 1, scale) for scale in scales])
+        if words is None:
+            assert not zarrs.read(path)[0].refused
+            return
+        with pytest.raises(FormatError, match=words):
+            wkdask.convert(path, tmp_path / "ds")
+        assert not (tmp_path / "ds").exists()
+        ds = wkdask.convert(path, tmp_path / "ds", mags=[1], **SMALL)
+        assert list(ds["x"].mags) == [Mag(1)]
+        assert wkdask.equal(
+            ds["x"][1], wkdask.convert(path, ds, mags=[1], layer_name="y", **SMALL)["y"][1]
+        )
+
+    def test_levels_of_another_dtype(self, tmp_path):
+        levels = [some(10, 10, 10), some(5, 5, 5, dtype="uint16")]
+        path = write_ome(tmp_path / "x.zarr", levels, [(1, 1, 1), (2, 2, 2)])
+        with pytest.raises(FormatError, match="uint16 in 1 channels, unlike"):
+            wkdask.convert(path, tmp_path / "ds")
+        assert list(wkdask.convert(path, tmp_path / "ds", mags=[1])["x"].mags) == [Mag(1)]
+
+    def test_the_coarsest_is_listed_first(self, tmp_path):
+        fine, coarse = some(20, 40, 60), some(20, 20, 30)
+        path = write_ome(tmp_path / "x.zarr", [coarse, fine], [(1, 2, 2), (1, 1, 1)])
+        ds = wkdask.convert(path, tmp_path / "ds", **SMALL)
+        assert list(ds["x"].mags) == [Mag(1), Mag("2-2-1")]
+        np.testing.assert_array_equal(ds["x"][1].get_view().read()[0], fine.transpose(2, 1, 0))
+
+    def test_sizes_that_were_rounded_up_to_shards(self, tmp_path):
+        """As WEBKNOSSOS does, and as its axes are."""
+        path = write_ome(
+            tmp_path / "x.zarr",
+            [some(1, 64, 64, 64)] * 2,
+            [(1, 1, 1, 1), (1, 2, 2, 2)],
+            axes="cxyz",
+        )
+        assert [level.mag for level in zarrs.read(path)[0].levels] == [Mag(1), Mag(2)]
+
     def test_reading_metadata_reads_no_voxels(self, tmp_path):
         path = write_ome(tmp_path / "x.zarr", [some(20, 40, 60)], [(1, 1, 1)], version="0.5")
         shutil.rmtree(path / "0" / "c")

@@ -131,6 +131,11 @@ class Level:
         return int(self.source.shape[0])
 
     @property
+    def kind(self) -> str:
+        """What its voxels are, in words."""
+        return f"{self.dtype} in {self.num_channels} channels"
+
+    @property
     def is_computed(self) -> bool:
         """Whether the voxels are what dask computes, and can't be read box by box."""
         return isinstance(self.source, da.Array)
@@ -190,6 +195,8 @@ class Image:
     """Where there are data, in voxels of mag 1; None is around the levels."""
     largest_segment_id: int | None = None
     """Of a segmentation, if known."""
+    refused: tuple[FormatError, ...] = ()
+    """Why other levels of the source are none of these."""
 
     @property
     def box(self) -> BoundingBox:
@@ -209,8 +216,12 @@ class Image:
         ------
         ArgumentError
             If it lacks one.
+        FormatError
+            If all are wanted, but some are refused.
         """
         if mags is None:
+            if self.refused:
+                raise self.refused[0]
             return self
         wanted = set(mag_list(mags))
         has = [level.mag for level in self.levels]
@@ -219,7 +230,8 @@ class Image:
                 f"there is no mag {', '.join(map(str, lacking))} in {self.name or 'the source'}; "
                 f"it has {', '.join(map(str, has))}."
             )
-        return replace(self, levels=tuple(each for each in self.levels if each.mag in wanted))
+        kept = tuple(each for each in self.levels if each.mag in wanted)
+        return replace(self, levels=kept, refused=())
 
 
 def of_layer(layer: Layer) -> Image:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wkdask.errors import FormatError
+from wkdask.formats.factors import Ratio, factors_of, follows_sizes
 from wkdask.formats.image import Image, Level
 from wkdask.geometry import BoundingBox, Mag, Vec3, Vec3Like, vec3
 from wkdask.units import UNITS
@@ -25,7 +26,7 @@ VERSION = "0.5"
 
 _TYPES = {"channel": "c", "time": "t"}
 
-# How far factors may lie from whole numbers: some writers take them from sizes that were rounded.
+# How far places may lie from multiples of factors: some writers round them.
 _TOLERANCE = 0.05
 
 _Vec3f = tuple[float, float, float]
@@ -61,13 +62,15 @@ class Multiscales:
         units = {a.get("unit") for a in axes if isinstance(a, dict) and self._letter(a) in "xyz"}
         self.unit = self._unit(units)
         whole = value.get("coordinateTransformations") or []
-        self.paths = [dataset["path"] for dataset in value["datasets"]]
-        self._scales, self._translations = [], []
+        levels = []
         for dataset in value["datasets"]:
             transforms = [*(dataset.get("coordinateTransformations") or []), *whole]
-            scale, translation = self._combined(transforms)
-            self._scales.append(scale)
-            self._translations.append(translation)
+            levels.append((*self._combined(transforms), str(dataset["path"])))
+        # Some writers list the coarsest first.
+        levels.sort(key=lambda level: math.prod(level[0]))
+        self.paths = [path for _, _, path in levels]
+        self._scales = [scale for scale, _, _ in levels]
+        self._translations = [translation for _, translation, _ in levels]
 
     @property
     def finest_scale(self) -> _Vec3f:
@@ -79,59 +82,105 @@ class Multiscales:
         ratios = (a / b for scale in self._scales for a, b in zip(scale, voxel_size, strict=True))
         return all(round(r) and math.isclose(r, round(r), rel_tol=1e-9) for r in ratios)
 
-    def mags(self, voxel_size: _Vec3f) -> list[Mag]:
-        """Return the factors of each level."""
-        mags = []
-        for path, scale in zip(self.paths, self._scales, strict=True):
-            ratios = [a / b for a, b in zip(scale, voxel_size, strict=True)]
-            factors = [max(1, round(ratio)) for ratio in ratios]
-            if any(abs(a - b) > _TOLERANCE * b for a, b in zip(ratios, factors, strict=True)):
-                raise FormatError(
-                    f"level {path} of {self._path} is {tuple(ratios)} times as coarse as the "
-                    "finest, but WKW needs whole factors. Convert without it: choose mags."
+    def mags(self, voxel_size: _Vec3f, sizes: Sequence[Vec3]) -> list[Mag | FormatError]:
+        """Return the factors of each level of some size, or why it can't be a mag."""
+        levels = [
+            [
+                Ratio(a / b, n, m)
+                for a, b, n, m in zip(scale, voxel_size, sizes[0], size, strict=True)
+            ]
+            for scale, size in zip(self._scales, sizes, strict=True)
+        ]
+        by_size = follows_sizes(levels)
+        mags: list[Mag | FormatError] = []
+        before = [(1, size) for size in sizes[0]]
+        for path, level in zip(self.paths, levels, strict=True):
+            factors = factors_of(level, before, by_size=by_size)
+            if factors is None:
+                scales = ", ".join(f"{ratio.scale:g}" for ratio in level)
+                sizes_of = " x ".join(str(ratio.size) for ratio in level)
+                mags.append(
+                    FormatError(
+                        f"level {path} of {self._path} ({sizes_of} voxels) is {scales} times as "
+                        "coarse as the finest, but WKW needs whole factors. Convert without it: "
+                        "choose mags (--mag)."
+                    )
                 )
-            mags.append(Mag(factors))
-        if len(set(mags)) < len(mags):
+            else:
+                before = [(f, ratio.size) for f, ratio in zip(factors, level, strict=True)]
+                mags.append(Mag(factors))
+        known = [mag for mag in mags if isinstance(mag, Mag)]
+        if len(set(known)) < len(known):
             raise FormatError(
                 f"{self._path} has levels of the same scale: they are mags "
-                f"{', '.join(map(str, mags))}, of which each must be another."
+                f"{', '.join(map(str, known))}, of which each must be another."
             )
         return mags
 
     def corners(
-        self, voxel_size: _Vec3f, mags: Sequence[Mag], offset: Vec3Like | None
-    ) -> list[Vec3]:
-        """Return the first voxel of each level, in its own voxels."""
+        self, voxel_size: _Vec3f, mags: Sequence[Mag | FormatError], offset: Vec3Like | None
+    ) -> list[Vec3 | FormatError]:
+        """Return the first voxel of each level, in its own voxels, or why it can't be placed."""
         starts = [
             [a / b for a, b in zip(translation, voxel_size, strict=True)]
             for translation in self._translations
         ]
-        first = [_corner(u, f) * f for u, f in zip(starts[0], mags[0], strict=True)]
+        finest = mags[0]
+        if isinstance(finest, FormatError):
+            raise finest
+        first = [_corner(u, f) * f for u, f in zip(starts[0], finest, strict=True)]
         if offset is not None:
-            first = [at * f for at, f in zip(vec3(offset, "offset"), mags[0], strict=True)]
+            first = [at * f for at, f in zip(vec3(offset, "offset"), finest, strict=True)]
         elif min(first) < 0:
             raise FormatError(
                 f"{self._path} begins at voxel {tuple(first)}, but WKW begins at 0. Pass an offset "
                 "for its first voxel, such as (0, 0, 0)."
             )
         # Where the finest level is moved to, the others are moved as far.
-        base = (_begin(u, f) for u, f in zip(starts[0], mags[0], strict=True))
+        base = (_begin(u, f) for u, f in zip(starts[0], finest, strict=True))
         shift = [at - begin for at, begin in zip(first, base, strict=True)]
-        return [
-            self._snapped(number, [u + s for u, s in zip(start, shift, strict=True)], mag)
-            for number, (start, mag) in enumerate(zip(starts, mags, strict=True))
-        ]
+        corners: list[Vec3 | FormatError] = []
+        for number, (start, mag) in enumerate(zip(starts, mags, strict=True)):
+            if isinstance(mag, FormatError):
+                corners.append(mag)
+                continue
+            ratios = [a / b for a, b in zip(self._scales[number], voxel_size, strict=True)]
+            moved = [u + s for u, s in zip(start, shift, strict=True)]
+            corners.append(self._snapped(number, moved, mag, ratios))
+        return corners
 
-    def _snapped(self, number: int, start: list[float], mag: Mag) -> Vec3:
+    def _snapped(
+        self, number: int, start: list[float], mag: Mag, ratios: list[float]
+    ) -> Vec3 | FormatError:
         corner = [_corner(u, f) for u, f in zip(start, mag, strict=True)]
-        for u, f, at in zip(start, mag, corner, strict=True):
-            if number and min(abs(u - at * f), abs(u + 0.5 - f / 2 - at * f)) > _TOLERANCE * f:
-                raise FormatError(
+        for u, f, at, ratio in zip(start, mag, corner, ratios, strict=True):
+            # Where the voxel, or its centre, is; the latter also by the ratio of sizes.
+            places = (u, u + 0.5 - f / 2, u + 0.5 - ratio / 2)
+            if number and min(abs(place - at * f) for place in places) > _TOLERANCE * f:
+                return FormatError(
                     f"level {self.paths[number]} of {self._path} does not begin at multiples of "
                     f"its factors {mag}, counted in voxels of the finest. Pass an offset that is "
                     "one for all levels, such as (0, 0, 0)."
                 )
         return corner[0], corner[1], corner[2]
+
+    def misfit(self, number: int, level: Level, finest: Level) -> FormatError | None:
+        """Return why the size of a level is not that of its mag, if it is not."""
+        # WEBKNOSSOS, which alone has this order of axes, rounds sizes up to whole shards.
+        if self.axes.endswith("xyz"):
+            return None
+        ends = zip(level.box.bottomright, finest.box.bottomright, strict=True)
+        factors = list(zip(level.mag, finest.mag, strict=True))
+        if all(
+            abs(end * f - whole * g) < f + (g if g > 1 else 0)
+            for (end, whole), (f, g) in zip(ends, factors, strict=True)
+        ):
+            return None
+        return FormatError(
+            f"level {self.paths[number]} of {self._path} has {level.box.size} voxels, but its "
+            f"scale says that it is mag {level.mag} of {finest.box.size}. Convert without it: "
+            "choose mags (--mag)."
+        )
 
     def _letter(self, axis: Any) -> str:
         # Before 0.4 an axis was only a name.

@@ -160,9 +160,7 @@ def _ome_image(path: str, offset: Vec3Like | None, t: int | None) -> Image:
     ours = parsed_size(known.get("voxel_size"))
     if ours and scales.has_voxels_of(ours):
         voxel_size = ours
-    mags = scales.mags(voxel_size)
-    corners = scales.corners(voxel_size, mags, offset)
-    levels = tuple(map(Level, mags, corners, sources))
+    levels, refused = _levels(scales, sources, voxel_size, offset)
     whole = parsed_box(known.get("bounding_box")) if offset is None else None
     if not all(_fits(level, whole) for level in levels):
         whole = None
@@ -175,7 +173,35 @@ def _ome_image(path: str, offset: Vec3Like | None, t: int | None) -> Image:
         scales.unit,
         whole,
         known.get("largest_segment_id"),
+        refused,
     )
+
+
+def _levels(
+    scales: Multiscales,
+    sources: Sequence[FileArray],
+    voxel_size: tuple[float, float, float],
+    offset: Vec3Like | None,
+) -> tuple[tuple[Level, ...], tuple[FormatError, ...]]:
+    """Return the levels that are mags, and why others are none."""
+    sizes = [(x, y, z) for _, x, y, z in (source.shape for source in sources)]
+    mags = scales.mags(voxel_size, sizes)
+    corners = scales.corners(voxel_size, mags, offset)
+    levels: list[Level] = []
+    refused: list[FormatError] = []
+    for number, (mag, corner, source) in enumerate(zip(mags, corners, sources, strict=True)):
+        if isinstance(mag, FormatError) or isinstance(corner, FormatError):
+            refused += [each for each in (mag, corner) if isinstance(each, FormatError)][:1]
+            continue
+        level = Level(mag, corner, source)
+        problem = scales.misfit(number, level, levels[0] if levels else level)
+        if problem is None and levels and level.kind != levels[0].kind:
+            problem = FormatError(f"{source.path} is {level.kind}, unlike {levels[0].source.path}.")
+        if problem is None:
+            levels.append(level)
+        else:
+            refused.append(problem)
+    return tuple(levels), tuple(refused)
 
 
 def _fits(level: Level, whole: BoundingBox | None) -> bool:
