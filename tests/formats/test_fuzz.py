@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from wkdask.errors import WkdaskError
+from wkdask.formats import ome_zarr as zarrs
 from wkdask.formats import tiff as tiffs
 
 tifffile = pytest.importorskip("tifffile")
@@ -247,6 +248,114 @@ class TestTiff:
                 assert others is not None, (name, mutant)
                 np.testing.assert_array_equal(found, others, f"{name}")
         assert meant_otherwise <= count // 20
+
+
+def zarr_array(zarr_format: int, **options: Any) -> Any:
+    def write(path: Path) -> list[Any]:
+        array = smooth(20, 24, 40, dtype="uint16") + 1
+        zarr.create_array(path, data=array, chunks=(16,) * 3, zarr_format=zarr_format, **options)
+        return [array]
+
+    return write
+
+
+def ome_zarr(zarr_format: int, **options: Any) -> Any:
+    def write(path: Path) -> list[Any]:
+        fine = smooth(20, 24, 40, dtype="uint16") + 1
+        arrays = [fine, fine[::2, ::2, ::2]]
+        group = zarr.open_group(path, mode="w", zarr_format=zarr_format)
+        for number, array in enumerate(arrays):
+            group.create_array(str(number), data=array, chunks=(16,) * 3, **options)
+        axes = [{"name": axis, "type": "space", "unit": "nanometer"} for axis in "zyx"]
+        scales = [{"type": "scale", "scale": [4 * f, 2 * f, 2 * f]} for f in (1, 2)]
+        datasets = [
+            {"path": str(number), "coordinateTransformations": [scale]}
+            for number, scale in enumerate(scales)
+        ]
+        multiscales = [{"axes": axes, "datasets": datasets, "version": "0.4"}]
+        old = {"multiscales": multiscales}
+        group.attrs.update(old if zarr_format == 2 else {"ome": {"version": "0.5"} | old})
+        return arrays
+
+    return write
+
+
+def codec(name: str) -> Any:
+    return {"name": name, "configuration": {}}
+
+
+ZARRS = {
+    "2": zarr_array(2),
+    "2, raw": zarr_array(2, compressors=None),
+    "2, zlib": zarr_array(2, compressors={"id": "zlib", "level": 1}),
+    "2, blosc": zarr_array(
+        2, compressors={"id": "blosc", "cname": "lz4", "clevel": 5, "shuffle": 1}
+    ),
+    "3": zarr_array(3),
+    "3, raw": zarr_array(3, compressors=None),
+    "3, gzip": zarr_array(3, compressors=codec("gzip")),
+    "3, blosc": zarr_array(3, compressors=codec("blosc")),
+    "3, shards": zarr_array(3, shards=(32,) * 3),
+    "OME 0.4": ome_zarr(2),
+    "OME 0.5": ome_zarr(3),
+    "OME 0.5, gzip": ome_zarr(3, compressors=codec("gzip")),
+}
+
+
+def read_zarr(path: Path) -> list[tuple[Any, Any]]:
+    """Return the mag and corner of each level, and all voxels, or their number if it is large."""
+    image = zarrs.read(path)[0].with_mags(None)
+    shapes = [level.source.shape for level in image.levels]
+    if any(np.prod(list(map(float, shape))) > 1e7 for shape in shapes):
+        return [((level.mag, level.corner), level.source.shape) for level in image.levels]
+    return [((level.mag, level.corner), level.source[:, :, :, :]) for level in image.levels]
+
+
+def zarr_says(path: Path) -> list[Any]:
+    found = zarr.open(path, mode="r")
+    arrays = [found] if isinstance(found, zarr.Array) else [found["0"], found["1"]]
+    if any(np.prod(list(map(float, array.shape))) > 1e7 for array in arrays):
+        return [(1, *array.shape[::-1]) for array in arrays]
+    return [as_read(array[:]) for array in arrays]
+
+
+def is_same(found: Any, expected: Any) -> bool:
+    return all(
+        np.shape(a) == np.shape(b) and np.asarray(a).tobytes() == np.asarray(b).tobytes()
+        for (_, a), b in zip(found, expected, strict=True)
+    )
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "count", [FEW, pytest.param(MANY, marks=[pytest.mark.slow, pytest.mark.timeout(3000)])]
+)
+@pytest.mark.parametrize("change", ["cut", "mutated"])
+def test_zarr(tmp_path, change, count):
+    rng = np.random.default_rng(2)
+    for number, (name, write) in enumerate(ZARRS.items()):
+        path = tmp_path / f"{number}.zarr"
+        expected = list(map(as_read, write(path)))
+        facts = [fact for fact, _ in read_zarr(path)]
+        assert is_same(read_zarr(path), expected), name
+        files = [file for file in path.rglob("*") if file.is_file()]
+        words = [file for file in files if file.name[0] == "." or file.suffix == ".json"]
+        for _ in range(count // len(ZARRS) + (number < count % len(ZARRS))):
+            file = rng.choice(np.array(words if rng.integers(2) else files))
+            data = file.read_bytes()
+            cut = data[: rng.integers(len(data))]
+            mutant = cut if change == "cut" else mutated(data, rng, list(range(len(data))))
+            file.write_bytes(mutant)
+            found = outcome(lambda path=path: read_zarr(path))
+            if found is not None:
+                is_right = is_same(found, expected)
+                # Voxels of many codecs, and the shape of an array alone, may be any.
+                assert is_right or (change == "mutated" and is_same(found, zarr_says(path))), (
+                    name, file.relative_to(path), mutant
+                )  # fmt: skip
+                if change == "cut" or len(expected) > 1:
+                    assert [fact for fact, _ in found] == facts
+            file.write_bytes(data)
 
 
 def words_of(path: Path, size: int) -> list[int]:

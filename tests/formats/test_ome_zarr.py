@@ -548,6 +548,40 @@ class TestFromOthers:
             zarrs.read(path)
 
 
+class TestChunks:
+    @pytest.mark.parametrize("zarr_format", [2, 3])
+    def test_that_were_cut(self, tmp_path, zarr_format):
+        """Blosc does not see that a part is missing."""
+        blosc = {"id": "blosc"} if zarr_format == 2 else {"name": "blosc", "configuration": {}}
+        path = tmp_path / "a.zarr"
+        array = some(16, 16, 16, dtype="uint16")
+        zarr.create_array(path, data=array, zarr_format=zarr_format, compressors=blosc)
+        source = zarrs.read(path)[0].levels[0].source
+        np.testing.assert_array_equal(source[:, :, :, :][0], array.transpose(2, 1, 0))
+        chunk = path / ("0.0.0" if zarr_format == 2 else "c/0/0/0")
+        for data in (chunk.read_bytes()[:-9], b"short"):
+            chunk.write_bytes(data)
+            with pytest.raises(FormatError, match="is cut or broken"):
+                source[:, :, :, :]
+
+    @pytest.mark.parametrize("name", ["c/0/0/0", "zarr.json"])
+    def test_that_are_no_files(self, tmp_path, name):
+        path = tmp_path / "a.zarr"
+        zarr.create_array(path, data=some(9, 9, 9), chunks=(9, 9, 9))
+        (path / name).unlink()
+        os.mkfifo(path / name)
+        with pytest.raises(FormatError, match="file"):
+            wkdask.convert(path, tmp_path / "ds", voxel_size=(1, 1, 1))
+
+    def test_beyond_the_shape(self, tmp_path):
+        path = tmp_path / "a.zarr"
+        zarr.create_array(path, data=some(9, 9, 40), chunks=(9, 9, 9))
+        text = (path / "zarr.json").read_text()
+        (path / "zarr.json").write_text(text.replace("40", "20"))
+        with pytest.raises(FormatError, match=r"c/0/0/3 is beyond"):
+            zarrs.read(path)
+
+
 class TestArraysOfOthers:
     @pytest.mark.parametrize("zarr_format", [2, 3])
     def test_axes_have_no_names(self, tmp_path, zarr_format):

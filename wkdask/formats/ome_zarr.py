@@ -7,7 +7,9 @@ box, is in an attribute of our own, which is used as far as it agrees with the r
 
 from __future__ import annotations
 
+import itertools
 import os
+import stat
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -213,7 +215,66 @@ def _fits(level: Level, whole: BoundingBox | None) -> bool:
 
 def _file_array(path: str, array: Any, axes: str, t: int | None) -> FileArray:
     metadata = next(p for name in _FILES if os.path.exists(p := os.path.join(path, name)))
-    return FileArray(path, _opened, axes, array.shape, array.dtype, version_of(metadata), t)
+    sound = _Sound(path, array)
+    sound.check_ends()
+    return FileArray(path, _sound, axes, array.shape, array.dtype, version_of(metadata), t)
+
+
+def _sound(path: str) -> _Sound:
+    return _Sound(path, _opened(path))
+
+
+class _Sound:
+    """An array whose chunks are looked at before zarr reads them."""
+
+    def __init__(self, path: str, array: Any) -> None:
+        self._path, self._array = path, array
+        self._edges = array.shards or array.chunks
+        names = {type(each).__name__ for each in array.compressors}
+        # Blosc tells its length, but what is missing of it is read from beyond the chunk.
+        self._has_length = array.shards is None and bool(names & {"Blosc", "BloscCodec"})
+
+    def __getitem__(self, place: tuple[int | slice, ...]) -> Any:
+        """Read a part, given by whole numbers and slices of step 1."""
+        ranges = [
+            range(*part.indices(size)) if isinstance(part, slice) else range(part, part + 1)
+            for part, size in zip(place, self._array.shape, strict=True)
+        ]
+        if all(ranges):
+            touched = (
+                range(part[0] // edge, part[-1] // edge + 1)
+                for part, edge in zip(ranges, self._edges, strict=True)
+            )
+            for position in itertools.product(*touched):
+                self._check(self._chunk(position))
+        return self._array[place]
+
+    def _chunk(self, position: tuple[int, ...]) -> str:
+        return os.path.join(self._path, self._array.metadata.encode_chunk_key(position))
+
+    def _check(self, path: str) -> None:
+        try:
+            state = os.stat(path)
+        except FileNotFoundError:
+            return
+        if not stat.S_ISREG(state.st_mode):
+            raise FormatError(f"{path} is no chunk, but no file at all.")
+        if self._has_length:
+            with open(path, "rb") as file:
+                start = file.read(16)
+            if len(start) < 16 or int.from_bytes(start[12:], "little") != state.st_size:
+                raise FormatError(f"{path} is cut or broken: it has {state.st_size} bytes only.")
+
+    def check_ends(self) -> None:
+        """Raise if there are chunks beyond the shape."""
+        counts = [-(-n // edge) for n, edge in zip(self._array.shape, self._edges, strict=True)]
+        for axis, count in enumerate(counts):
+            beyond = self._chunk(tuple(count if at == axis else 0 for at in range(len(counts))))
+            if os.path.exists(beyond):
+                raise FormatError(
+                    f"{self._path} has the shape {self._array.shape}, but {beyond} is beyond. Its "
+                    "metadata are broken, or chunks are left of a larger array: delete them."
+                )
 
 
 def _member(group: Any, path: str, name: str) -> Any:
@@ -379,6 +440,10 @@ def _zarr() -> Any:
 def _opened(path: str, mode: str = "r") -> Any:
     """Return a zarr array or group."""
     zarr = _zarr()
+    for name in _FILES:
+        told = os.path.join(path, name)
+        if os.path.exists(told) and not os.path.isfile(told):
+            raise FormatError(f"{told} must be a file.")
     try:
         return zarr.open(path, mode=mode)
     except PermissionError as error:
