@@ -132,7 +132,6 @@ class TestOneProcess:
         with pytest.raises(BusyError), claims.whole(str(mag), "rechunked"):
             pass
         assert file.read_text() == "mine"
-        assert not claims.sweep_claim(mag)
 
     def test_where_nothing_can_be_written_beside(
         self, mag: Path, monkeypatch: pytest.MonkeyPatch
@@ -191,7 +190,7 @@ class TestProcesses:
         with holder("whole", mag, "compressed") as process:
             process.send_signal(signal.SIGKILL)
             process.wait()
-            assert names(mag) == ["1", "1.wkdask-claim"]
+            assert names(mag) == ["1", "1.claim.wkdask-tmp"]
             assert claims.owner_of(mag) is None
             with claims.shared(str(mag)):
                 pass
@@ -201,10 +200,11 @@ class TestProcesses:
 
     def test_what_is_swept(self, mag: Path) -> None:
         with holder("whole", mag, "compressed") as process:
-            assert not claims.sweep_claim(mag)
+            file = f"{mag}{claims.CLAIM_SUFFIX}"
+            assert not atomic.sweep_leftover(file)
             process.kill()
             process.wait()
-            assert claims.sweep_claim(mag)
+            assert atomic.sweep_leftover(file)
         assert names(mag) == ["1"]
 
     def test_a_stopped_owner_lives(self, mag: Path) -> None:

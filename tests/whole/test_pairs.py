@@ -143,8 +143,7 @@ def check_voxels(path: Path) -> None:
     dataset = wkdask.open(path)
     assert np.array_equal(dataset["color"][1].read((0, 0, 0), FINE)[0], voxels())
     assert wkdask.check(path).ok
-    for left in ("tmp", "claim"):
-        assert not list(path.rglob(f"*.wkdask-{left}"))
+    assert not list(path.rglob("*.wkdask-tmp"))
     assert not list(path.rglob("*rechunked*"))
 
 
@@ -299,6 +298,16 @@ class TestCopiesThatFail:
         before = snapshot(path.parent)
         with pytest.raises(FormatError):
             wkdask.copy(wkdask.open(path), path.parent / "deep" / "copy")
+        assert snapshot(path.parent) == before
+
+    def test_a_relative_path(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(path.parent)
+        assert wkdask.copy(wkdask.open(path), "copy").ok
+        assert wkdask.convert(wkdask.open(path)["other"], "image.zarr") == path.parent / "image.zarr"
+        self.spoil(path)
+        before = snapshot(path.parent)
+        with pytest.raises(FormatError):
+            wkdask.copy(wkdask.open(path), "again")
         assert snapshot(path.parent) == before
 
     def test_a_directory_with_other_files_stays(self, path: Path) -> None:

@@ -139,6 +139,7 @@ def make_durable(directory: str) -> None:
 def missing_directories(path: str) -> list[str]:
     """Return a directory and those above it that do not exist, the deepest first."""
     missing = []
+    path = os.path.abspath(path)
     while not os.path.lexists(path):
         missing.append(path)
         path = os.path.dirname(path)

@@ -24,10 +24,11 @@ from platform import node
 from wkdask.errors import BusyError
 from wkdask.storage import atomic
 
-__all__ = ["CLAIM_SUFFIX", "Owner", "owner_of", "shared", "sweep_claim", "whole"]
+__all__ = ["CLAIM_SUFFIX", "Owner", "owner_of", "shared", "whole"]
 
-CLAIM_SUFFIX = ".wkdask-claim"
-"""What the file beside a mag directory ends with, while one run has the mag whole."""
+CLAIM_SUFFIX = f".claim{atomic.TEMPORARY_SUFFIX}"
+"""What the file beside a mag directory ends with, while one run has the mag whole. One of a dead
+process is deleted like any unfinished file."""
 
 _BEAT_SECONDS = 20.0
 """How often an owner touches its file, for machines that do not see its locks."""
@@ -125,13 +126,6 @@ def owner_of(path: str | os.PathLike[str]) -> Owner | None:
     file = f"{os.fspath(path)}{CLAIM_SUFFIX}"
     found = _read(file)
     return None if found is None or _is_dead(file, found) else found
-
-
-def sweep_claim(path: str | os.PathLike[str]) -> bool:
-    """Delete the file that a dead run has left beside a mag directory."""
-    file = f"{os.fspath(path)}{CLAIM_SUFFIX}"
-    found = _read(file)
-    return found is not None and _is_dead(file, found) and _taken_away(file, found)
 
 
 @contextlib.contextmanager
