@@ -303,7 +303,9 @@ class TestCopiesThatFail:
     def test_a_relative_path(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(path.parent)
         assert wkdask.copy(wkdask.open(path), "copy").ok
-        assert wkdask.convert(wkdask.open(path)["other"], "image.zarr") == path.parent / "image.zarr"
+        assert (
+            wkdask.convert(wkdask.open(path)["other"], "image.zarr") == path.parent / "image.zarr"
+        )
         self.spoil(path)
         before = snapshot(path.parent)
         with pytest.raises(FormatError):
