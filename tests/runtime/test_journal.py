@@ -526,6 +526,88 @@ def command(*arguments: Any) -> Any:
     return CliRunner().invoke(main, ["journals", *map(str, arguments)])
 
 
+class TestShrink:
+    """The records of a complete job are one file."""
+
+    def files(self, dataset: wkdask.Dataset) -> list[str]:
+        found = dataset.path.rglob(f"{JOURNALS_NAME}/*/**/*")
+        return sorted(file.name for file in found if file.is_file())
+
+    def test_a_complete_job(self, tissue: wkdask.Dataset) -> None:
+        runs = Runs(tissue)
+        assert runs.run()[1].done == 6
+        assert self.files(tissue) == ["all"]
+        assert runs.run()[1].skipped == 6
+        [info] = wkdask.journals(tissue.path)
+        assert info.records == 6
+
+    def test_a_run_with_failures_keeps_its_records(self, tissue: wkdask.Dataset) -> None:
+        runs = Runs(tissue)
+        runs.failing = {3}
+        assert runs.run(on_error="collect")[1].done == 5
+        assert len(records(tissue.path)) == 5
+        runs.failing = set()
+        assert runs.run()[0] == [3]
+        assert self.files(tissue) == ["all"]
+
+    def test_a_changed_file_runs_again(self, tissue: wkdask.Dataset) -> None:
+        runs = Runs(tissue)
+        runs.run()
+        runs.spoil((1, 0, 0))
+        assert runs.run()[0] == [2]
+        assert self.files(tissue) == ["all"]
+        assert runs.run()[1].skipped == 6
+
+    def test_an_incomplete_job_keeps_its_records(self, tmp_path: Path) -> None:
+        volume = volume_at(tmp_path / "mag")
+        fill(volume, BOTH, 7)
+        journal = Journal(volume, "job")
+        for index, box in ((0, FIRST), (5, SECOND)):
+            journal.record(index, box)
+        assert len(records(tmp_path)) == 2
+        journal.shrink()
+        assert not records(tmp_path)
+        assert journal.is_done(0, FIRST)
+        assert journal.is_done(5, SECOND)
+        assert not any(journal.is_done(index, FIRST) for index in (1, 4, 5, 6, 10**6))
+        fill(volume, FIRST, 8)
+        assert not journal.is_done(0, FIRST)
+        journal.record(0, FIRST)
+        assert journal.is_done(0, FIRST)
+        journal.shrink()
+        assert journal.is_done(0, FIRST)
+        journal.shrink()
+
+    def test_a_file_of_all_that_was_cut(self, tmp_path: Path) -> None:
+        volume = volume_at(tmp_path / "mag")
+        fill(volume, BOTH, 7)
+        journal = Journal(volume, "job")
+        journal.record(0, FIRST)
+        journal.record(1, SECOND)
+        journal.shrink()
+        whole = Path(journal.path, "all")
+        for length in range(len(whole.read_bytes())):
+            whole.write_bytes(whole.read_bytes()[:-1])
+            assert journal.is_done(0, FIRST) == (length < 16)
+            assert not journal.is_done(1, SECOND)
+            assert wkdask.journals(volume.path)[0].size_bytes == 31 - length
+
+    def test_a_pyramid(self, tissue: wkdask.Dataset) -> None:
+        layer = Runs(tissue).layer
+        first = layer.downsample(resume=True)
+        assert set(self.files(tissue)) == {"all"}
+        assert len(wkdask.journals(tissue.path)) == len(layer.mags) - 1
+        clean = wkdask.open(tissue.path)[layer.name]
+        assert clean.downsample(1, mags=[*clean.mags][1:], resume=True).skipped == first.done
+
+    def test_checks_and_copies_pass_them_by(self, tissue: wkdask.Dataset, tmp_path: Path) -> None:
+        Runs(tissue).run(resume="a")
+        assert wkdask.check(tissue.path).ok
+        assert not wkdask.check(tissue.path).findings
+        wkdask.copy(tissue, tmp_path / "copy")
+        assert not wkdask.journals(tmp_path / "copy")
+
+
 class TestList:
     @pytest.fixture
     def dataset(self, tissue: wkdask.Dataset) -> wkdask.Dataset:
@@ -562,7 +644,7 @@ class TestList:
                 {"a": 6, "b": 1, "c": 1}[name] for name in names
             ]
             assert [each.size_bytes for each in found] == [
-                sum(record.stat().st_size for record in Path(each.path).rglob("*.json"))
+                sum(file.stat().st_size for file in Path(each.path).rglob("*") if file.is_file())
                 for each in found
             ]
 

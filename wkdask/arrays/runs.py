@@ -92,9 +92,12 @@ def carry_out(
         journal = journal_of(job, resume)
         run = run.of(journal)
         try:
-            return go(run, journal)
+            report = go(run, journal)
         finally:
             finish(target, run)
+        if journal is not None:
+            journal.shrink()
+        return report
 
 
 def journal_of(job: Job, resume: bool | str) -> Journal | None:

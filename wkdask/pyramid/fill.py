@@ -99,7 +99,10 @@ def fill_volumes(
     outcomes = stream_calls(
         partial(_make_file, job), plan, run.executor, name="wkdask-files", retries=run.retries
     )
-    return tally.follow(plan.followed(outcomes))
+    report = tally.follow(plan.followed(outcomes))
+    for journal in filter(None, job.journals):
+        journal.shrink()
+    return report
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,14 @@
 """Which chunks of a job are done: one small record per chunk, beside the files it tells of.
 
 A record counts only while the files are those that its chunk left: it holds size, time and inode of
-each file, or a hash of the voxels where chunks share a raw file. It knows volumes and boxes, and
+each file, or a hash of the voxels where chunks share a raw file. When a job is complete, hashes of
+its records are put into one file. It knows volumes and boxes, and
 nothing of what the job does; the job's name stands for that.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -15,6 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from wkdask.errors import MissingError
 from wkdask.geometry import BoundingBox
@@ -25,6 +29,9 @@ from wkdask.storage.volume import JOURNALS_NAME, Volume
 __all__ = ["Journal", "JournalInfo", "clear_journals", "journals"]
 
 _RECORDS_PER_DIRECTORY = 1000
+_DIGEST_BYTES = 16
+# The file of all records of a job that is complete, one after the other.
+_ALL = "all"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,23 +43,54 @@ class Journal:
     job: str
     """A name that another function, source or chunk size would change; also a directory's name."""
 
+    @property
+    def path(self) -> str:
+        """Its directory."""
+        return os.path.join(self.volume.path, JOURNALS_NAME, self.job)
+
     def record(self, index: int, box: BoundingBox) -> None:
         """Note that a chunk is done."""
-        text = json.dumps(self._state(box)).encode()
-        with atomic.replacing(self._path(index), fsync=self.volume.options.fsync) as descriptor:
-            os.write(descriptor, text)
+        with atomic.replacing(self._file(index), fsync=self.volume.options.fsync) as descriptor:
+            atomic.write_all(descriptor, self._text(box), 0)
 
     def is_done(self, index: int, box: BoundingBox) -> bool:
         """Return whether a chunk was done and its files have not been changed since."""
+        known = self._digest(index)
         try:
-            with open(self._path(index), "rb") as file:
-                return bool(json.load(file) == self._state(box))
+            return known is not None and known == _digest(self._text(box))
         except (FileNotFoundError, ValueError):
             return False
 
-    def _path(self, index: int) -> str:
+    def shrink(self) -> None:
+        """Put the records into one file; for a job of which all chunks are done."""
+        loose = {int(record.stem): _digest(record.read_bytes()) for record in _loose(self.path)}
+        if not loose:
+            return
+        whole = os.path.join(self.path, _ALL)
+        data = bytearray(Path(whole).read_bytes() if os.path.exists(whole) else b"")
+        data.extend(bytes(max(0, (max(loose) + 1) * _DIGEST_BYTES - len(data))))
+        for index, digest in loose.items():
+            data[index * _DIGEST_BYTES : (index + 1) * _DIGEST_BYTES] = digest
+        with atomic.replacing(whole, fsync=self.volume.options.fsync) as descriptor:
+            atomic.write_all(descriptor, data, 0)
+        for index in loose:
+            atomic.remove(self._file(index), fsync=False)
+            atomic.remove_empty([os.path.dirname(self._file(index))])
+
+    def _file(self, index: int) -> str:
         directory = str(index // _RECORDS_PER_DIRECTORY)
-        return os.path.join(self.volume.path, JOURNALS_NAME, self.job, directory, f"{index}.json")
+        return os.path.join(self.path, directory, f"{index}.json")
+
+    def _digest(self, index: int) -> bytes | None:
+        """Return what is noted of a chunk, in a file of its own or in that of all."""
+        with contextlib.suppress(FileNotFoundError):
+            return _digest(Path(self._file(index)).read_bytes())
+        with contextlib.suppress(FileNotFoundError), open(os.path.join(self.path, _ALL), "rb") as f:
+            return os.pread(f.fileno(), _DIGEST_BYTES, index * _DIGEST_BYTES)
+        return None
+
+    def _text(self, box: BoundingBox) -> bytes:
+        return json.dumps(self._state(box)).encode()
 
     def _state(self, box: BoundingBox) -> list[Any]:
         """Return plain values that say what a box is, and what its files are."""
@@ -148,8 +186,22 @@ def _directories(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def _info(directory: Path) -> JournalInfo:
-    sizes = [record.stat().st_size for record in directory.glob("*/*.json")]
-    return JournalInfo(str(directory), len(sizes), sum(sizes))
+    loose = {int(record.stem): record.stat().st_size for record in _loose(str(directory))}
+    whole = directory / _ALL
+    data = whole.read_bytes() if whole.exists() else b""
+    cut = len(data) // _DIGEST_BYTES * _DIGEST_BYTES
+    done = np.frombuffer(data[:cut], f"V{_DIGEST_BYTES}").astype(bool)
+    count = len(loose.keys() | set(np.flatnonzero(done).tolist()))
+    return JournalInfo(str(directory), count, sum(loose.values()) + len(data))
+
+
+def _loose(directory: str) -> Iterator[Path]:
+    """Yield the files of single records."""
+    return (each for each in Path(directory).glob("*/*.json") if each.stem.isdigit())
+
+
+def _digest(text: bytes) -> bytes:
+    return hashlib.blake2b(text, digest_size=_DIGEST_BYTES).digest()
 
 
 def _identity(path: str) -> list[int]:
