@@ -315,8 +315,9 @@ DATASETS_THAT_CAN_NOT_BE_OPENED: list[tuple[Callable[[Path], object], type, list
     (put(JSON, b"{"), PROPERTIES, [JSON, "not JSON"], "cut short"),
     (put(JSON, b"\xff\xfe"), PROPERTIES, [JSON, "UTF-8"], "another encoding"),
     (put(JSON, b"[]"), PROPERTIES, [JSON, "an object"], "JSON of something else"),
-    (without("scale"), PROPERTIES, [JSON, "scale is missing"], "no voxel size"),
     (without("dataLayers"), PROPERTIES, [JSON, "dataLayers is missing"], "no layers"),
+]
+LAYERS_THAT_CAN_NOT_BE_UNDERSTOOD: list[tuple[Callable[[Path], object], type, list[str], str]] = [
     (without("dataLayers", 0, "boundingBox"), PROPERTIES, ["boundingBox is missing"], "no box"),
     (without("dataLayers", 0, "elementClass"), PROPERTIES, ["elementClass is"], "no dtype"),
     (set_layer(elementClass="uint7"), PROPERTIES, ["uint7", "uint8"], "an unknown dtype"),
@@ -360,6 +361,77 @@ class TestWhatCanNotBeOpened:
             wkdask.open(path)
         assert_clear(caught.value, words)
         assert snapshot(path) == before
+
+    @pytest.mark.parametrize(
+        ("change", "kind", "words", "reason"),
+        LAYERS_THAT_CAN_NOT_BE_UNDERSTOOD,
+        ids=reasons(LAYERS_THAT_CAN_NOT_BE_UNDERSTOOD),
+    )
+    def test_layers(self, color, snapshot, change, kind, words, reason):
+        path = color.dataset.path
+        color.dataset.add_layer("other", "color", "uint8")
+        change(path)
+        before = snapshot(path)
+        dataset = wkdask.open(path)
+        assert list(dataset.layers) == ["other"]
+        assert "unreadable=[" in repr(dataset)
+        [unreadable] = dataset.json.content.unreadable
+        for attempt in (
+            lambda: dataset[unreadable.name],
+            lambda: wkdask.copy(dataset, path.parent / "copy"),
+            lambda: wkdask.convert(path, path.parent / "copy"),
+            lambda: wkdask.equal(dataset, dataset),
+        ):
+            with pytest.raises(kind) as caught:
+                attempt()
+            assert_clear(caught.value, words)
+        with pytest.raises(errors.WkdaskError):
+            dataset.add_layer(unreadable.name, "color", "uint8")
+        assert snapshot(path) == before
+        [found] = [each for each in wkdask.check(path).findings if each.is_error]
+        assert found.text == unreadable.error
+        written = json.loads((path / JSON).read_text())["dataLayers"][0]
+        dataset["other"].largest_segment_id = 3
+        dataset.add_layer("third", "color", "uint8")
+        assert json.loads((path / JSON).read_text())["dataLayers"][0] == written
+
+    def test_a_voxel_size(self, color):
+        path = color.dataset.path
+        color.add_mag(1)
+        without("scale")(path)
+        dataset = wkdask.open(path)
+        with pytest.raises(PROPERTIES, match="scale is missing"):
+            dataset.voxel_size  # noqa: B018
+        mag = dataset["color"][1]
+        assert mag.to_xarray().sizes["x"] == mag.bounding_box.size[0]
+        dataset["color"].largest_segment_id = 3
+        assert "scale" not in json.loads((path / JSON).read_text())
+
+    def test_a_mag(self, color):
+        path = color.dataset.path
+        color.add_mag(1)
+        entry = {"mag": [3, 0, 1], "path": "somewhere", "more": 1}
+        listed = json.loads((path / JSON).read_text())["dataLayers"][0]["mags"]
+        set_layer(mags=[entry, *listed])(path)
+        layer = wkdask.open(path)["color"]
+        assert list(layer.mags) == [wkdask.Mag(1)]
+        assert not wkdask.check(path).ok
+        with pytest.raises(PROPERTIES, match=r"mags\[0\]"):
+            wkdask.copy(layer, layer.dataset, layer_name="copy")
+        layer.add_mag(2)
+        assert entry in json.loads((path / JSON).read_text())["dataLayers"][0]["mags"]
+
+    def test_what_a_reader_can_do_without(self, color):
+        path = color.dataset.path
+        without("id")(path)
+        said = json.loads((path / JSON).read_text())
+        said["scale"]["unit"] = "furlong"
+        (path / JSON).write_text(json.dumps(said))
+        dataset = wkdask.open(path)
+        assert (dataset.name, dataset.unit) == (path.name, "furlong")
+        report = wkdask.check(path)
+        assert report.ok
+        assert [found.kind for found in report.findings] == ["note", "note"]
 
     def test_a_file_instead_of_a_directory(self, tmp_path):
         (tmp_path / "file").touch()

@@ -260,8 +260,7 @@ BAD_FILES = [
     ("[" * 100_000, "not JSON", "too deep"),
     ('{"a": NaN}', "NaN", "NaN is not JSON"),
     ('{"a": 1e999}', "1e999", "could not be written again"),
-    ("{}", "id is missing", "no key at all"),
-    (lacking("id"), "id is missing", "webknossos refuses that too"),
+    ("{}", "dataLayers is missing", "no key at all"),
     (lacking("scale"), "scale is missing", "no voxel size"),
     (lacking("dataLayers"), "dataLayers is missing", "no layers"),
     (setting("id", to="x"), "id is 'x'", "not an object"),
@@ -284,7 +283,7 @@ BAD_FILES = [
         (setting("dataLayers", 0, "name", to=name), f"{LAYER}.name", "leaves the dataset")
         for name in ("../x", "a/b", "", ".hidden", "..", "a\\b", "a\0b", 7)
     ),
-    (setting("dataLayers", 0, "name", to="cells"), "'cells' twice", "which of them?"),
+    (setting("dataLayers", 0, "name", to="cells"), "'cells', but must be a name", "which of them?"),
     (setting("dataLayers", 0, "category", to="mask"), f"{LAYER}.category is 'mask'", "unknown"),
     (setting("dataLayers", 0, "category", to=[]), f"{LAYER}.category is []", "not text"),
     (setting("dataLayers", 0, "dataFormat", to=1), f"{LAYER}.dataFormat is 1", "not text"),
@@ -332,7 +331,11 @@ BAD_FILES = [
         f"{LAYER}.mags[1].mag is {{'x'",
         "webknossos refuses that too",
     ),
-    (setting("dataLayers", 0, "mags", 1, "mag", to=[2, 2, 1]), "'2-2-1' twice", "which of them?"),
+    (
+        setting("dataLayers", 0, "mags", 1, "mag", to=[2, 2, 1]),
+        f"{LAYER}.mags[1].mag is [2, 2, 1]",
+        "which of them?",
+    ),
     (setting("dataLayers", 0, "mags", 0, "path", to=1), f"{LAYER}.mags[0].path is 1", "not text"),
     (
         setting("dataLayers", 0, "wkwResolutions", to=[{"cubeLength": 32}]),
@@ -364,11 +367,17 @@ class TestBadFiles:
     def test_the_error_names_file_and_place(self, tmp_path: Path, text: str, named: str):
         path = tmp_path / FILE_NAME
         path.write_text(text, encoding="utf-8")
-        with pytest.raises(PropertiesError) as caught:
-            load(tmp_path)
-        assert str(path) in str(caught.value)
-        assert named in str(caught.value)
-        assert len(str(caught.value)) < 600
+        try:
+            content = load(tmp_path)
+        except PropertiesError as caught:
+            error = str(caught)
+        else:
+            [unreadable] = content.all_unreadable()
+            error = unreadable.error
+            assert parse(render(content), str(path)) == content
+        assert str(path) in error
+        assert named in error
+        assert len(error) < 600
         assert path.read_text(encoding="utf-8") == text
         assert os.listdir(tmp_path) == [FILE_NAME]
 

@@ -37,7 +37,7 @@ _SWEPT_AFTER_SECONDS = 3600
 
 _File = tuple[Vec3, int]  # its cell (x, y, z), and its bytes
 
-Kind = Literal["unreadable", "properties", "outside", "stray", "link", "leftover"]
+Kind = Literal["unreadable", "properties", "outside", "stray", "link", "leftover", "note"]
 _ERRORS = ("unreadable", "properties")
 
 
@@ -48,7 +48,7 @@ class Finding:
     kind: Kind
     """`"unreadable"` and `"properties"` are errors: voxels can't be read. The others are worth a
     look: files outside of the layer's box, strays that no reader knows, links that leave the
-    dataset, and what dead writers left over."""
+    dataset, what dead writers left over, and notes on the JSON."""
     path: str
     """Where."""
     text: str
@@ -150,6 +150,7 @@ def check(
     findings: list[Finding] = []
     tasks, files, size_bytes = [], 0, 0
     layers = _layers(root)
+    findings += _properties(root)
     seen = set()
     for volume, box in _volumes(root, layers, findings):
         found: list[_File] = []
@@ -191,6 +192,15 @@ def _layers(root: str) -> list[Layer]:
     if is_bare_mag(root):
         return []
     return [layer for layer in Dataset(root).layers.values() if layer.data_format == "wkw"]
+
+
+def _properties(root: str) -> Iterator[Finding]:
+    """Yield what is wrong with the JSON."""
+    if is_bare_mag(root):
+        return
+    known = Dataset(root).json.content
+    yield from (Finding("properties", root, each.error) for each in known.all_unreadable())
+    yield from (Finding("note", root, text) for text in known.notes)
 
 
 def _volumes(

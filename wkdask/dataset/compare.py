@@ -323,6 +323,8 @@ def _walk(
 def _datasets(a: Dataset, b: Dataset, mags: list[Mag] | None) -> Iterator[_Pair | Difference]:
     for kind in ("voxel_size", "unit"):
         yield from _facts(kind, getattr(a, kind), getattr(b, kind))
+    for side in (a, b):
+        side.json.content.check_readable()
     layers_a, layers_b = a.layers, b.layers
     yield from _sets("layers", list(layers_a), list(layers_b))
     for name, layer in layers_a.items():
@@ -333,6 +335,8 @@ def _layers(a: Layer, b: Layer, mags: list[Mag] | None) -> Iterator[_Pair | Diff
     for kind in ("category", "dtype", "num_channels", "bounding_box"):
         yield from _facts(kind, getattr(a, kind), getattr(b, kind), a.name)
     if mags is None:
+        for side in (a, b):
+            side.properties.check_readable()
         mags, others = ([entry.mag for entry in side.properties.mags] for side in (a, b))
         yield from _sets("mags", mags, others, a.name)
     for mag in mags:

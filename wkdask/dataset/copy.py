@@ -107,6 +107,7 @@ def copy(
 def _copy_dataset(
     source: Dataset, path: Path, block_type: BlockType | None, run: Run, resume: bool
 ) -> RunReport:
+    source.json.content.check_readable()
     headers = {name: _headers(layer, block_type) for name, layer in source.layers.items()}
     if is_dataset(path) and not resume:
         raise ExistsError(
@@ -162,6 +163,7 @@ def _copied(
 def _headers(layer: Layer, block_type: BlockType | None) -> Headers:
     """Return how the mags of a copy are stored; raise if one can't be opened."""
     layer.directories.check_format()
+    layer.properties.check_readable()
     headers = {mag: as_wkw(view.volume).header for mag, view in layer.mags.items()}
     if block_type is None:
         return headers

@@ -177,7 +177,7 @@ class Dataset:
     @property
     def voxel_size(self) -> tuple[float, float, float]:
         """Edges of a voxel of mag 1, `(x, y, z)`, in `unit`."""
-        return self._json.content.voxel_size
+        return self._json.content.known_voxel_size()
 
     @property
     def unit(self) -> str:
@@ -186,7 +186,11 @@ class Dataset:
 
     @property
     def layers(self) -> dict[str, Layer]:
-        """The layers by name, also those in formats that wkdask does not read."""
+        """The layers by name, also those in formats that wkdask does not read.
+
+        Those whose JSON can't be understood are left out: `dataset[name]` raises what is wrong with
+        such a layer, and the `repr` of the dataset names them.
+        """
         return {layer.name: Layer(self, layer.name) for layer in self._json.content.layers}
 
     def __getitem__(self, name: str) -> Layer:
@@ -239,7 +243,7 @@ class Dataset:
         properties.check_new_layer(layer)
 
         def added(found: DatasetProperties) -> DatasetProperties:
-            if any(other.name == name for other in found.layers):
+            if name in found.names():
                 raise ExistsError(f"{self.path} has a layer {name!r} already.")
             return found.with_layer(layer)
 
@@ -267,11 +271,18 @@ class Dataset:
     @property
     def attrs(self) -> dict[str, Any]:
         """What xarray shows of the dataset: name, voxel size and unit, as plain values."""
-        return {"name": self.name, "voxel_size": list(self.voxel_size), "unit": self.unit}
+        known = self._json.content
+        size = {} if known.voxel_size is None else {"voxel_size": list(known.voxel_size)}
+        return {"name": self.name, **size, "unit": self.unit}
 
     def __repr__(self) -> str:
-        layers = ", ".join(self.layers)
-        return f"Dataset({str(self.path)!r}, voxel_size={self.voxel_size}, layers=[{layers}])"
+        known = self._json.content
+        unreadable = ", ".join(each.name for each in known.unreadable)
+        return (
+            f"Dataset({str(self.path)!r}, voxel_size={known.voxel_size}, "
+            f"layers=[{', '.join(self.layers)}]"
+            f"{f', unreadable=[{unreadable}]' if unreadable else ''})"
+        )
 
 
 class Layer:
@@ -350,6 +361,7 @@ class Layer:
         for entry in self._entries:
             if entry.mag == wanted:
                 return self.open_entry(entry)
+        self.properties.check_readable(str(wanted))
         names = ", ".join(str(entry.mag) for entry in self._entries)
         raise NameLookupError(
             f"layer {self.name!r} has no mag {wanted}; it has {names or 'none: add_mag makes one'}."
@@ -403,7 +415,7 @@ class Layer:
         volume = self._directories.open(entry)
         found, dataset = self.properties, self._dataset
         labels = Labels(
-            entry.mag, found.name, found.category, dataset.voxel_size, dataset.unit,
+            entry.mag, found.name, found.category, dataset.json.content.voxel_size, dataset.unit,
             found.largest_segment_id, str(dataset.path),
         )  # fmt: skip
         factors = entry.mag.factors

@@ -19,13 +19,16 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     if is_bare_mag(path):
         return {"path": os.path.abspath(path), "mags": [_describe_mag(open_mag(path))]}
     dataset = Dataset(path)
-    return {
+    known = dataset.json.content
+    facts: dict[str, Any] = {
         "path": str(dataset.path),
         "name": dataset.name,
-        "voxel_size": list(dataset.voxel_size),
+        "voxel_size": list(known.voxel_size) if known.voxel_size else None,
         "unit": dataset.unit,
         "layers": [_describe_layer(layer) for layer in dataset.layers.values()],
     }
+    errors = [{"name": each.name, "error": each.error} for each in known.all_unreadable()]
+    return {**facts, "unreadable": errors} if errors else facts
 
 
 def as_text(facts: dict[str, Any]) -> str:
@@ -33,15 +36,20 @@ def as_text(facts: dict[str, Any]) -> str:
     lines = [facts["path"]]
     if "layers" in facts:
         lines.append(f"  name       {facts['name']}")
-        lines.append(f"  voxel size {_times(facts['voxel_size'])} {facts['unit']}")
+        size = facts["voxel_size"]
+        text = f"{_times(size)} {facts['unit']}" if size else "can't be understood"
+        lines.append(f"  voxel size {text}")
         lines += [] if facts["layers"] else ["  no layers"]
     for layer in facts.get("layers", ()):
         lines += _layer_lines(layer)
+    lines += [f"{each['name']}: {each['error']}" for each in facts.get("unreadable", ())]
     return "\n".join([*lines, *_mag_lines(facts.get("mags", ()))])
 
 
 def has_errors(facts: dict[str, Any]) -> bool:
     """Return whether a mag of what `describe` returned can't be opened."""
+    if facts.get("unreadable"):
+        return True
     return any("error" in mag for layer in facts.get("layers", ()) for mag in layer.get("mags", ()))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -184,6 +185,8 @@ def other_mag(encoding: Any, mag: MagLike) -> MagView:
 
 
 def _of_dataset(dataset: Dataset) -> Found:
+    for each in dataset.json.content.all_unreadable():
+        warnings.warn(f"left out: {each.error}", RuntimeWarning, stacklevel=2)
     layers = [
         layer
         for layer in dataset.layers.values()

@@ -74,7 +74,9 @@ def new_layer(dataset: Dataset, new: LayerProperties, *, resume: bool) -> Iterat
             if layer.name == new.name:
                 _check_same(dataset, layer, new, resume=resume)
                 return found
-        return found.with_layer(replace(new, mags=()))
+        if new.name in found.names():
+            found.layer(new.name)
+        return found.with_layer(replace(new, mags=(), unreadable=()))
 
     def removed(found: DatasetProperties) -> DatasetProperties:
         layers = (layer for layer in found.layers if layer.name != new.name or layer.mags)

@@ -48,6 +48,7 @@ __all__ = [
     "LayerProperties",
     "MagProperties",
     "PropertiesFile",
+    "Unreadable",
     "check_layer_name",
     "check_new_layer",
     "check_unit",
@@ -77,10 +78,27 @@ _LAYER_KEYS: _Keys = {
     **dict.fromkeys(("numChannels", "elementClass", "largestSegmentId"), ()),
     "boundingBox": ("topLeft", "width", "height", "depth"),
 }
+_LAYERS = "dataLayers"
 _DATASET_KEYS: _Keys = {"id": ("name", "team"), "scale": ("factor", "unit"), "dataLayers": ()}
 
 _T = TypeVar("_T")
 _D = TypeVar("_D")
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A part of the file that can't be understood; it is written again as it was read."""
+
+    key: str
+    """The key that holds it: `"scale"`, `"id"`, or the list in which it stands."""
+    position: int
+    """Where it stands in the list."""
+    name: str
+    """The name or mag, as far as it can be told."""
+    value: Any
+    """As read."""
+    error: str
+    """What is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +146,8 @@ class LayerProperties:
     """The largest id of a segmentation; None if nobody counted."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Every other key as read. In other formats, an `elementClass` that is not understood too."""
+    unreadable: tuple[Unreadable, ...] = ()
+    """Entries of mags that can't be understood."""
 
     def __post_init__(self) -> None:
         check_layer_name(self.name)
@@ -159,6 +179,12 @@ class LayerProperties:
         """What a voxel holds."""
         return VoxelType(self.dtype, self.num_channels)
 
+    def check_readable(self, mag: str | None = None) -> None:
+        """Raise the error of a mag that can't be understood; None is any mag."""
+        for each in self.unreadable:
+            if mag in (None, each.name):
+                raise PropertiesError(each.error)
+
     def with_mag(self, mag_properties: MagProperties) -> LayerProperties:
         """Return a layer that lists this mag, in place of an entry for the same mag."""
         others = [entry for entry in self.mags if entry.mag != mag_properties.mag]
@@ -178,8 +204,8 @@ class DatasetProperties:
 
     name: str
     """As in `id`; WEBKNOSSOS itself goes by the directory's name."""
-    voxel_size: tuple[float, float, float]
-    """Edges of a voxel of mag 1 `(x, y, z)`, in `unit`."""
+    voxel_size: tuple[float, float, float] | None
+    """Edges of a voxel of mag 1 `(x, y, z)`, in `unit`; None if they can't be understood."""
     unit: str = "nanometer"
     """Unit of `voxel_size`, as read; `check_unit` knows which are good to write."""
     layers: tuple[LayerProperties, ...] = ()
@@ -188,13 +214,19 @@ class DatasetProperties:
     """As in `id`; not used any more."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Every other key as read: `version`, `defaultViewConfiguration`, unknown ones."""
+    unreadable: tuple[Unreadable, ...] = ()
+    """Layers, and what is known of the whole dataset, that can't be understood."""
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    """What is not as it should be in the file, but is no obstacle."""
 
     def __post_init__(self) -> None:
-        if len(self.voxel_size) != 3 or not all(map(_is_length, self.voxel_size)):
-            raise ArgumentError(
-                f"voxel_size is {self.voxel_size!r}, but must be three positive numbers (x, y, z)."
-            )
-        object.__setattr__(self, "voxel_size", tuple(map(float, self.voxel_size)))
+        if self.voxel_size is not None:
+            if len(self.voxel_size) != 3 or not all(map(_is_length, self.voxel_size)):
+                raise ArgumentError(
+                    f"voxel_size is {self.voxel_size!r}, but must be three positive numbers "
+                    "(x, y, z)."
+                )
+            object.__setattr__(self, "voxel_size", tuple(map(float, self.voxel_size)))
         object.__setattr__(self, "layers", tuple(self.layers))
         _check_extra(self.extra, _DATASET_KEYS)
         _check_unique([layer.name for layer in self.layers], f"dataset {self.name!r} lists layer")
@@ -204,8 +236,33 @@ class DatasetProperties:
         for layer in self.layers:
             if layer.name == name:
                 return layer
+        self.check_readable(name)
         names = ", ".join(layer.name for layer in self.layers) or "no layers at all"
         raise NameLookupError(f"dataset {self.name!r} has no layer {name!r}; it has {names}.")
+
+    def check_readable(self, name: str | None = None) -> None:
+        """Raise the error of a layer that can't be understood; None is any layer."""
+        for each in self.unreadable:
+            if each.key == _LAYERS and name in (None, each.name):
+                raise PropertiesError(each.error)
+
+    def all_unreadable(self) -> Iterator[Unreadable]:
+        """Yield what can't be understood, mags included."""
+        yield from self.unreadable
+        for layer in self.layers:
+            yield from layer.unreadable
+
+    def known_voxel_size(self) -> tuple[float, float, float]:
+        """Return the voxel size, or raise if it can't be understood."""
+        if self.voxel_size is None:
+            error = next(each.error for each in self.unreadable if each.key == "scale")
+            raise PropertiesError(error)
+        return self.voxel_size
+
+    def names(self) -> set[str]:
+        """Return the names of all layers, also of those that can't be understood."""
+        readable = {layer.name for layer in self.layers}
+        return readable | {each.name for each in self.unreadable if each.key == _LAYERS}
 
     def with_layer(self, layer: LayerProperties) -> DatasetProperties:
         """Return a dataset with this layer, in place of one of its name or behind the others."""
@@ -362,7 +419,14 @@ def render(properties: DatasetProperties) -> str:
         ) from None
 
 
-_ABSENT = object()
+class _Absent:
+    """The value of a key that is not there."""
+
+    def __reduce__(self) -> str:
+        return "_ABSENT"
+
+
+_ABSENT = _Absent()
 
 
 @dataclass(frozen=True, slots=True)
@@ -449,13 +513,46 @@ class _Node:
 
 
 def _read_dataset(node: _Node) -> DatasetProperties:
-    # webknossos needs `id` but nothing in it (measured).
-    name, team = (node["id"].optional(key, _Node.text, "") for key in ("name", "team"))
-    voxel_size, unit = _read_scale(node["scale"])
-    layers = tuple(_read_layer(layer) for layer in node["dataLayers"].items())
-    extra = node.extra(_DATASET_KEYS)
+    unreadable: list[Unreadable] = []
+    layers: dict[str, LayerProperties] = {}
+    for position, layer in enumerate(node[_LAYERS].items()):
+        with _kept(unreadable, layer, _LAYERS, position, "name"):
+            found = _read_layer(layer)
+            if found.name in layers:
+                raise layer["name"].error("a name that no layer before it has")
+            layers[found.name] = found
+    name, team = Path(node.source).parent.name, ""
+    voxel_size, unit = None, "nanometer"
+    with _kept(unreadable, node["id"], "id"):
+        # webknossos needs `id` but nothing in it (measured).
+        known = node.optional("id", lambda each: each, None)
+        if known is not None:
+            name, team = (known.optional(key, _Node.text, "") for key in ("name", "team"))
+    with _kept(unreadable, node["scale"], "scale"):
+        voxel_size, unit = _read_scale(node["scale"])
+    kept = {each.key for each in unreadable}
+    extra = {key: value for key, value in node.extra(_DATASET_KEYS).items() if key not in kept}
+    notes = [] if "id" in node.value else [f"{node.source} has no id"]
+    if unit not in UNITS:
+        notes.append(f"{node.source}: the unit {unit!r} is none that webknossos writes")
     with node.checked():
-        return DatasetProperties(name, voxel_size, unit, layers, team, extra)
+        return DatasetProperties(
+            name, voxel_size, unit, tuple(layers.values()), team, extra, tuple(unreadable),
+            tuple(notes),
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _kept(
+    unreadable: list[Unreadable], node: _Node, key: str, position: int = 0, name: str = ""
+) -> Iterator[None]:
+    """Keep a node as it is if it can't be understood."""
+    try:
+        yield
+    except PropertiesError as error:
+        names = node.value.get(name) if isinstance(node.value, dict) else None
+        text = names if isinstance(names, str) else node.place
+        unreadable.append(Unreadable(key, position, text, node.value, str(error)))
 
 
 def _read_scale(node: _Node) -> tuple[tuple[float, float, float], str]:
@@ -472,6 +569,7 @@ def _read_layer(node: _Node) -> LayerProperties:
     data_format = node["dataFormat"].text()
     dtype, num_channels, passed_on = _read_voxel_type(node, data_format)
     extra = node.extra(_LAYER_KEYS) | passed_on
+    mags, unreadable = _read_mags(node)
     with node.checked():
         return LayerProperties(
             name=name,
@@ -480,9 +578,10 @@ def _read_layer(node: _Node) -> LayerProperties:
             dtype=dtype,
             num_channels=num_channels,
             data_format=data_format,
-            mags=_read_mags(node),
+            mags=mags,
             largest_segment_id=node.optional("largestSegmentId", _read_segment_id, None),
             extra=extra,
+            unreadable=unreadable,
         )
 
 
@@ -506,14 +605,24 @@ def _read_box(node: _Node) -> BoundingBox:
     return BoundingBox(topleft, [node[key].whole(0) for key in ("width", "height", "depth")])
 
 
-def _read_mags(node: _Node) -> tuple[MagProperties, ...]:
-    """Return the entries of `mags`, and those of `wkwResolutions` that are not among them."""
-    legacy = node.optional("wkwResolutions", _Node.items, None)
-    entries = node["mags"].items() if legacy is None else node.optional("mags", _Node.items, [])
-    current = [_read_mag(entry, "mag") for entry in entries]
-    older = [_read_mag(entry, "resolution") for entry in legacy or []]
-    listed = [entry.mag for entry in current]
-    return (*current, *(entry for entry in older if entry.mag not in listed))
+def _read_mags(node: _Node) -> tuple[tuple[MagProperties, ...], tuple[Unreadable, ...]]:
+    """Return what `mags` lists, and what only `wkwResolutions` does; then what can't be read."""
+    has_older = node.optional("wkwResolutions", _Node.items, None) is not None
+    mags: dict[Mag, MagProperties] = {}
+    unreadable: list[Unreadable] = []
+    for key, name in (("mags", "mag"), ("wkwResolutions", "resolution")):
+        if key == "mags" and not has_older:
+            entries = node[key].items()
+        else:
+            entries = node.optional(key, _Node.items, [])
+        before = set(mags)
+        for position, entry in enumerate(entries):
+            with _kept(unreadable, entry, key, position, name):
+                found = _read_mag(entry, name)
+                if found.mag in mags and found.mag not in before:
+                    raise entry[name].error("a mag that is listed once")
+                mags.setdefault(found.mag, found)
+    return tuple(mags.values()), tuple(unreadable)
 
 
 def _read_mag(node: _Node, key: str) -> MagProperties:
@@ -542,25 +651,38 @@ def _read_segment_id(node: _Node) -> int:
 
 
 def _dataset_json(dataset: DatasetProperties) -> dict[str, Any]:
-    known = {
+    layers = [_layer_json(layer) for layer in dataset.layers]
+    known: dict[str, Any] = {
         "id": {"name": dataset.name, "team": dataset.team},
-        "scale": {"factor": list(dataset.voxel_size), "unit": dataset.unit},
-        "dataLayers": [_layer_json(layer) for layer in dataset.layers],
+        "scale": {"factor": list(dataset.voxel_size or ()), "unit": dataset.unit},
+        _LAYERS: layers,
     }
-    return _merged(known, dataset.extra)
+    result = _merged(known, dataset.extra)
+    for each in dataset.unreadable:
+        if each.key == _LAYERS:
+            layers.insert(each.position, each.value)
+        elif each.value is _ABSENT:
+            del result[each.key]
+        else:
+            result[each.key] = each.value
+    return result
 
 
 def _layer_json(layer: LayerProperties) -> dict[str, Any]:
     sizes = zip(("width", "height", "depth"), layer.bounding_box.size, strict=True)
-    known = {
+    mags = [
+        _merged({"mag": list(entry.mag), "path": entry.path}, entry.extra) for entry in layer.mags
+    ]
+    for each in layer.unreadable:
+        if each.key == "mags":
+            mags.insert(each.position, each.value)
+    known: dict[str, Any] = {
         "name": layer.name,
         "category": layer.category,
         "boundingBox": {"topLeft": list(layer.bounding_box.topleft), **dict(sizes)},
         "dataFormat": layer.data_format,
-        "mags": [
-            _merged({"mag": list(entry.mag), "path": entry.path}, entry.extra)
-            for entry in layer.mags
-        ],
+        "mags": mags,
+        "wkwResolutions": [each.value for each in layer.unreadable if each.key != "mags"] or None,
         "largestSegmentId": _segment_id_json(layer.largest_segment_id),
         "numChannels": layer.num_channels,
     }

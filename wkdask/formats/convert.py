@@ -200,6 +200,7 @@ def read(
 def _read(source: Source, meant: _Meant) -> tuple[Image, ...]:
     axes, t = meant.axes, meant.t
     if isinstance(source, Dataset):
+        source.json.content.check_readable()
         return tuple(map(of_layer, source.layers.values()))
     if isinstance(source, Layer):
         return (of_layer(source),)
@@ -255,6 +256,8 @@ def _chosen(
     if not isinstance(source, Dataset):
         images = list(_read(source, meant))
         return images[:1] if kind == "zarr" else images
+    if layer_name is None:
+        source.json.content.check_readable()
     if not source.layers:
         raise ArgumentError(f"{source.path} has no layers: there is nothing to convert.")
     layers = list(source.layers.values()) if layer_name is None else [source[layer_name]]
