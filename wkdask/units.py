@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 from wkdask.errors import ArgumentError
 
-__all__ = ["UNITS", "nm_per"]
+__all__ = ["UNITS", "nm_per", "unit_named"]
 
 # The power of ten in metres, and the sign that stands for it.
 _PREFIXES = {
@@ -47,3 +49,26 @@ def nm_per(unit: str) -> float:
         raise ArgumentError(
             f"the unit is {unit!r}, but must be a length such as nanometer or micrometer."
         ) from None
+
+
+def unit_named(name: object) -> str | None:
+    """Return the unit of `UNITS` that is meant by a sign, a plural or capitals; None if it is none.
+
+    Examples
+    --------
+    >>> [unit_named(name) for name in ("nm", "UM", "Microns", "nanometres", "mm", "Mm", "smoot")]
+    ['nanometer', 'micrometer', 'micrometer', 'nanometer', 'millimeter', 'megameter', None]
+    """
+    # One sign stands for micro, not two, and as some write it in ASCII.
+    text = unicodedata.normalize("NFKC", str(name)).strip().replace("\\u00B5", "\u03bc")
+    signs = {
+        **{f"{sign}m": f"{prefix}meter" for prefix, (_, sign) in _PREFIXES.items()},
+        "\u03bcm": "micrometer", "um": "micrometer", "\u00c5": "angstrom", "in": "inch",
+        "ft": "foot", "yd": "yard", "mi": "mile", "pc": "parsec",
+    }  # fmt: skip
+    words = {unit: unit for unit in UNITS} | {"micron": "micrometer", "feet": "foot"}
+    lower = text.lower().replace("metre", "meter")
+    for word in (lower, lower.removesuffix("s"), lower.removesuffix("es")):
+        if word in words:
+            return words[word]
+    return signs.get(text) or signs.get(text.lower())

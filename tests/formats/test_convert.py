@@ -335,6 +335,18 @@ class TestErrors:
         with pytest.raises(ArgumentError, match="does not write"):
             into(voxels_of((5, 5, 5)), tmp_path / target)
 
+    @pytest.mark.parametrize(
+        "said", [{"axes": "xyz"}, {"t": 0}, {"gaps": "close"}, {"offset": (1, 1, 1)}]
+    )
+    def test_words_that_do_not_count(self, tissue, tmp_path, said):
+        into(voxels_of((5, 5, 5)), tissue, voxel_size=None)
+        for source in (tissue, tissue.path, tissue["em"], tissue["em"][1], tissue["em"][1].path):
+            with pytest.raises(ArgumentError, match="does not count for WKW"):
+                into(source, tmp_path / "ds", layer_name="em", **said)
+        with pytest.raises(ArgumentError, match="gaps does not count for an array"):
+            into(voxels_of((5, 5, 5)), tmp_path / "ds", gaps="close")
+        assert not (tmp_path / "ds").exists()
+
     def test_targets_that_exist(self, tissue, tmp_path, snapshot):
         array = voxels_of((5, 5, 5))
         into(array, tissue, voxel_size=None)

@@ -481,7 +481,7 @@ class TestFromOthers:
     @pytest.mark.parametrize(
         ("options", "error", "words"),
         [
-            ({"unit": "smoot"}, FormatError, "the unit 'smoot'"),
+            ({"unit": "smoot"}, FormatError, "the unit 'smoot', .* pass unit"),
             ({"unit": None}, ArgumentError, "not of what unit: pass unit"),
             ({"axes": "qyx"}, FormatError, "an axis 'q'"),
             ({"axes": "zyc"}, FormatError, "must have x and y"),
@@ -548,6 +548,124 @@ class TestFromOthers:
             zarrs.read(path)
 
 
+def with_axes(path: Path, change: Any) -> Path:
+    """Change what an image of OME-Zarr 0.4 says of its axes."""
+    said = json.loads((path / ".zattrs").read_text())
+    said["multiscales"][0]["axes"] = change(said["multiscales"][0]["axes"])
+    (path / ".zattrs").write_text(json.dumps(said))
+    return path
+
+
+def add_label(path: Path, directory: str, array: Any, scale: Any, **more: Any) -> None:
+    write_ome(path / "labels" / directory, [array], [scale], **more)
+    labels = zarr.open_group(path / "labels", mode="a", zarr_format=2)
+    labels.attrs["labels"] = [*labels.attrs.get("labels", []), directory]
+    label = zarr.open_group(path / "labels" / directory, mode="a")
+    label.attrs["image-label"] = {}
+
+
+class TestWords:
+    """What others write otherwise, and mean the same."""
+
+    @pytest.mark.parametrize("unit", ["um", "µm", "μm", "micron", "Microns", "UM", "Micrometers"])
+    def test_units(self, tmp_path, unit):
+        path = write_ome(tmp_path / "x.zarr", [some(5, 5, 5)], [(3, 2, 1)], unit=unit)
+        ds = wkdask.convert(path, tmp_path / "ds", **SMALL)
+        assert (ds.voxel_size, ds.unit) == ((1, 2, 3), "micrometer")
+
+    @pytest.mark.parametrize("told", ["smoot", None, "nanometer"])
+    def test_the_caller_knows_better(self, tmp_path, told):
+        path = write_ome(tmp_path / "x.zarr", [some(5, 5, 5)], [(3, 2, 1)], unit=told)
+        ds = wkdask.convert(path, tmp_path / "ds", unit="um", **SMALL)
+        assert (ds.voxel_size, ds.unit) == ((1, 2, 3), "micrometer")
+
+    def test_units_of_each_axis(self, tmp_path):
+        levels = [some(9, 10, 10), some(9, 5, 5)]
+        path = write_ome(tmp_path / "x.zarr", levels, [(0.04, 8, 8), (0.04, 16, 16)])
+        units = ["micrometer", "nm", "nanometers"]
+        with_axes(path, lambda axes: [a | {"unit": u} for a, u in zip(axes, units, strict=True)])
+        ds = wkdask.convert(path, tmp_path / "ds", **SMALL)
+        assert ds.voxel_size == pytest.approx((8, 8, 40))
+        assert (ds.unit, list(ds["x"].mags)) == ("nanometer", [Mag(1), Mag("2-2-1")])
+        with_axes(path, lambda axes: [axes[0] | {"unit": "second"}, *axes[1:]])
+        with pytest.raises(FormatError, match="don't convert into each other"):
+            zarrs.read(path)
+
+    @pytest.mark.parametrize("axes", [["z", "y", "x"], "zyx", ["Z", "Y", "X"]])
+    def test_axes_without_types(self, tmp_path, axes):
+        path = write_ome(tmp_path / "x.zarr", [some(4, 5, 6)], [(3, 2, 1)])
+        with_axes(path, lambda _: axes)
+        image = zarrs.read(path)[0]
+        assert (image.levels[0].source.shape, image.voxel_size) == ((1, 6, 5, 4), (1, 2, 3))
+
+    def test_levels_without_scales(self, tmp_path):
+        """As before 0.4, and without axes before 0.3."""
+        path = write_ome(tmp_path / "x.zarr", [some(1, 1, 9, 10, 10), some(1, 1, 9, 5, 5)],
+                         [(1,) * 5] * 2, axes="tczyx")  # fmt: skip
+        said = json.loads((path / ".zattrs").read_text())
+        said["multiscales"][0]["datasets"] = [{"path": "0"}, {"path": "1"}]
+        del said["multiscales"][0]["axes"]
+        (path / ".zattrs").write_text(json.dumps(said))
+        with pytest.raises(ArgumentError, match="pass voxel_size"):
+            wkdask.convert(path, tmp_path / "ds")
+        ds = wkdask.convert(path, tmp_path / "ds", voxel_size=(8, 8, 40), **SMALL)
+        assert list(ds["x"].mags) == [Mag(1), Mag("2-2-1")]
+
+    def test_axes_that_are_given(self, tmp_path):
+        path = write_ome(tmp_path / "x.zarr", [some(4, 5, 6)], [(3, 2, 1)])
+        assert zarrs.read(path, axes="zyx")
+        with pytest.raises(ArgumentError, match="says that they are 'zyx'"):
+            zarrs.read(path, axes="xyz")
+
+    @pytest.mark.parametrize(("dtype", "stored"), [("bool", "uint8"), ("float16", "float32")])
+    def test_dtypes_that_fit_into_wider_ones(self, tmp_path, dtype, stored):
+        array = (some(4, 5, 6) % 2).astype(dtype)
+        path = write_ome(tmp_path / "x.zarr", [array], [(3, 2, 1)])
+        mag = wkdask.convert(path, tmp_path / "ds", **SMALL)["x"][1]
+        assert mag.dtype == stored
+        np.testing.assert_array_equal(mag[0].compute(), array.astype(stored).transpose(2, 1, 0))
+
+    def test_a_time_point(self, tmp_path):
+        array = some(3, 4, 5, 6)
+        path = write_ome(tmp_path / "x.zarr", [array], [(1,) * 4], axes="tzyx")
+        mag = wkdask.convert(path, tmp_path / "ds", t=1, **SMALL)["x"][1]
+        np.testing.assert_array_equal(mag[0].compute(), array[1].transpose(2, 1, 0))
+
+
+class TestLabels:
+    def test_are_called_as_their_directory(self, tmp_path):
+        path = write_ome(tmp_path / "x.zarr", [some(8, 8, 8)], [(1, 1, 1)], name="a/b")
+        add_label(path, "cells", some(8, 8, 8), (1, 1, 1))
+        add_label(path, "mitos", some(8, 8, 8), (1, 1, 1), name="x")
+        ds = wkdask.convert(path, tmp_path / "ds", **SMALL)
+        assert [(layer.name, layer.category) for layer in ds.layers.values()] == [
+            ("x", "color"), ("cells", "segmentation"), ("mitos", "segmentation"),
+        ]  # fmt: skip
+
+    @pytest.mark.parametrize("unit", ["micrometer", "nanometer"])
+    def test_have_the_mags_of_their_image(self, tmp_path, unit):
+        """A label that is half as fine is no mag 1."""
+        path = write_ome(tmp_path / "x.zarr", [some(8, 8, 8)], [(1, 1, 1)], [(0, 0, 2)])
+        coarse = some(4, 4, 4)
+        factor = 1000 if unit == "nanometer" else 1
+        place = [(0.5 * factor, 0.5 * factor, 2.5 * factor)]
+        add_label(path, "cells", coarse, (2 * factor,) * 3, translations=place, unit=unit)
+        for options, corner in (({}, (1, 0, 0)), ({"offset": (4, 2, 0)}, (2, 1, 0))):
+            label = zarrs.read(path, **options)[1]
+            assert [(level.mag, level.corner) for level in label.levels] == [(Mag(2), corner)]
+        ds = wkdask.convert(path, tmp_path / "ds", **SMALL)
+        assert ds.voxel_size == (1, 1, 1)
+        np.testing.assert_array_equal(
+            ds["cells"][2].get_view((1, 0, 0), (4, 4, 4)).read()[0], coarse.transpose(2, 1, 0)
+        )
+
+    def test_that_say_no_place(self, tmp_path):
+        path = write_ome(tmp_path / "x.zarr", [some(8, 8, 8)], [(1, 1, 1)], [(0, 0, 2)])
+        add_label(path, "cells", some(8, 8, 8), (1, 1, 1))
+        corners = [image.levels[0].corner for image in zarrs.read(path, offset=(0, 0, 0))]
+        assert corners == [(0, 0, 0), (0, 0, 0)]
+
+
 class TestChunks:
     @pytest.mark.parametrize("zarr_format", [2, 3])
     def test_that_were_cut(self, tmp_path, zarr_format):
@@ -600,6 +718,11 @@ class TestArraysOfOthers:
         assert zarrs.read(tmp_path / "a.zarr")[0].levels[0].source.shape == (1, 20, 30, 40)
         moved = zarrs.read(tmp_path / "a.zarr", offset=(1, 2, 3))[0]
         assert moved.box == BoundingBox((1, 2, 3), (20, 30, 40))
+
+    def test_axes_have_the_names_of_xarray(self, tmp_path):
+        array = zarr.create_array(tmp_path / "a.zarr", data=some(20, 30, 40), zarr_format=2)
+        array.attrs["_ARRAY_DIMENSIONS"] = ["X", "Y", "Z"]
+        assert zarrs.read(tmp_path / "a.zarr")[0].levels[0].source.shape == (1, 20, 30, 40)
 
     def test_many_axes(self, tmp_path):
         zarr.create_array(tmp_path / "a.zarr", data=some(1, 1, 1, 2, 2, 2))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, SupportsIndex, TypeAlias
@@ -24,6 +24,7 @@ from wkdask.formats.wkw import check, image_added
 from wkdask.geometry import MagLike, Vec3Like, absolute
 from wkdask.runtime.executors import ExecutorLike
 from wkdask.runtime.run import Run
+from wkdask.units import unit_named
 
 __all__ = ["TARGET_FORMATS", "TargetFormat", "convert", "read"]
 
@@ -165,6 +166,12 @@ class _Meant:
     t: int | None
     gaps: Gaps | None
 
+    def check_none_but(self, names: Sequence[str], what: str) -> None:
+        """Raise if more was said than counts for a source."""
+        for name in ("axes", "offset", "t", "gaps"):
+            if name not in names and getattr(self, name) is not None:
+                raise ArgumentError(f"{name} does not count for {what} as source: leave it out.")
+
     def moved(self, image: Image) -> Image:
         """Return an image of one level at the offset."""
         if self.offset is None:
@@ -199,6 +206,8 @@ def read(
 
 def _read(source: Source, meant: _Meant) -> tuple[Image, ...]:
     axes, t = meant.axes, meant.t
+    if isinstance(source, Dataset | Layer | View):
+        meant.check_none_but((), "WKW")
     if isinstance(source, Dataset):
         source.json.content.check_readable()
         return tuple(map(of_layer, source.layers.values()))
@@ -207,18 +216,21 @@ def _read(source: Source, meant: _Meant) -> tuple[Image, ...]:
     if isinstance(source, View):
         return (of_view(source),)
     if not isinstance(source, str | os.PathLike):
+        meant.check_none_but(("axes", "offset", "t"), "an array")
         return (meant.moved(of_array(source, axes, t)),)
     path = absolute(source)
     if is_dataset(path):
         return _read(Dataset(path), meant)
     if is_bare_mag(path):
+        meant.check_none_but((), "WKW")
         return (of_view(open_mag(path)),)
+    if tiff.is_tiff(path) and not ome_zarr.is_zarr(path):
+        return (meant.moved(tiff.read(path, axes=axes, t=t, gaps=meant.gaps)),)
+    meant.check_none_but(("axes", "offset", "t"), "all but TIFF")
     if ome_zarr.is_zarr(path):
         return ome_zarr.read(path, axes=axes, offset=meant.offset, t=t)
     if path.endswith(".npy") and os.path.isfile(path):
         return (meant.moved(of_npy(path, axes, t)),)
-    if tiff.is_tiff(path):
-        return (meant.moved(tiff.read(path, axes=axes, t=t, gaps=meant.gaps)),)
     if not os.path.lexists(path):
         raise MissingError(f"{path} does not exist.")
     raise FormatError(
@@ -256,6 +268,7 @@ def _chosen(
     if not isinstance(source, Dataset):
         images = list(_read(source, meant))
         return images[:1] if kind == "zarr" else images
+    meant.check_none_but((), "WKW")
     if layer_name is None:
         source.json.content.check_readable()
     if not source.layers:
@@ -297,6 +310,9 @@ def _measured(
         raise ArgumentError(
             f"the source says that voxels are {size}, but not of what unit: pass unit (--unit)."
         )
+    if unit == known.unit and unit_named(unit) is None:
+        raise FormatError(f"the source has the unit {unit!r}, which WEBKNOSSOS lacks: pass unit.")
+    unit = unit_named(unit) or unit
     check_unit(unit)
     if not all(np.isfinite(edge) and edge > 0 for edge in size) or len(size) != 3:
         raise ArgumentError(f"voxel_size is {size!r}, but must be three positive lengths.")

@@ -17,7 +17,7 @@ from wkdask.errors import FormatError
 from wkdask.formats.factors import Ratio, factors_of, follows_sizes
 from wkdask.formats.image import Image, Level
 from wkdask.geometry import BoundingBox, Mag, Vec3, Vec3Like, vec3
-from wkdask.units import UNITS
+from wkdask.units import UNITS, nm_per, unit_named
 
 __all__ = ["VERSION", "Multiscales", "describe", "extras", "parsed_box", "parsed_size"]
 
@@ -55,45 +55,70 @@ class Multiscales:
     def __init__(self, path: str, value: dict[str, Any]) -> None:
         self._path = path
         self.name = str(value.get("name") or "")
-        axes = value.get("axes") or []
+        # Before 0.3 nobody named them.
+        axes = value.get("axes", "tczyx")
         self.axes = "".join(map(self._letter, axes))
         if "x" not in self.axes or "y" not in self.axes:
             raise FormatError(f"{path} has axes {axes}, but an image must have x and y.")
-        units = {a.get("unit") for a in axes if isinstance(a, dict) and self._letter(a) in "xyz"}
-        self.unit = self._unit(units)
+        self.unit, self._in_unit = self._units(axes)
         whole = value.get("coordinateTransformations") or []
         levels = []
         for dataset in value["datasets"]:
             transforms = [*(dataset.get("coordinateTransformations") or []), *whole]
-            levels.append((*self._combined(transforms), str(dataset["path"])))
+            levels.append((*self._combined(transforms), str(dataset["path"]), bool(transforms)))
         # Some writers list the coarsest first.
         levels.sort(key=lambda level: math.prod(level[0]))
-        self.paths = [path for _, _, path in levels]
-        self._scales = [scale for scale, _, _ in levels]
-        self._translations = [translation for _, translation, _ in levels]
+        self.paths = [path for _, _, path, _ in levels]
+        self._scales = [scale for scale, _, _, _ in levels]
+        self._translations = [translation for _, translation, _, _ in levels]
+        self._has_scales = any(is_told for _, _, _, is_told in levels)
 
     @property
-    def finest_scale(self) -> _Vec3f:
-        """Edges of a voxel of the finest level, in `unit`."""
-        return self._scales[0]
+    def finest_scale(self) -> _Vec3f | None:
+        """Edges of a voxel of the finest level, in `unit`; None if nobody says it."""
+        return self._scales[0] if self._has_scales else None
+
+    @property
+    def is_unplaced(self) -> bool:
+        """Whether there are no translations."""
+        return not np.any(self._translations)
+
+    def converted(self, unit: str | None) -> None:
+        """Count in another unit, if both are known."""
+        if unit in UNITS and self.unit in UNITS and unit != self.unit:
+            factor = nm_per(self.unit) / nm_per(unit)
+            self._scales = [_floats(np.array(each) * factor) for each in self._scales]
+            self._translations = [_floats(np.array(each) * factor) for each in self._translations]
+            self.unit = unit
 
     def has_voxels_of(self, voxel_size: _Vec3f) -> bool:
         """Return whether every scale is a whole multiple of a voxel size."""
         ratios = (a / b for scale in self._scales for a, b in zip(scale, voxel_size, strict=True))
         return all(round(r) and math.isclose(r, round(r), rel_tol=1e-9) for r in ratios)
 
-    def mags(self, voxel_size: _Vec3f, sizes: Sequence[Vec3]) -> list[Mag | FormatError]:
-        """Return the factors of each level of some size, or why it can't be a mag."""
-        levels = [
-            [
-                Ratio(a / b, n, m)
-                for a, b, n, m in zip(scale, voxel_size, sizes[0], size, strict=True)
-            ]
-            for scale, size in zip(self._scales, sizes, strict=True)
-        ]
+    def mags(
+        self, voxel_size: _Vec3f, sizes: Sequence[Vec3], finest: Vec3
+    ) -> list[Mag | FormatError]:
+        """Return the factors of each level of some size, or why it can't be a mag.
+
+        Parameters
+        ----------
+        voxel_size
+            Of mag 1.
+        sizes
+            Positions of each level.
+        finest
+            Positions of what the levels are compared with, the first level or an image.
+        """
+        levels = []
+        for scale, size in zip(self._scales, sizes, strict=True):
+            ratios = [a / b for a, b in zip(scale, voxel_size, strict=True)]
+            if not self._has_scales:
+                ratios = [a / b for a, b in zip(finest, size, strict=True)]
+            levels.append([Ratio(*each) for each in zip(ratios, finest, size, strict=True)])
         by_size = follows_sizes(levels)
         mags: list[Mag | FormatError] = []
-        before = [(1, size) for size in sizes[0]]
+        before = [(1, size) for size in finest]
         for path, level in zip(self.paths, levels, strict=True):
             factors = factors_of(level, before, by_size=by_size)
             if factors is None:
@@ -117,51 +142,43 @@ class Multiscales:
             )
         return mags
 
-    def corners(
-        self, voxel_size: _Vec3f, mags: Sequence[Mag | FormatError], offset: Vec3Like | None
-    ) -> list[Vec3 | FormatError]:
-        """Return the first voxel of each level, in its own voxels, or why it can't be placed."""
-        starts = [
-            [a / b for a, b in zip(translation, voxel_size, strict=True)]
-            for translation in self._translations
-        ]
-        finest = mags[0]
-        if isinstance(finest, FormatError):
-            raise finest
-        first = [_corner(u, f) * f for u, f in zip(starts[0], finest, strict=True)]
+    def shift(self, voxel_size: _Vec3f, mag: Mag, offset: Vec3Like | None) -> list[float]:
+        """Return by how many voxels of mag 1 levels are moved, so that the finest is at a voxel."""
+        start = self._starts(voxel_size)[0]
+        first = [_corner(u, f) * f for u, f in zip(start, mag, strict=True)]
         if offset is not None:
-            first = [at * f for at, f in zip(vec3(offset, "offset"), finest, strict=True)]
+            first = [at * f for at, f in zip(vec3(offset, "offset"), mag, strict=True)]
         elif min(first) < 0:
             raise FormatError(
                 f"{self._path} begins at voxel {tuple(first)}, but WKW begins at 0. Pass an offset "
                 "for its first voxel, such as (0, 0, 0)."
             )
-        # Where the finest level is moved to, the others are moved as far.
-        base = (_begin(u, f) for u, f in zip(starts[0], finest, strict=True))
-        shift = [at - begin for at, begin in zip(first, base, strict=True)]
-        corners: list[Vec3 | FormatError] = []
-        for number, (start, mag) in enumerate(zip(starts, mags, strict=True)):
-            if isinstance(mag, FormatError):
-                corners.append(mag)
-                continue
-            ratios = [a / b for a, b in zip(self._scales[number], voxel_size, strict=True)]
-            moved = [u + s for u, s in zip(start, shift, strict=True)]
-            corners.append(self._snapped(number, moved, mag, ratios))
-        return corners
+        return [at - _begin(u, f) for at, u, f in zip(first, start, mag, strict=True)]
 
-    def _snapped(
-        self, number: int, start: list[float], mag: Mag, ratios: list[float]
+    def _starts(self, voxel_size: _Vec3f) -> list[list[float]]:
+        return [
+            [a / b for a, b in zip(translation, voxel_size, strict=True)]
+            for translation in self._translations
+        ]
+
+    def corner(
+        self, number: int, mag: Mag, voxel_size: _Vec3f, shift: Sequence[float]
     ) -> Vec3 | FormatError:
+        """Return the first voxel of a level, in its own voxels, or why it can't be placed."""
+        ratios = [a / b for a, b in zip(self._scales[number], voxel_size, strict=True)]
+        start = [u + s for u, s in zip(self._starts(voxel_size)[number], shift, strict=True)]
         corner = [_corner(u, f) for u, f in zip(start, mag, strict=True)]
         for u, f, at, ratio in zip(start, mag, corner, ratios, strict=True):
             # Where the voxel, or its centre, is; the latter also by the ratio of sizes.
             places = (u, u + 0.5 - f / 2, u + 0.5 - ratio / 2)
-            if number and min(abs(place - at * f) for place in places) > _TOLERANCE * f:
+            if min(abs(place - at * f) for place in places) > _TOLERANCE * f:
                 return FormatError(
                     f"level {self.paths[number]} of {self._path} does not begin at multiples of "
                     f"its factors {mag}, counted in voxels of the finest. Pass an offset that is "
                     "one for all levels, such as (0, 0, 0)."
                 )
+        if min(corner) < 0:
+            return FormatError(f"level {self.paths[number]} of {self._path} begins before 0.")
         return corner[0], corner[1], corner[2]
 
     def misfit(self, number: int, level: Level, finest: Level) -> FormatError | None:
@@ -190,16 +207,25 @@ class Multiscales:
             raise FormatError(f"{self._path} has an axis {name!r}, but WKW has only c, x, y, z.")
         return letter
 
-    def _unit(self, units: set[str | None]) -> str | None:
-        if len(units) > 1:
+    def _units(self, axes: Any) -> tuple[str | None, NDArray[np.float64]]:
+        """Return the unit of x and what the axes are multiplied by to be counted in it.
+
+        A unit that WEBKNOSSOS lacks is returned as it is: the caller may know better.
+        """
+        told = {
+            self._letter(axis): axis.get("unit") if isinstance(axis, dict) else None
+            for axis in axes
+        }
+        units = [told.get(letter, told["x"]) for letter in "xyz"]
+        if len(set(units)) == 1:
+            return unit_named(units[0]) or units[0], np.ones(3)
+        named = [unit_named(unit) for unit in units]
+        if None in named:
             raise FormatError(
-                f"{self._path} has axes in different units {sorted(map(str, units))}, but WKW has "
-                "one for all."
+                f"{self._path} has axes in the units {units}, which don't convert into each other. "
+                "Convert its arrays one by one, with voxel_size and unit."
             )
-        unit = next(iter(units), None)
-        if unit is not None and unit not in UNITS:
-            raise FormatError(f"{self._path} has the unit {unit!r}, which WEBKNOSSOS lacks.")
-        return unit
+        return named[0], np.array([nm_per(str(unit)) for unit in named]) / nm_per(str(named[0]))
 
     def _combined(self, transforms: list[dict[str, Any]]) -> tuple[_Vec3f, _Vec3f]:
         """Return the scale and the translation of transforms that follow each other."""
@@ -215,7 +241,7 @@ class Multiscales:
                 raise FormatError(f"{self._path} has a transform {kind!r}, which WKW lacks.")
         if not (np.isfinite(scale).all() and (scale > 0).all()):
             raise FormatError(f"{self._path} has voxels of size {tuple(scale)}.")
-        return _floats(scale), _floats(translation)
+        return _floats(scale * self._in_unit), _floats(translation * self._in_unit)
 
     def _spatial(self, values: list[float], missing: float) -> NDArray[np.float64]:
         by_axis = dict(zip(self.axes, values, strict=True))

@@ -107,8 +107,14 @@ def _read(path: str, axes: str | None, offset: Vec3Like | None, t: int | None) -
     described = _described(found.attrs)
     if not described.get("multiscales"):
         raise _no_image(path, found)
-    labels = [os.path.join(path, "labels", name) for name in _labels(path)]
-    return tuple(_ome_image(each, offset, t) for each in (path, *labels))
+    image, shift = _ome_image(path, offset, t)
+    if axes is not None and axes != image.levels[0].source.axes:
+        raise ArgumentError(
+            f"axes are {axes!r}, but {path} says that they are {image.levels[0].source.axes!r}. "
+            "Leave axes out, or convert one of its arrays."
+        )
+    labels = (os.path.join(path, "labels", name) for name in _labels(path))
+    return image, *(_label(each, image, shift, offset, t) for each in labels)
 
 
 def _described(attributes: Any) -> dict[str, Any]:
@@ -134,8 +140,9 @@ def _array_image(
     path: str, array: Any, axes: str | None, offset: Vec3Like | None, t: int | None
 ) -> Image:
     names = getattr(array.metadata, "dimension_names", None)
+    names = names or dict(array.attrs).get("_ARRAY_DIMENSIONS")
     if axes is None and names and all(name and len(name) == 1 for name in names):
-        axes = "".join(names)
+        axes = "".join(names).lower()
     source = _file_array(path, array, axes or _FLAT_AXES.get(array.ndim, ""), t)
     known = dict(array.attrs).get(_OURS, {})
     mag = Mag(known.get("mag", 1))
@@ -151,25 +158,26 @@ def _array_image(
     )
 
 
-def _ome_image(path: str, offset: Vec3Like | None, t: int | None) -> Image:
-    group = _opened(path)
-    described = _described(group.attrs)
-    scales = Multiscales(path, described["multiscales"][0])
-    sources = [_file_array(os.path.join(path, p), _member(group, path, p), scales.axes, t)
-               for p in scales.paths]  # fmt: skip
-    known = dict(group.attrs).get(_OURS, {})
+def _ome_image(path: str, offset: Vec3Like | None, t: int | None) -> tuple[Image, Sequence[float]]:
+    """Return an image, and by how many voxels it was moved."""
+    scales, sources, known, is_label = _pyramid(path, t)
     voxel_size = scales.finest_scale
     ours = parsed_size(known.get("voxel_size"))
     if ours and scales.has_voxels_of(ours):
         voxel_size = ours
-    levels, refused = _levels(scales, sources, voxel_size, offset)
+    edges = voxel_size or (1.0, 1.0, 1.0)
+    finest = sources[0].shape
+    mags = scales.mags(edges, _sizes(sources), (finest[1], finest[2], finest[3]))
+    if isinstance(mags[0], FormatError):
+        raise mags[0]
+    shift = scales.shift(edges, mags[0], offset)
+    levels, refused = _levels(scales, sources, mags, edges, shift)
     whole = parsed_box(known.get("bounding_box")) if offset is None else None
     if not all(_fits(level, whole) for level in levels):
         whole = None
-    is_label = "image-label" in described
-    return Image(
+    image = Image(
         levels,
-        scales.name or _stem(path),
+        scales.name if _is_layer_name(scales.name) else _stem(path),
         "segmentation" if is_label else known.get("category"),
         voxel_size,
         scales.unit,
@@ -177,28 +185,80 @@ def _ome_image(path: str, offset: Vec3Like | None, t: int | None) -> Image:
         known.get("largest_segment_id"),
         refused,
     )
+    return image, shift
+
+
+def _label(
+    path: str, image: Image, shift: Sequence[float], offset: Vec3Like | None, t: int | None
+) -> Image:
+    """Return a label, the mags and places of which are those of its image."""
+    scales, sources, known, _ = _pyramid(path, t)
+    scales.converted(image.unit)
+    edges = image.voxel_size or (1.0, 1.0, 1.0)
+    first = image.levels[0]
+    finest = first.source.shape if first.mag == Mag(1) else sources[0].shape
+    mags = scales.mags(edges, _sizes(sources), (finest[1], finest[2], finest[3]))
+    if offset is not None and scales.is_unplaced and isinstance(mags[0], Mag):
+        shift = scales.shift(edges, Mag(1), first.corner)
+    levels, refused = _levels(scales, sources, mags, edges, shift)
+    if not levels:
+        raise refused[0]
+    whole = parsed_box(known.get("bounding_box")) if offset is None else None
+    if not all(_fits(level, whole) for level in levels):
+        whole = None
+    return Image(
+        levels, _stem(path), "segmentation", image.voxel_size, image.unit, whole,
+        known.get("largest_segment_id"), refused,
+    )  # fmt: skip
+
+
+def _pyramid(path: str, t: int | None) -> tuple[Multiscales, list[FileArray], Any, bool]:
+    """Return levels, what we said of them beside OME, and whether they are a label."""
+    group = _opened(path)
+    described = _described(group.attrs)
+    scales = Multiscales(path, described["multiscales"][0])
+    sources = [_file_array(os.path.join(path, p), _member(group, path, p), scales.axes, t)
+               for p in scales.paths]  # fmt: skip
+    known = dict(group.attrs).get(_OURS, {})
+    return scales, sources, known, "image-label" in described
+
+
+def _sizes(sources: Sequence[FileArray]) -> list[Vec3]:
+    return [(x, y, z) for _, x, y, z in (source.shape for source in sources)]
+
+
+def _is_layer_name(name: str) -> bool:
+    try:
+        check_layer_name(name)
+    except ArgumentError:
+        return False
+    return bool(name)
 
 
 def _levels(
     scales: Multiscales,
     sources: Sequence[FileArray],
+    mags: Sequence[Mag | FormatError],
     voxel_size: tuple[float, float, float],
-    offset: Vec3Like | None,
+    shift: Sequence[float],
 ) -> tuple[tuple[Level, ...], tuple[FormatError, ...]]:
     """Return the levels that are mags, and why others are none."""
-    sizes = [(x, y, z) for _, x, y, z in (source.shape for source in sources)]
-    mags = scales.mags(voxel_size, sizes)
-    corners = scales.corners(voxel_size, mags, offset)
     levels: list[Level] = []
     refused: list[FormatError] = []
-    for number, (mag, corner, source) in enumerate(zip(mags, corners, sources, strict=True)):
-        if isinstance(mag, FormatError) or isinstance(corner, FormatError):
-            refused += [each for each in (mag, corner) if isinstance(each, FormatError)][:1]
-            continue
-        level = Level(mag, corner, source)
-        problem = scales.misfit(number, level, levels[0] if levels else level)
-        if problem is None and levels and level.kind != levels[0].kind:
-            problem = FormatError(f"{source.path} is {level.kind}, unlike {levels[0].source.path}.")
+    for number, (mag, source) in enumerate(zip(mags, sources, strict=True)):
+        problem = mag if isinstance(mag, FormatError) else None
+        if isinstance(mag, Mag):
+            corner = scales.corner(number, mag, voxel_size, shift)
+            if isinstance(corner, FormatError):
+                problem = corner
+            else:
+                level = Level(mag, corner, source)
+                problem = scales.misfit(number, level, levels[0] if levels else level)
+                if problem is None and levels and level.kind != levels[0].kind:
+                    problem = FormatError(
+                        f"{source.path} is {level.kind}, unlike {levels[0].source.path}. Convert "
+                        "without it: choose mags (--mag)."
+                    )
         if problem is None:
             levels.append(level)
         else:

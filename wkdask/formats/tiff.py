@@ -214,7 +214,7 @@ def read(
         raise FormatError(
             f"{os.fspath(path)} leads to files in {len(directories)} directories, not in one."
         )
-    whole = contents(found[0]) if len(found) == 1 else _of_files(found, axes, gaps)
+    whole = contents(found[0]) if len(found) == 1 else _of_files(found, axes, t, gaps)
     if isinstance(whole, Contents):
         channel_pages, places = _arranged(found[0], whole, axes, t)
         layout = whole.layout
@@ -231,7 +231,7 @@ def _version(places: tuple[Place, ...]) -> tuple[int, ...]:
 
 
 def _of_files(
-    paths: list[str], axes: str | None, gaps: Gaps | None
+    paths: list[str], axes: str | None, t: int | None, gaps: Gaps | None
 ) -> Contents | tuple[int, tuple[Place, ...], Layout]:
     """Return the slices of files, or what one of them says of all."""
     if axes is not None and axes[:1] != "z":
@@ -254,7 +254,7 @@ def _of_files(
                 f"{path} is an image in {len(files)} files, but here are {len(paths)}: convert it "
                 "by its name."
             )
-        channels, places = _arranged(path, found, axes and axes[1:], None)
+        channels, places = _arranged(path, found, axes and axes[1:], t)
         if len(places) != channels or found.layout.depth > 1:
             raise FormatError(
                 f"{path} has {len(places) // channels * found.layout.depth} slices; convert stacks "
