@@ -295,6 +295,8 @@ class TestErrors:
             ("nowhere", {}, MissingError, "nowhere does not exist"),
             ("notes.txt", {}, FormatError, "in no format that wkdask knows"),
             ("broken.npy", {}, FormatError, "no .npy file that can be mapped"),
+            ("two.npy", {"voxel_size": SIZE}, FormatError, "or holds several arrays"),
+            ("cut.npy", {"voxel_size": SIZE}, FormatError, "no .npy file that can be mapped"),
             ("a.npy", {}, ArgumentError, "nobody says how large a voxel is"),
             ("a.npy", {"voxel_size": (1, 1)}, ArgumentError, "three positive lengths"),
             ("a.npy", {"voxel_size": (1, 1, -1)}, ArgumentError, "three positive lengths"),
@@ -325,6 +327,9 @@ class TestErrors:
         np.save(tmp_path / "five.npy", voxels_of((2, 1, 5, 5, 5)))
         (tmp_path / "broken.npy").write_bytes(b"\x93NUMPY\x01\x00oh no")
         (tmp_path / "notes.txt").write_text("hello")
+        data = (tmp_path / "a.npy").read_bytes()
+        (tmp_path / "two.npy").write_bytes(data * 2)
+        (tmp_path / "cut.npy").write_bytes(data[:-1])
         before = snapshot(tmp_path)
         with pytest.raises(error, match=words):
             wkdask.convert(tmp_path / source, tmp_path / "target", **options)

@@ -194,6 +194,17 @@ class TestWholeFiles:
         with pytest.raises(FormatError, match=r"says that|6"):
             tiffs.read(tmp_path / "a.tif")
 
+    @pytest.mark.parametrize("compression", ["zlib", "lzw", "packbits"])
+    def test_more_voxels_than_can_be(self, tmp_path, compression):
+        path = tmp_path / "a.tif"
+        options = {"compression": compression, "metadata": None, "rowsperstrip": 1000}
+        tifffile.imwrite(path, np.zeros((1000, 999), "uint8"), **options)
+        assert tiffs.read(path).levels[0].source.shape == (1, 999, 1000, 1)
+        with tifffile.TiffFile(path, mode="r+") as file:
+            file.pages[0].tags["ImageWidth"].overwrite(65000)
+        with pytest.raises(FormatError, match="can not be that small"):
+            tiffs.read(path)
+
     def test_what_is_no_file(self, tmp_path):
         os.mkfifo(tmp_path / "a.tif")
         with pytest.raises(FormatError, match="regular file"):

@@ -367,6 +367,12 @@ def _mapped(path: str) -> Voxels:
         raise storage_error(error, path, "mapping the array") from None
     except ValueError as error:
         raise FormatError(f"{path} is no .npy file that can be mapped ({error}).") from None
+    told, size = getattr(array, "offset", 0) + array.nbytes, os.path.getsize(path)
+    if told != size and array.size:
+        raise FormatError(
+            f"{path} has {size} bytes, but an array of {array.shape} takes {told}. It is broken, "
+            "or holds several arrays: save the one that you mean as a file of its own."
+        )
     return array
 
 

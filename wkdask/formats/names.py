@@ -14,7 +14,7 @@ from wkdask.errors import ArgumentError, FormatError
 
 __all__ = ["ENDINGS", "GAPS", "Gaps", "in_order", "listed"]
 
-ENDINGS = (".tif", ".tiff")
+ENDINGS = (".tif", ".tiff", ".btf", ".tf8")
 """Of the names of TIFF files."""
 
 Gaps: TypeAlias = Literal["zeros", "close"]
