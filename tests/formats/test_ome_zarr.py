@@ -471,6 +471,10 @@ class TestFromOthers:
             axes="cxyz",
         )
         assert [level.mag for level in zarrs.read(path)[0].levels] == [Mag(1), Mag(2)]
+        for size in (15, 40):
+            levels = [some(1, 64, 64, 64), some(1, size, size, size)]
+            path = write_ome(tmp_path / str(size), levels, [(1,) * 4, (1, 2, 2, 2)], axes="cxyz")
+            assert "its scale says that it is mag 2" in str(zarrs.read(path)[0].refused[0])
 
     def test_reading_metadata_reads_no_voxels(self, tmp_path):
         path = write_ome(tmp_path / "x.zarr", [some(20, 40, 60)], [(1, 1, 1)], version="0.5")
@@ -489,7 +493,7 @@ class TestFromOthers:
             ({"scales": [(1, 1, 0), (2, 2, 2)]}, FormatError, "voxels of size"),
             ({"scales": [(1, 1, 1), (1, 1, 1)]}, FormatError, "levels of the same scale"),
             ({"scales": [(1, 1, 1), (1, 1)]}, FormatError, "can't be understood"),
-            ({"datasets": None}, FormatError, "can't be understood"),
+            ({"datasets": None}, FormatError, "lists no levels"),
             ({"translations": [(0, 0, -5)] * 2}, FormatError, "begins at voxel .* Pass an offset"),
             ({"translations": [(3, 3, 3)] * 2}, FormatError, "multiples of its factors"),
             ({"coordinateTransformations": [{"type": "affine"}]}, FormatError, "'affine'"),
@@ -507,6 +511,7 @@ class TestFromOthers:
         [
             ({"ome": None}, "can't be understood"),
             ({"ome": {"multiscales": [{"axes": [], "datasets": []}]}}, "must have x and y"),
+            ({"ome": {"multiscales": [{"axes": ["y", "x"], "datasets": []}]}}, "no levels"),
             ({"wkdask": 5}, "can't be understood"),
             ({"wkdask": {"voxel_size": [8, 8]}}, "can't be understood"),
             ({"wkdask": {"voxel_size": [0, 8, 8]}}, "can't be understood"),
@@ -723,6 +728,11 @@ class TestArraysOfOthers:
         array = zarr.create_array(tmp_path / "a.zarr", data=some(20, 30, 40), zarr_format=2)
         array.attrs["_ARRAY_DIMENSIONS"] = ["X", "Y", "Z"]
         assert zarrs.read(tmp_path / "a.zarr")[0].levels[0].source.shape == (1, 20, 30, 40)
+
+    def test_no_voxels(self, tmp_path):
+        zarr.create_array(tmp_path / "a.zarr", shape=(0, 3, 3), chunks=(1, 3, 3), dtype="uint8")
+        with pytest.raises(FormatError, match="no voxels to take"):
+            zarrs.read(tmp_path / "a.zarr")
 
     def test_many_axes(self, tmp_path):
         zarr.create_array(tmp_path / "a.zarr", data=some(1, 1, 1, 2, 2, 2))

@@ -318,7 +318,19 @@ class TestAxes:
         names = "zyxc" if t else expected
         np.testing.assert_array_equal(found, np.einsum(f"{names}->cxyz", chosen))
 
-    @pytest.mark.parametrize("axes", ["xyz", "zxy", "zyxc", "yx", "ztcyx", ""])
+    def test_with_axes_of_one(self, tmp_path):
+        array = some(1, 5, 1, 40, 50)
+        path = tmp_path / "a.tif"
+        tifffile.imwrite(path, array, photometric="minisblack")
+        for axes in ("tzcyx", "zyx"):
+            np.testing.assert_array_equal(
+                voxels(path, axes=axes)[0], array[0, :, 0].transpose(2, 1, 0)
+            )
+        tifffile.imwrite(path, array[0, 0, 0], photometric="minisblack")
+        for axes in ("zyx", "czyx", "yx"):
+            np.testing.assert_array_equal(voxels(path, axes=axes)[0, :, :, 0], array[0, 0, 0].T)
+
+    @pytest.mark.parametrize("axes", ["xyz", "zxy", "zyxc", "yx", "ztcyx", "zzyx", "", "x"])
     def test_that_files_do_not_have(self, tmp_path, axes):
         tifffile.imwrite(tmp_path / "a.tif", some(5, 40, 50), photometric="minisblack")
         with pytest.raises(ArgumentError, match="axes are"):

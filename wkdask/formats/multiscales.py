@@ -29,6 +29,9 @@ _TYPES = {"channel": "c", "time": "t"}
 # How far places may lie from multiples of factors: some writers round them.
 _TOLERANCE = 0.05
 
+# Edge of the smallest shard.
+_BLOCK = 32
+
 _Vec3f = tuple[float, float, float]
 
 
@@ -63,6 +66,8 @@ class Multiscales:
         self.unit, self._in_unit = self._units(axes)
         whole = value.get("coordinateTransformations") or []
         levels = []
+        if not value["datasets"]:
+            raise FormatError(f"{path} lists no levels: there is nothing to take.")
         for dataset in value["datasets"]:
             transforms = [*(dataset.get("coordinateTransformations") or []), *whole]
             levels.append((*self._combined(transforms), str(dataset["path"]), bool(transforms)))
@@ -183,15 +188,14 @@ class Multiscales:
 
     def misfit(self, number: int, level: Level, finest: Level) -> FormatError | None:
         """Return why the size of a level is not that of its mag, if it is not."""
-        # WEBKNOSSOS, which alone has this order of axes, rounds sizes up to whole shards.
-        if self.axes.endswith("xyz"):
+        ends = list(zip(level.box.bottomright, finest.box.bottomright, strict=True))
+        factors = zip(level.mag, finest.mag, strict=True)
+        beyond = [(e * f - w * g, f, g) for (e, w), (f, g) in zip(ends, factors, strict=True)]
+        if all(abs(more) < f + (g if g > 1 else 0) for more, f, g in beyond):
             return None
-        ends = zip(level.box.bottomright, finest.box.bottomright, strict=True)
-        factors = list(zip(level.mag, finest.mag, strict=True))
-        if all(
-            abs(end * f - whole * g) < f + (g if g > 1 else 0)
-            for (end, whole), (f, g) in zip(ends, factors, strict=True)
-        ):
+        # WEBKNOSSOS, which alone has this order of axes, rounds sizes up to whole shards.
+        is_rounded = all(end % _BLOCK == 0 for each in ends for end in each)
+        if self.axes.endswith("xyz") and is_rounded and all(more >= 0 for more, _, _ in beyond):
             return None
         return FormatError(
             f"level {self.paths[number]} of {self._path} has {level.box.size} voxels, but its "
@@ -240,7 +244,7 @@ class Multiscales:
             elif kind != "identity":
                 raise FormatError(f"{self._path} has a transform {kind!r}, which WKW lacks.")
         if not (np.isfinite(scale).all() and (scale > 0).all()):
-            raise FormatError(f"{self._path} has voxels of size {tuple(scale)}.")
+            raise FormatError(f"{self._path} has voxels of size {_floats(scale)}.")
         return _floats(scale * self._in_unit), _floats(translation * self._in_unit)
 
     def _spatial(self, values: list[float], missing: float) -> NDArray[np.float64]:

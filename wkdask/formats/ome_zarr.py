@@ -275,6 +275,8 @@ def _fits(level: Level, whole: BoundingBox | None) -> bool:
 
 def _file_array(path: str, array: Any, axes: str, t: int | None) -> FileArray:
     metadata = next(p for name in _FILES if os.path.exists(p := os.path.join(path, name)))
+    if 0 in array.shape:
+        raise FormatError(f"{path} has the shape {array.shape}: there are no voxels to take.")
     sound = _Sound(path, array)
     sound.check_ends()
     return FileArray(path, _sound, axes, array.shape, array.dtype, version_of(metadata), t)
@@ -341,7 +343,9 @@ def _member(group: Any, path: str, name: str) -> Any:
     try:
         return group[name]
     except KeyError:
-        raise FormatError(f"{path} lists a level {name!r}, but there is none.") from None
+        raise FormatError(
+            f"{path} lists a level {name!r}, but there is none. Convert its arrays one by one."
+        ) from None
 
 
 # --- write ---------------------------------------------------------------------------------------

@@ -428,7 +428,9 @@ class _Claims:
         number, rest = divmod(series.size, layout.page_size)
         places = self._places(series, number)
         shape, axes = series.get_shape(squeeze=False), series.get_axes(squeeze=False)
-        outer = next((k for k in range(len(shape)) if math.prod(shape[:k]) == number), 0)
+        # The more axes, the more of them the caller may name, also those of one position.
+        most = range(len(shape) - len(first.shape), -1, -1)
+        outer = next((k for k in most if math.prod(shape[:k]) == number), 0)
         inner = [n for n in shape[outer:] if n != 1]
         if rest or len(places) != number or inner != [n for n in first.shape if n != 1]:
             raise FormatError(

@@ -293,15 +293,18 @@ def _letters(path: str, found: Contents, axes: str | None) -> list[str]:
     """Return what the axes of pages are: as the caller says, or the file."""
     if axes is None:
         return [_MEANING.get(axis, axis) for axis in found.axes]
-    outer, inner = [n for n in found.sizes if n > 1], found.layout.page_axes
-    mine, pages = axes[: len(axes) - len(inner)], axes[len(axes) - len(inner) :]
-    if pages != inner or len(mine) != len(outer) or not set(mine) <= set("tcz"):
-        raise ArgumentError(
-            f"axes are {axes!r}, but {path} holds {found}: pages are {inner!r}, after "
-            f"{len(outer)} axes of t, c and z."
-        )
-    letters = iter(mine)
-    return [next(letters) if size > 1 else "" for size in found.sizes]
+    long, inner = [n for n in found.sizes if n > 1], found.layout.page_axes
+    mine, pages = axes[: max(0, len(axes) - len(inner))], axes[-len(inner) :]
+    is_good = pages == inner and set(mine) <= set("tcz") and len(set(mine)) == len(mine)
+    if is_good and len(mine) == len(found.sizes):
+        return list(mine)
+    if is_good and (len(mine) == len(long) or not long):
+        letters = iter(mine)
+        return [next(letters) if size > 1 else "" for size in found.sizes]
+    raise ArgumentError(
+        f"axes are {axes!r}, but {path} holds {found}: pages are {inner!r}, after {len(long)} "
+        "different ones of t, c and z."
+    )
 
 
 def _no_stack(path: str, found: Contents) -> FormatError:
