@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import operator
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import SupportsIndex
@@ -22,6 +23,7 @@ __all__ = [
     "Vec3",
     "Vec3Like",
     "absolute",
+    "is_remote",
     "mag_list",
     "per_axis",
     "positive3",
@@ -41,7 +43,17 @@ def absolute(path: str | os.PathLike[str]) -> str:
     text = os.fspath(path)
     if "\0" in text:
         raise ArgumentError(f"the path {text!r} has a NUL character.")
-    return os.path.abspath(text)
+    if is_remote(text):
+        raise ArgumentError(
+            f"{text} is remote, but wkdask opens files of this machine only: download it, or mount "
+            "it."
+        )
+    return os.path.abspath(os.path.expanduser(text))
+
+
+def is_remote(path: str) -> bool:
+    """Return whether a path is an address of another machine, such as `s3://...`."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path) is not None
 
 
 def whole(value: SupportsIndex, what: str) -> int:

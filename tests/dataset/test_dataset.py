@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -339,7 +340,18 @@ MAGS_THAT_CAN_NOT_BE_OPENED: list[tuple[Callable[[Path], object], type, list[str
     (put(HEADER, b"WKW\x01\x55\x04\x01\x01" + bytes(8)), FORMAT, ["block type 4"], "block type"),
     (put(HEADER, b"WKW\x01\x55\x01\x0b\x01" + bytes(8)), FORMAT, ["voxel type 11"], "dtype"),
     (set_layer(mags=[{"mag": 1, "path": "color/7"}]), MISSING, ["color/7"], "path to nowhere"),
-    (set_layer(mags=[{"mag": 1, "path": "https://x.org/1"}]), MISSING, ["x.org"], "a remote mag"),
+    (
+        set_layer(mags=[{"mag": 1, "path": "https://x.org/1"}]),
+        errors.WkdaskError,
+        ["x.org", "remote"],
+        "remote",
+    ),
+    (
+        set_layer(mags=[{"mag": 1, "path": "s3://bucket/1"}]),
+        errors.WkdaskError,
+        ["s3://bucket/1"],
+        "S3",
+    ),
 ]
 
 
@@ -482,13 +494,12 @@ class TestWhatCanNotBeOpened:
             raise PermissionError(errno.EACCES, "Permission denied")
 
         path = color.add_mag(1, **SMALL).path
-        monkeypatch.setattr("wkdask.dataset.properties.open", refuse, raising=False)
-        with pytest.raises(errors.AccessError, match=JSON):
-            wkdask.open(color.dataset.path)
-        monkeypatch.setattr("wkdask.storage.wkw.open", refuse, raising=False)
-        with pytest.raises(errors.AccessError, match=r"header\.wkw"):
-            wkdask.open_mag(path)
-        monkeypatch.undo()
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "open", refuse)
+            with pytest.raises(errors.AccessError, match=JSON):
+                wkdask.open(color.dataset.path)
+            with pytest.raises(errors.AccessError, match=r"header\.wkw"):
+                wkdask.open_mag(path)
         monkeypatch.setattr("wkdask.storage.wkw.os.scandir", refuse)
         with pytest.raises(errors.AccessError, match="1"):
             wkdask.open_mag(path)

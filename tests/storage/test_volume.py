@@ -99,7 +99,8 @@ class FakeVolume(Volume):
 
     def check(self) -> None: ...
 
-    def check_file(self, cell: Vec3, *, decode: bool = False) -> None: ...
+    def check_file(self, cell: Vec3, *, decode: bool = False) -> int:
+        return 0
 
     def sweep(self, tag: str, box: BoundingBox) -> int:
         return 0

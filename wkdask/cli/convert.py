@@ -47,12 +47,6 @@ class _Three(click.ParamType):
 @click.argument("a", type=click.Path())
 @click.argument("b", type=click.Path())
 @click.option("--layer-name", help="The only layer to compare.  [default: all]")
-@click.option("--t", type=int, help="Which time point, from 0, if there are several.")
-@click.option(
-    "--gaps",
-    type=click.Choice(["zeros", "close"]),
-    help="Where numbers are missing in the names of slices: slices of zeros, or none.",
-)
 @click.option("--mag", "mags", multiple=True, help="A mag to compare, repeatable.  [default: all]")
 @scheduler_options
 @json_option
@@ -94,6 +88,12 @@ def equal(
 @click.option("--voxel-size", type=_Three(float), help="Edges of a voxel of mag 1, in --unit.")
 @click.option("--unit", help="The unit of --voxel-size.  [default: nanometer]")
 @click.option("--axes", help="The axes of an array, such as zyx or czyx.")
+@click.option("--t", type=int, help="Which time point, from 0, if there are several.")
+@click.option(
+    "--gaps",
+    type=click.Choice(["zeros", "close"]),
+    help="Where numbers are missing in the names of slices: slices of zeros, or none.",
+)
 @click.option("--offset", type=_Three(int), help="Where the first voxel goes.")
 @click.option("--mag", "mags", multiple=True, help="A mag to convert, repeatable.  [default: all]")
 @click.option(

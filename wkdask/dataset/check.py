@@ -20,7 +20,7 @@ from wkdask.dataset.dataset import Dataset, Layer
 from wkdask.dataset.lookup import is_bare_mag
 from wkdask.dataset.properties import FILE_NAME
 from wkdask.errors import ArgumentError, WkdaskError, storage_error
-from wkdask.geometry import BoundingBox, Vec3
+from wkdask.geometry import BoundingBox, Vec3, absolute
 from wkdask.runtime.executors import ExecutorLike, check_executor
 from wkdask.runtime.progress import Progress
 from wkdask.runtime.stream import stream_calls
@@ -37,7 +37,9 @@ _SWEPT_AFTER_SECONDS = 3600
 
 _File = tuple[Vec3, int]  # its cell (x, y, z), and its bytes
 
-Kind = Literal["unreadable", "properties", "outside", "stray", "link", "leftover", "note"]
+Kind = Literal[
+    "unreadable", "properties", "outside", "stray", "link", "leftover", "note", "trailing"
+]
 _ERRORS = ("unreadable", "properties")
 
 
@@ -48,7 +50,7 @@ class Finding:
     kind: Kind
     """`"unreadable"` and `"properties"` are errors: voxels can't be read. The others are worth a
     look: files outside of the layer's box, strays that no reader knows, links that leave the
-    dataset, what dead writers left over, and notes on the JSON."""
+    dataset, what dead writers left over, bytes behind the end of a file, and notes on the JSON."""
     path: str
     """Where."""
     text: str
@@ -146,7 +148,8 @@ def check(
     if level not in (1, 2):
         raise ArgumentError(f"level is {level!r}, but must be 1 (headers) or 2 (every block).")
     check_executor(executor)
-    root, real = os.path.abspath(path), os.path.realpath(path)
+    root = absolute(path)
+    real = os.path.realpath(root)
     findings: list[Finding] = []
     tasks, files, size_bytes = [], 0, 0
     layers = _layers(root)
@@ -240,9 +243,13 @@ def _check_files(volume: Volume, cells: list[Vec3], level: int) -> list[Finding]
 def _check_file(volume: Volume, cell: Vec3, level: int) -> Iterator[Finding]:
     path = volume.file_path(cell)
     try:
-        volume.check_file(cell, decode=level > 1)
+        trailing = volume.check_file(cell, decode=level > 1)
     except WkdaskError as error:
         yield Finding("unreadable", path, str(error))
+    else:
+        if trailing:
+            text = f"{path} has {trailing:,} bytes behind its last block"
+            yield Finding("trailing", path, f"{text}, which belong to nothing: write it again")
 
 
 def _outside(volume: Volume, shown: BoundingBox | None, cells: list[Vec3]) -> Iterator[Finding]:

@@ -21,7 +21,7 @@ from wkdask.errors import (
     StorageError,
     storage_error,
 )
-from wkdask.geometry import BoundingBox, Mag
+from wkdask.geometry import BoundingBox, Mag, is_remote
 from wkdask.storage import claims
 from wkdask.storage.opening import create_volume, is_volume, open_volume, volume_at
 from wkdask.storage.volume import JOURNALS_NAME, Layout, Volume
@@ -234,6 +234,11 @@ class MagDirectories:
         return older
 
     def _path(self, entry: MagProperties) -> Path:
+        if entry.path is not None and is_remote(entry.path):
+            raise FormatError(
+                f"mag {entry.mag} of layer {self.name!r} lies at {entry.path}, which is remote: "
+                "wkdask reads and writes files of this machine only. Download it, or mount it."
+            )
         if entry.path is not None:
             return self.json.directory / entry.path
         path = self._default_path(entry.mag)

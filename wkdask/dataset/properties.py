@@ -31,13 +31,14 @@ from typing import Any, TypeVar
 
 from wkdask.errors import (
     ArgumentError,
+    FormatError,
     MissingError,
     NameLookupError,
     PropertiesError,
     storage_error,
 )
 from wkdask.geometry import BoundingBox, Mag, whole
-from wkdask.storage.atomic import os_errors, replacing, write_all
+from wkdask.storage.atomic import os_errors, read_file, replacing, write_all
 from wkdask.storage.volume import VoxelType
 from wkdask.units import UNITS
 
@@ -69,6 +70,7 @@ _KINDS = {"uint": (8, 16, 32, 64), "int": (8, 16, 32, 64), "float": (32, 64)}
 _BITS = {f"{kind}{bits}": (kind, bits) for kind, sizes in _KINDS.items() for bits in sizes}
 _FLOAT_CLASSES = {"float32": "float", "float64": "double"}
 _MAX_JSON_INTEGER = 2**53 - 1
+_MOST_BYTES = 2**26
 
 _Keys = Mapping[str, Sequence[str]]
 # The keys that fields stand for, with the keys inside those that are objects; all others are extra.
@@ -324,14 +326,15 @@ def load(directory: str | os.PathLike[str]) -> DatasetProperties:
     """Read the properties of a dataset."""
     path = os.path.join(directory, FILE_NAME)
     try:
-        with open(path, "rb") as file:
-            text = file.read().decode("utf-8-sig")
+        text = read_file(path, _MOST_BYTES).decode("utf-8-sig")
     except (FileNotFoundError, NotADirectoryError):
         raise _missing(directory) from None
     except OSError as error:
         raise storage_error(error, path, "reading properties") from error
     except UnicodeDecodeError as error:
         raise _not_json(path, error) from None
+    except FormatError as error:
+        raise PropertiesError(str(error)) from None
     return parse(text, path)
 
 

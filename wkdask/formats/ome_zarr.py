@@ -56,6 +56,9 @@ _SHARD_EDGE, _SHARD_BYTES = 512, 2**28
 # --- read ----------------------------------------------------------------------------------------
 
 
+_MOST_BYTES = 2**26
+
+
 def is_zarr(path: str | os.PathLike[str]) -> bool:
     """Return whether a directory holds a zarr array or group."""
     return any(os.path.exists(os.path.join(path, name)) for name in _FILES)
@@ -508,6 +511,8 @@ def _opened(path: str, mode: str = "r") -> Any:
         told = os.path.join(path, name)
         if os.path.exists(told) and not os.path.isfile(told):
             raise FormatError(f"{told} must be a file.")
+        if os.path.exists(told) and os.path.getsize(told) > _MOST_BYTES:
+            raise FormatError(f"{told} is far too large: restore a copy.")
     try:
         return zarr.open(path, mode=mode)
     except PermissionError as error:

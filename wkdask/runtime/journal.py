@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from wkdask.errors import MissingError
-from wkdask.geometry import BoundingBox
+from wkdask.errors import FormatError, MissingError
+from wkdask.geometry import BoundingBox, absolute
 from wkdask.grids import overlaps, region_of
 from wkdask.storage import atomic
 from wkdask.storage.volume import JOURNALS_NAME, Volume
@@ -30,6 +30,7 @@ __all__ = ["Journal", "JournalInfo", "clear_journals", "journals"]
 
 _RECORDS_PER_DIRECTORY = 1000
 _DIGEST_BYTES = 16
+_MOST_BYTES = 2**30
 # The file of all records of a job that is complete, one after the other.
 _ALL = "all"
 
@@ -63,11 +64,11 @@ class Journal:
 
     def shrink(self) -> None:
         """Put the records into one file; for a job of which all chunks are done."""
-        loose = {int(record.stem): _digest(record.read_bytes()) for record in _loose(self.path)}
+        loose = {int(record.stem): _digest(_read(str(record))) for record in _loose(self.path)}
         if not loose:
             return
         whole = os.path.join(self.path, _ALL)
-        data = bytearray(Path(whole).read_bytes() if os.path.exists(whole) else b"")
+        data = bytearray(_read(whole))
         data.extend(bytes(max(0, (max(loose) + 1) * _DIGEST_BYTES - len(data))))
         for index, digest in loose.items():
             data[index * _DIGEST_BYTES : (index + 1) * _DIGEST_BYTES] = digest
@@ -83,10 +84,14 @@ class Journal:
 
     def _digest(self, index: int) -> bytes | None:
         """Return what is noted of a chunk, in a file of its own or in that of all."""
-        with contextlib.suppress(FileNotFoundError):
-            return _digest(Path(self._file(index)).read_bytes())
-        with contextlib.suppress(FileNotFoundError), open(os.path.join(self.path, _ALL), "rb") as f:
-            return os.pread(f.fileno(), _DIGEST_BYTES, index * _DIGEST_BYTES)
+        if alone := _read(self._file(index)):
+            return _digest(alone)
+        with contextlib.suppress(OSError):
+            descriptor = os.open(os.path.join(self.path, _ALL), os.O_RDONLY | os.O_NONBLOCK)
+            try:
+                return os.pread(descriptor, _DIGEST_BYTES, index * _DIGEST_BYTES)
+            finally:
+                os.close(descriptor)
         return None
 
     def _text(self, box: BoundingBox) -> bytes:
@@ -177,7 +182,7 @@ def clear_journals(path: str | os.PathLike[str]) -> int:
 
 
 def _directories(path: str | os.PathLike[str]) -> Iterator[Path]:
-    root = Path(path)
+    root = Path(absolute(path))
     if not root.is_dir():
         raise MissingError(f"{root} is not a directory; a dataset, layer or mag was expected.")
     # A journal lies in a mag, a mag in a layer, a layer in a dataset.
@@ -188,7 +193,7 @@ def _directories(path: str | os.PathLike[str]) -> Iterator[Path]:
 def _info(directory: Path) -> JournalInfo:
     loose = {int(record.stem): record.stat().st_size for record in _loose(str(directory))}
     whole = directory / _ALL
-    data = whole.read_bytes() if whole.exists() else b""
+    data = _read(str(whole))
     cut = len(data) // _DIGEST_BYTES * _DIGEST_BYTES
     done = np.frombuffer(data[:cut], f"V{_DIGEST_BYTES}").astype(bool)
     count = len(loose.keys() | set(np.flatnonzero(done).tolist()))
@@ -198,6 +203,14 @@ def _info(directory: Path) -> JournalInfo:
 def _loose(directory: str) -> Iterator[Path]:
     """Yield the files of single records."""
     return (each for each in Path(directory).glob("*/*.json") if each.stem.isdigit())
+
+
+def _read(path: str) -> bytes:
+    """Return the bytes of a file of the journal; none of what can't be read, or is no file."""
+    try:
+        return atomic.read_file(path, _MOST_BYTES)
+    except (OSError, FormatError):
+        return b""
 
 
 def _digest(text: bytes) -> bytes:

@@ -20,7 +20,7 @@ from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
-from wkdask.errors import ExistsError, WkdaskError, storage_error
+from wkdask.errors import ExistsError, FormatError, WkdaskError, storage_error
 
 __all__ = [
     "TEMPORARY_SUFFIX",
@@ -36,6 +36,7 @@ __all__ = [
     "os_errors",
     "private",
     "read_all",
+    "read_file",
     "remove",
     "remove_empty",
     "replacing",
@@ -276,6 +277,32 @@ def os_errors(path: str, doing: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise storage_error(error, path, doing) from None
+
+
+def read_file(path: str, most_bytes: int) -> bytes:
+    """Return the bytes of a regular file, which may be named by somebody else.
+
+    Raises
+    ------
+    FormatError
+        If it is a pipe, a device or the like, or has more bytes than such a file ever has.
+    OSError
+        If it can't be read.
+    """
+    # Without O_NONBLOCK, opening a pipe would wait for its writer.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        if stat.S_ISREG(status.st_mode) and status.st_size > most_bytes:
+            raise FormatError(
+                f"{path} has {status.st_size} bytes, but at most {most_bytes} are plausible. "
+                "Restore a copy."
+            )
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+            raise FormatError(f"{path} is a pipe or a device, but must be a regular file.")
+        return read_all(descriptor, most_bytes, 0)
+    finally:
+        os.close(descriptor)
 
 
 def read_all(descriptor: int, count: int, start: int) -> bytes:

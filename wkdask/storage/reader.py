@@ -163,6 +163,14 @@ class WkwFile:
             for part in parts:
                 _allocate(self.descriptor, *self._span(part.cell))
 
+    def trailing_bytes(self) -> int:
+        """Return how many bytes stand behind the last block, which no reader looks at."""
+        header = self.header
+        blocks_end = header.data_offset_bytes + header.blocks_per_file * header.block_bytes
+        end = int(self.ends[-1]) if header.is_compressed else blocks_end
+        with os_errors(self.path, "reading"):
+            return os.fstat(self.descriptor).st_size - end
+
     def error(self, reason: str) -> FormatError:
         """Return the error that names this file."""
         return _format_error(self.path, reason)

@@ -226,8 +226,11 @@ class Volume(ABC):
         """Raise unless what is stored still has the layout that this value says."""
 
     @abstractmethod
-    def check_file(self, cell: Vec3, *, decode: bool = False) -> None:
-        """Raise unless a file can be read, which a missing one can; `decode` reads every block."""
+    def check_file(self, cell: Vec3, *, decode: bool = False) -> int:
+        """Raise unless a file can be read, which a missing one can; `decode` reads every block.
+
+        Return how many bytes it has more than it should.
+        """
 
     @abstractmethod
     def sweep(self, tag: str, box: BoundingBox) -> int:

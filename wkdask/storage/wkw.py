@@ -37,6 +37,9 @@ __all__ = ["HEADER_NAME", "WkwVolume", "as_wkw"]
 
 HEADER_NAME = "header.wkw"
 
+# Some writers make it as long as the head of a file.
+_MOST_HEADER_BYTES = 2**20
+
 # Changes by this process per directory, where two changes have the same modification time.
 _CHANGES: Counter[str] = Counter()
 
@@ -160,16 +163,17 @@ class WkwVolume(Volume):
                 for x, x_entry in _numbered(y_entry.path, "x", ".wkw"):
                     yield (x, y, z), _size_bytes(x_entry)
 
-    def check_file(self, cell: Vec3, *, decode: bool = False) -> None:
-        """Raise unless a file is a whole WKW file of this volume, or missing."""
+    def check_file(self, cell: Vec3, *, decode: bool = False) -> int:
+        """Raise unless a file is a whole WKW file of this volume; see `Volume.check_file`."""
         try:
             opened = WkwFile.open(self.file_path(cell), self.layout)
         except FileNotFoundError:
             # Writers of zeros remove files: missing means zeros.
-            return
+            return 0
         with opened as file:
             if decode:
                 file.decode_all()
+            return file.trailing_bytes()
 
     def sweep(self, tag: str, box: BoundingBox) -> int:
         """Delete what dead writers with a tag left beside the files of a box, and in journals."""
@@ -325,14 +329,15 @@ def as_wkw(volume: Volume) -> WkwVolume:
 def _read_header(directory: str) -> VolumeHeader:
     path = os.path.join(directory, HEADER_NAME)
     try:
-        with open(path, "rb") as file:
-            return VolumeHeader.from_bytes(file.read(HEADER_BYTES))
+        data = atomic.read_file(path, _MOST_HEADER_BYTES)
+    except OSError as error:
+        raise _missing_or(error, directory) from None
+    try:
+        return VolumeHeader.from_bytes(data[:HEADER_BYTES])
     except FormatError as error:
         raise FormatError(
             f"{path} {error}. Restore it: the voxels can't be read without."
         ) from None
-    except OSError as error:
-        raise _missing_or(error, directory) from None
 
 
 def _missing_or(error: OSError, directory: str) -> Exception:
