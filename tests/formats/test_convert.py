@@ -65,6 +65,11 @@ class TestArrays:
         assert mag.layer.dataset.unit == "nanometer"
         assert (mag.layer.category, mag.bounding_box.topleft) == ("color", (0, 0, 0))
 
+    def test_units_by_their_signs(self, tmp_path):
+        for unit in ("um", "Microns"):
+            mag = into(voxels_of((5, 5, 5)), tmp_path / unit, unit=unit)
+            assert mag.layer.dataset.unit == "micrometer"
+
     @pytest.mark.parametrize("wrap", [np.asarray, da.asarray])
     def test_the_other_byte_order(self, tmp_path, wrap):
         array = voxels_of((9, 8, 7), ">u2")

@@ -33,7 +33,7 @@ __all__ = [
 _UNCOMPRESSED = 1
 # Decoders that end where the voxels should end, whether or not there is more.
 _CUTTING = (5, 34925)
-# LZW, deflate and PackBits, which shrink a byte to a 1400th, 1032nd and 64th.
+# LZW, deflate and PackBits, of which a byte becomes 1400, 1032 and 64 bytes at most.
 _LITTLE = (5, 8, 32946, 32773)
 # Of pages of one bit.
 _FAX = (2, 3, 4)
@@ -216,7 +216,8 @@ def _checked_pages(
     if is_one and series[0].size > pages[0].size:
         extents[0] = _contiguous(path, pages[0], series[0])
     is_alone = len(pages) == 1 and pages[0].compression == _UNCOMPRESSED
-    _check_places(path, (*main, *below), np.concatenate(extents), is_alone)
+    more = max(pages[0].nbytes, 16) if is_alone else 2**63
+    _check_places(path, (*main, *below), np.concatenate(extents), more)
     layouts = [_layout(page, path) for page in pages]
     largest = max(each.page_size for each in layouts[: len(main)])
     for layout in layouts[len(main) :]:
@@ -314,7 +315,7 @@ def _contiguous(path: str, page: Any, series: Any) -> NDArray[np.int64]:
     number, rest = divmod(series.size, page.size)
     start, size = page.dataoffsets[0], page.parent.filehandle.size
     end = start + number * page.nbytes
-    if rest or not page.is_final or end > size or size - end >= page.nbytes:
+    if rest or not page.is_final or end > size:
         raise FormatError(
             f"{path} has one page of {page.shape}, but says that it is an image of "
             f"{series.shape}, for which it has {size - start} bytes of voxels. It is not all of "
@@ -324,9 +325,9 @@ def _contiguous(path: str, page: Any, series: Any) -> NDArray[np.int64]:
 
 
 def _check_places(
-    path: str, found: Sequence[Directory], data: NDArray[np.int64], is_alone: bool
+    path: str, found: Sequence[Directory], data: NDArray[np.int64], more: int
 ) -> None:
-    """Raise if voxels lie where other things are, or if there are more of them than pages tell."""
+    """Raise if voxels lie where other things are, or if so many bytes more lie behind them."""
     size = os.path.getsize(path)
     told = sorted({(0, 8), *(place for each in found for place in each.extents)})
     united: list[list[int]] = []
@@ -348,12 +349,11 @@ def _check_places(
     lengths = holes[:, 1] - holes[:, 0]
     if len(single) < len(data) and (lengths >= np.diff(single).min()).any():
         raise FormatError(f"{path} has pages of the same voxels, and voxels of no page.")
-    page_bytes = np.diff(single).sum()
-    more = lengths[holes[:, 0] == single[:, 1].max(initial=0)].sum()
-    if is_alone and more >= max(page_bytes, 16):
+    behind = lengths[holes[:, 0] == single[:, 1].max(initial=0)].sum()
+    if behind >= more:
         raise FormatError(
-            f"{path} has one page of {page_bytes} bytes, and after it {more} bytes that it does "
-            "not describe. It is not all of the file, or broken; save it again."
+            f"{path} has {behind} bytes after its page that it does not describe. It is not all of "
+            "the file, or broken; save it again."
         )
     if lengths.sum() >= np.diff(single).min(initial=size):
         _check_holes(path, holes[lengths > 0])
