@@ -300,7 +300,7 @@ def read_file(path: str, most_bytes: int) -> bytes:
             )
         if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
             raise FormatError(f"{path} is a pipe or a device, but must be a regular file.")
-        return read_all(descriptor, most_bytes, 0)
+        return read_all(descriptor, status.st_size, 0)
     finally:
         os.close(descriptor)
 
