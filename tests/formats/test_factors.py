@@ -36,6 +36,7 @@ def found(sizes: list[tuple[int, ...]], scales: list[tuple[float, ...]] | None =
         pytest.param([(101, 101, 7), (50, 50, 7), (25, 25, 3)], (4, 4, 2), id="slices later"),
         pytest.param([(100, 100, 1), (33, 33, 1)], (3, 3, 1), id="thirds of a slice"),
         pytest.param([(90, 60, 30), (30, 20, 10)], (3, 3, 3), id="thirds without rounding"),
+        pytest.param([(60, 60, 60), (30, 30, 30), (20, 20, 20)], (3, 3, 3), id="no multiples"),
         pytest.param([(100, 100, 100), (9, 9, 9)], None, id="10, 11 or 12"),
     ],
 )
@@ -50,6 +51,12 @@ def test_few_voxels(sizes, expected):
 def test_scales(scale, expected):
     sizes = [(100, 100, 100), (33, 33, 33)]
     assert found(sizes, [(1.0,) * 3, (float(scale),) * 3])[1] == expected
+
+
+def test_whole_numbers_that_were_rounded():
+    sizes = [(n,) * 3 for n in (1000, 500, 250, 125, 62, 31, 15, 7)]
+    scales = [(float(round(1000 / n)),) * 3 for (n, _, _) in sizes]
+    assert [factors[0] for factors in found(sizes, scales)] == [2**n for n in range(8)]
 
 
 @settings(max_examples=200)

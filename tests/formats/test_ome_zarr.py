@@ -95,6 +95,14 @@ class TestRoundTrip:
         path = wkdask.convert(ds, folder / "x.zarr")
         assert wkdask.equal(ds, wkdask.convert(path, folder / "back", **SMALL))
 
+    def test_a_few_voxels_keep_their_mags(self, tissue, tmp_path):
+        """Of which nobody could tell by their sizes what they are."""
+        box = BoundingBox((0, 0, 0), (3, 3, 4))
+        for name, category in (("em", "color"), ("cells", "segmentation")):
+            add_layer(tissue, name, box=box, mags=("1", "3-3-2", "6-6-2"), category=category)
+        path = wkdask.convert(tissue, tmp_path / "x.zarr")
+        assert wkdask.equal(tissue, wkdask.convert(path, tmp_path / "back", **SMALL))
+
     def test_without_what_is_ours_all_but_the_exact_box_survives(self, furnished, tmp_path):
         path = wkdask.convert(furnished["em"], tmp_path / "em.zarr")
         group = zarr.open_group(path, mode="r+")

@@ -56,17 +56,19 @@ class Ratio:
         whole = round(self.scale)
         if self.is_whole and (not self.is_of_sizes or (not by_size and _is_power(whole))):
             return [whole]
+        exact = [whole] if self.is_whole and not by_size else []
         by_size = self.is_of_sizes and (by_size or self.is_whole)
         factor, size = before
         if by_size and size == self.size > 1:
             return [factor]
         highest = self.finest / (self.size - 1) if self.size > 1 else _MOST
-        return [
+        found = [
             each
             for each in range(factor, min(_MOST, math.ceil(highest)) + 1, factor)
             if abs(self.size - self.finest / each) < 1
             and (by_size or abs(self.scale - each) <= _ROUNDED * each)
         ]
+        return found or exact
 
 
 def follows_sizes(levels: Sequence[Sequence[Ratio]]) -> bool:

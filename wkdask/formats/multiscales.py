@@ -7,7 +7,7 @@ translations become mags and corners. Written is 0.5, and beside it what OME has
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -102,7 +102,7 @@ class Multiscales:
         return all(round(r) and math.isclose(r, round(r), rel_tol=1e-9) for r in ratios)
 
     def mags(
-        self, voxel_size: _Vec3f, sizes: Sequence[Vec3], finest: Vec3
+        self, voxel_size: _Vec3f, sizes: Sequence[Vec3], finest: Vec3, *, is_exact: bool
     ) -> list[Mag | FormatError]:
         """Return the factors of each level of some size, or why it can't be a mag.
 
@@ -114,31 +114,17 @@ class Multiscales:
             Positions of each level.
         finest
             Positions of what the levels are compared with, the first level or an image.
+        is_exact
+            Whether scales are as we write them.
         """
-        levels = []
-        for scale, size in zip(self._scales, sizes, strict=True):
-            ratios = [a / b for a, b in zip(scale, voxel_size, strict=True)]
-            if not self._has_scales:
-                ratios = [a / b for a, b in zip(finest, size, strict=True)]
-            levels.append([Ratio(*each) for each in zip(ratios, finest, size, strict=True)])
-        by_size = follows_sizes(levels)
+        scales = [[a / b for a, b in zip(scale, voxel_size, strict=True)] for scale in self._scales]
         mags: list[Mag | FormatError] = []
-        before = [(1, size) for size in finest]
-        for path, level in zip(self.paths, levels, strict=True):
-            factors = factors_of(level, before, by_size=by_size)
-            if factors is None:
-                scales = ", ".join(f"{ratio.scale:g}" for ratio in level)
-                sizes_of = " x ".join(str(ratio.size) for ratio in level)
-                mags.append(
-                    FormatError(
-                        f"level {path} of {self._path} ({sizes_of} voxels) is {scales} times as "
-                        "coarse as the finest, but WKW needs whole factors. Convert without it: "
-                        "choose mags (--mag)."
-                    )
-                )
-            else:
-                before = [(f, ratio.size) for f, ratio in zip(factors, level, strict=True)]
-                mags.append(Mag(factors))
+        if is_exact and self.has_voxels_of(voxel_size):
+            mags += [Mag([round(ratio) for ratio in scale]) for scale in scales]
+        else:
+            if not self._has_scales:
+                scales = [[a / b for a, b in zip(finest, size, strict=True)] for size in sizes]
+            mags += self._rounded(scales, sizes, finest)
         known = [mag for mag in mags if isinstance(mag, Mag)]
         if len(set(known)) < len(known):
             raise FormatError(
@@ -146,6 +132,28 @@ class Multiscales:
                 f"{', '.join(map(str, known))}, of which each must be another."
             )
         return mags
+
+    def _rounded(
+        self, scales: Sequence[Sequence[float]], sizes: Sequence[Vec3], finest: Vec3
+    ) -> Iterator[Mag | FormatError]:
+        """Yield what scales mean that may be ratios of rounded sizes."""
+        levels = [
+            [Ratio(*each) for each in zip(scale, finest, size, strict=True)]
+            for scale, size in zip(scales, sizes, strict=True)
+        ]
+        by_size = follows_sizes(levels)
+        before = [(1, size) for size in finest]
+        for path, level in zip(self.paths, levels, strict=True):
+            factors = factors_of(level, before, by_size=by_size)
+            if factors is not None:
+                before = [(f, ratio.size) for f, ratio in zip(factors, level, strict=True)]
+                yield Mag(factors)
+                continue
+            yield FormatError(
+                f"level {path} of {self._path} ({' x '.join(str(each.size) for each in level)} "
+                f"voxels) is {', '.join(f'{each.scale:g}' for each in level)} times as coarse as "
+                "the finest, but WKW needs whole factors. Convert without it: choose mags (--mag)."
+            )
 
     def shift(self, voxel_size: _Vec3f, mag: Mag, offset: Vec3Like | None) -> list[float]:
         """Return by how many voxels of mag 1 levels are moved, so that the finest is at a voxel."""

@@ -170,7 +170,8 @@ def _ome_image(path: str, offset: Vec3Like | None, t: int | None) -> tuple[Image
         voxel_size = ours
     edges = voxel_size or (1.0, 1.0, 1.0)
     finest = sources[0].shape
-    mags = scales.mags(edges, _sizes(sources), (finest[1], finest[2], finest[3]))
+    is_exact = "voxel_size" in known
+    mags = scales.mags(edges, _sizes(sources), (finest[1], finest[2], finest[3]), is_exact=is_exact)
     if isinstance(mags[0], FormatError):
         raise mags[0]
     shift = scales.shift(edges, mags[0], offset)
@@ -200,7 +201,8 @@ def _label(
     edges = image.voxel_size or (1.0, 1.0, 1.0)
     first = image.levels[0]
     finest = first.source.shape if first.mag == Mag(1) else sources[0].shape
-    mags = scales.mags(edges, _sizes(sources), (finest[1], finest[2], finest[3]))
+    is_exact = "voxel_size" in known
+    mags = scales.mags(edges, _sizes(sources), (finest[1], finest[2], finest[3]), is_exact=is_exact)
     if offset is not None and scales.is_unplaced and isinstance(mags[0], Mag):
         shift = scales.shift(edges, Mag(1), first.corner)
     levels, refused = _levels(scales, sources, mags, edges, shift)
