@@ -742,7 +742,7 @@ def test_dims_coords_and_attrs(labelled: wkdask.View) -> None:
         "mag": "2-2-1",
         "category": "color",
         "voxel_size": [11.24, 11.24, 28.0],
-        "unit": "nanometer",
+        "voxel_size_unit": "nanometer",
     }
     assert isinstance(array.data, da.Array)
 

@@ -95,11 +95,12 @@ def test_a_dataset(tissue_path: Path, voxels: np.ndarray) -> None:
     assert opened.color.dims == ("c", "x", "y", "z")
     assert (opened.color.dtype, opened.cells.dtype) == (np.uint8, np.uint32)
     assert opened.attrs == {
-        "name": "tissue", "voxel_size": [11.24, 11.24, 28.0], "unit": "nanometer", "mag": "1",
+        "name": "tissue", "voxel_size": [11.24, 11.24, 28.0], "mag": "1",
+        "voxel_size_unit": "nanometer",
     }  # fmt: skip
     assert opened.cells.attrs == {
         "mag": "1", "category": "segmentation", "voxel_size": [11.24, 11.24, 28.0],
-        "unit": "nanometer", "largest_segment_id": 249,
+        "voxel_size_unit": "nanometer", "largest_segment_id": 249,
     }  # fmt: skip
     assert opened.encoding["source"] == str(tissue_path)
     assert opened.color.encoding["preferred_chunks"] == {

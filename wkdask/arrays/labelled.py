@@ -7,10 +7,11 @@ stand in the middle of each voxel.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from wkdask.arrays.lazy import VolumeArray, file_lengths
 from wkdask.errors import ArgumentError
@@ -26,11 +27,13 @@ __all__ = [
     "DIMS",
     "Coords",
     "Labels",
+    "layer_name",
     "register_accessors",
     "to_dataarray",
     "to_dataset",
     "to_datatree",
     "to_groups",
+    "variable_name",
 ]
 
 DIMS = ("c", "x", "y", "z")
@@ -57,6 +60,22 @@ class Labels:
     """The directory of the dataset."""
 
 
+def variable_name(layer: str) -> str:
+    """Return what the variable of a layer is called: the same, but for names of dimensions.
+
+    Examples
+    --------
+    >>> [variable_name(name) for name in ("color", "x", "x_")]
+    ['color', 'x_', 'x__']
+    """
+    return f"{layer}_" if re.fullmatch("[cxyz]_*", layer) else layer
+
+
+def layer_name(variable: str) -> str:
+    """Return the layer that a variable stands for; the reverse of `variable_name`."""
+    return variable[:-1] if re.fullmatch("[cxyz]_+", variable) else variable
+
+
 def to_dataarray(
     array: da.Array | VolumeArray,
     box: BoundingBox,
@@ -78,9 +97,9 @@ def to_dataarray(
     if volume is not None:
         variable.encoding = _encoding(volume, box, labels)
     # Built as a dataset: the constructor of an array would turn a lazy variable into a plain one.
-    name = labels.name or "voxels"
+    name = variable_name(labels.name or "voxels")
     labelled = xr.Dataset({name: variable}, _coordinates(box, labels, coords))[name]
-    return labelled.rename(labels.name)
+    return labelled if labels.name else labelled.rename(None)
 
 
 def to_dataset(arrays: Mapping[str, xr.DataArray], attrs: Mapping[str, object]) -> xr.Dataset:
@@ -91,6 +110,10 @@ def to_dataset(arrays: Mapping[str, xr.DataArray], attrs: Mapping[str, object]) 
     coords = next(iter(arrays.values())).coords if arrays else {}
     variables = {name: array.variable for name, array in arrays.items()}
     return xr.Dataset(variables, coords, dict(attrs))
+
+
+def _only(attrs: Mapping[Any, object], key: str) -> dict[str, object]:
+    return {key: attrs[key]} if key in attrs else {}
 
 
 class _Labelled(Protocol):
@@ -110,7 +133,7 @@ def to_groups(
     groups = {path: view.to_xarray(chunks, coords) for path, view in views.items()}
     nodes = {
         path: to_dataset(
-            {str(array.name or "voxels"): array}, {**attrs, "mag": array.attrs.get("mag")}
+            {str(array.name or "voxels"): array}, {**attrs, **_only(array.attrs, "mag")}
         )
         for path, array in groups.items()
     }
@@ -179,10 +202,15 @@ def _attrs(labels: Labels) -> dict[str, object]:
         "mag": labels.mag and str(labels.mag),
         "category": labels.category,
         "voxel_size": labels.voxel_size and list(labels.voxel_size),
-        "unit": labels.unit,
-        "largest_segment_id": labels.largest_segment_id,
+        "voxel_size_unit": labels.unit,
+        "largest_segment_id": labels.largest_segment_id and _id(labels.largest_segment_id),
     }
     return {key: value for key, value in known.items() if value is not None}
+
+
+def _id(value: int) -> int | str:
+    """Return an id as a text if not every format of files has numbers that are exact so far."""
+    return value if abs(value) <= 2**53 else str(value)
 
 
 def _encoding(volume: Volume, box: BoundingBox, labels: Labels) -> dict[str, object]:

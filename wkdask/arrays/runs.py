@@ -17,7 +17,7 @@ from wkdask.runtime import memory
 from wkdask.runtime.executors import active_client
 from wkdask.runtime.fingerprint import job_name
 from wkdask.runtime.journal import Journal
-from wkdask.runtime.run import Run, RunReport
+from wkdask.runtime.run import Run, RunReport, told_briefly
 from wkdask.storage.volume import Volume, sharing
 
 __all__ = ["Job", "Tasks", "ViewLike", "bytes_of_chunk", "carry_out", "finish", "journal_of"]
@@ -93,6 +93,8 @@ def carry_out(
         run = run.of(journal)
         try:
             report = go(run, journal)
+        except Exception as error:
+            raise told_briefly(error)  # noqa: B904 - the same error
         finally:
             finish(target, run)
         if journal is not None:

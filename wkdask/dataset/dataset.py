@@ -273,7 +273,7 @@ class Dataset:
         """What xarray shows of the dataset: name, voxel size and unit, as plain values."""
         known = self._json.content
         size = {} if known.voxel_size is None else {"voxel_size": list(known.voxel_size)}
-        return {"name": self.name, **size, "unit": self.unit}
+        return {"name": self.name, **size, "voxel_size_unit": self.unit}
 
     def __repr__(self) -> str:
         known = self._json.content

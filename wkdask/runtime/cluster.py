@@ -36,6 +36,7 @@ _TIMEOUT_SECONDS = 300
 
 Launch: TypeAlias = "Callable[[list[Any]], list[Future[object]]]"
 """Sends some items off at once and returns their futures, in order."""
+Unpack: TypeAlias = "Callable[[Any], tuple[Any, Exception | None]]"
 
 
 def on_cluster(
@@ -45,6 +46,7 @@ def on_cluster(
     *,
     retries: int = 0,
     least: int = WINDOW,
+    unpack: Unpack | None = None,
 ) -> Outcomes:
     """Run items on a cluster, at most a window of them at a time.
 
@@ -64,6 +66,8 @@ def on_cluster(
         themselves.
     least
         The window, unless the cluster has more than half as many threads.
+    unpack
+        Returns the value of a result, and the error that stands for it; None takes it as it is.
     """
     window = _Window(client, least)
     source = Items(items, retries)
@@ -86,7 +90,7 @@ def on_cluster(
                 source.check_end()
                 return
             done = {future: flying.pop(future) for future in _finished(flying, window)}
-            for outcome in _results(client, done):
+            for outcome in _results(client, done, unpack):
                 if isinstance(outcome.error, WorkerLostError) and not is_alone:
                     # Another task on the same workers may have killed them: it is tried alone.
                     suspects.append(outcome.item)
@@ -191,13 +195,16 @@ def launch_calls(client: Client, call: Callable[[Any], Any], name: str) -> Launc
         nonlocal sent
         keys = [f"{name}-{sent + i}" for i in range(len(items))]
         sent += len(items)
-        futures: list[Future[object]] = client.map(travelling, items, key=keys, pure=False)
+        # Failures are results: the log of every worker would tell each of them.
+        futures: list[Future[object]] = client.map(travelling.packed, items, key=keys, pure=False)
         return futures
 
     return launch
 
 
-def _results(client: Client, done: dict[Future[object], Any]) -> Iterator[Outcome]:
+def _results(
+    client: Client, done: dict[Future[object], Any], unpack: Unpack | None
+) -> Iterator[Outcome]:
     """Yield what became of futures that are finished, fetched in one message."""
     good = [future for future in done if future.status == "finished"]
     try:
@@ -206,7 +213,10 @@ def _results(client: Client, done: dict[Future[object], Any]) -> Iterator[Outcom
         # A result was lost with its worker, and its task failed when it ran again.
         values = {}
     for future, item in done.items():
-        yield Outcome(item, values[future]) if future in values else _single(future, item)
+        outcome = Outcome(item, values[future]) if future in values else _single(future, item)
+        if unpack is not None and outcome.error is None:
+            outcome = Outcome(item, *unpack(outcome.value))
+        yield outcome
 
 
 def _single(future: Future[object], item: Any) -> Outcome:

@@ -6,6 +6,8 @@ caller's secret: the work is any function of a chunk's position.
 
 from __future__ import annotations
 
+import concurrent.futures
+import os
 import time
 import traceback
 import uuid
@@ -16,7 +18,9 @@ from functools import partial
 from itertools import product
 from typing import Any, Literal, Protocol
 
+import dask
 import dask.array as da
+import distributed
 import numpy as np
 from dask.layers import ArrayBlockIdDep
 from numpy.typing import NDArray
@@ -46,12 +50,19 @@ __all__ = [
     "run_chunk",
     "run_chunks",
     "run_graph",
+    "told_briefly",
 ]
 
 OnError = Literal["raise", "collect"]
 Work = Callable[[Vec3], object]
 
 _SHOWN_FAILURES = 5
+
+# Where the code lies that runs a user's function.
+_NOT_OF_USERS = (
+    os.path.dirname(os.path.dirname(__file__)),
+    *(os.path.dirname(each.__file__ or "") for each in (dask, distributed, concurrent.futures)),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +304,14 @@ class Tally:
             size_bytes=self._size_bytes,
             seconds=time.perf_counter() - self._start,
         )
+
+
+def told_briefly(error: Exception) -> Exception:
+    """Return an error whose traceback begins in the user's code, if it went through some."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_NOT_OF_USERS):
+        trace = trace.tb_next
+    return error if trace is None else error.with_traceback(trace)
 
 
 def chunk_graph(work: Work, grid: ChunkGrid, *, on_error: OnError = "raise") -> da.Array:

@@ -28,6 +28,7 @@ from wkdask.runtime.executors import (
     refuse_query_planning,
     run,
 )
+from wkdask.runtime.pickling import unpacked
 from wkdask.runtime.queues import WAITING, Outcome, Outcomes, on_pool
 
 __all__ = ["WAITING", "stream_blocks", "stream_calls"]
@@ -58,7 +59,7 @@ def stream_calls(
     if client is not None:
         check_cluster(client)
         launch = launch_calls(client, call, f"{name}-{uuid.uuid4().hex}")
-        yield from on_cluster(client, launch, items, retries=retries)
+        yield from on_cluster(client, launch, items, retries=retries, unpack=unpacked)
         return
     with local_pool(executor if isinstance(executor, Executor) else None) as pool:
         yield from on_pool(call, items, pool, retries=retries)

@@ -9,6 +9,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from wkdask.arrays import labelled
+from wkdask.arrays.labelled import layer_name
 from wkdask.arrays.lazy import VolumeArray, file_lengths
 from wkdask.arrays.store import Align, aligned_array
 from wkdask.arrays.view import View
@@ -313,7 +314,9 @@ class DatasetAccessor(OnGrid):
         dict
             The report of each.
         """
-        views = {name: target[name][accessor.mag] for name, accessor in self._accessors()}
+        views = {
+            name: target[layer_name(name)][accessor.mag] for name, accessor in self._accessors()
+        }
         return {n: a.store(views[n], align, **options) for n, a in self._accessors()}
 
     def to_wkw(self, target: Path_ | Dataset, **options: Any) -> Dataset:
@@ -325,7 +328,7 @@ class DatasetAccessor(OnGrid):
             What was written. If one variable is refused, none is.
         """
         prepared = [
-            _prepared(accessor, self._dataset[name], target, name=name, **options)
+            _prepared(accessor, self._dataset[name], target, name=layer_name(name), **options)
             for name, accessor in self._accessors()
         ]
         with contextlib.ExitStack() as stack:

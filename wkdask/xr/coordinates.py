@@ -57,7 +57,7 @@ class VoxelGrid:
         if self.voxel_size is None or self.unit is None:
             raise ArgumentError(
                 "the array has no voxel size. Set its attributes voxel_size, of mag 1, and unit: "
-                'array.attrs.update(voxel_size=[8, 8, 8], unit="nanometer").'
+                'array.attrs.update(voxel_size=[8, 8, 8], voxel_size_unit="nanometer").'
             )
         nm = nm_per(self.unit)
         x, y, z = (f * s * nm for f, s in zip(self.mag, self.voxel_size, strict=True))
@@ -73,7 +73,9 @@ def grid_of(array: xr.DataArray, fine: VoxelGrid | None = None) -> VoxelGrid:
     if fine is None:
         size = array.attrs.get("voxel_size")
         known = None if size is None else (float(size[0]), float(size[1]), float(size[2]))
-        fine = VoxelGrid(Mag(1), known, array.attrs.get("unit"))
+        # Before 1.0 the key was "unit", which xarray takes for the unit of the values.
+        unit = array.attrs.get("voxel_size_unit", array.attrs.get("unit"))
+        fine = VoxelGrid(Mag(1), known, unit)
     said = Mag(array.attrs.get("mag", 1))
     factors = [_factor(array, dim, fine, said.factors[i]) for i, dim in enumerate(SPATIAL)]
     return VoxelGrid(Mag(factors), fine.voxel_size, fine.unit)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wkdask.arrays.labelled import layer_name
 from wkdask.dataset.dataset import Dataset, Layer
 from wkdask.dataset.lookup import is_dataset
 from wkdask.dataset.new import new_dataset, new_layer
@@ -56,7 +57,7 @@ class Destination:
                 f"target is a {type(target).__name__}, but must be a layer, a dataset or a path; "
                 "store() writes into a mag that is there."
             )
-        name = str(array.name) if name is None and array.name is not None else name
+        name = layer_name(str(array.name)) if name is None and array.name is not None else name
         if name is None:
             raise ArgumentError("the array has no name; give one to its layer by name=.")
         root = target.path if isinstance(target, Dataset) else Path(absolute(target))

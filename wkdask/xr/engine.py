@@ -127,7 +127,7 @@ def _dataset(found: Found, views: Mapping[str, MagView], coords: Coords) -> xr.D
     boxes = [view.bounding_box for view in views.values()]
     box = reduce(BoundingBox.extended_by, boxes)
     arrays = {
-        name: labelled.to_dataarray(
+        labelled.variable_name(name): labelled.to_dataarray(
             VolumeArray.of_box(view.volume, box), box, view.labels, coords, view.volume
         )
         for name, view in views.items()
