@@ -210,6 +210,20 @@ class _ByScheduler(Executor):
         return future
 
 
+def _forget_threads() -> None:
+    """Forget pools and clients of the parent in a forked process, which has none of their threads.
+
+    Whatever would wait for these threads would wait for ever.
+    """
+    dask.threaded.default_pool = None
+    dask.threaded.pools.clear()
+    _inherited.update(getattr(Client, "_instances", ()))
+
+
+_inherited: WeakSet[Client] = WeakSet()
+os.register_at_fork(after_in_child=_forget_threads)
+
+
 def refuse_query_planning() -> None:
     """Raise if dask arrays are expressions, which can't be stored or sliced lazily."""
     if dask.config.get("array.query-planning", False):
@@ -221,10 +235,15 @@ def refuse_query_planning() -> None:
 
 def active_client(executor: ExecutorLike) -> Client | None:
     """Return the client that `run` would use now, if it is one."""
-    if isinstance(executor, Client):
-        return executor
-    owner = None if executor else getattr(get_scheduler(), "__self__", None)
-    return owner if isinstance(owner, Client) else None
+    owner = executor or getattr(get_scheduler(), "__self__", None)
+    if not isinstance(owner, Client):
+        return None
+    if owner in _inherited:
+        raise ClusterError(
+            "this process was forked from the one that made the client, and has none of its "
+            'threads: make a client here, or start processes by multiprocessing\'s "spawn".'
+        )
+    return owner
 
 
 def _run_here(collection: Any, executor: Executor | None) -> Any:
