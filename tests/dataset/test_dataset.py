@@ -1020,7 +1020,7 @@ class TestMagView:
         array = color.add_mag("2-2-1", **SMALL).to_xarray()
         assert (array.name, array.dims) == ("color", ("c", "x", "y", "z"))
         assert array.attrs["voxel_size"] == [11.24, 11.24, 28.0]
-        assert (array.attrs["unit"], array.attrs["mag"]) == ("nanometer", "2-2-1")
+        assert (array.attrs["voxel_size_unit"], array.attrs["mag"]) == ("nanometer", "2-2-1")
 
     def test_no_box_yet(self, tissue):
         mag = tissue.add_layer("color", "color", "uint8").add_mag(1, **SMALL)

@@ -378,6 +378,12 @@ class View:
         """
         return part_of(self._volume, self.bounding_box, index)
 
+    def __setitem__(self, index: object, value: object) -> None:
+        """Refuse what `dask.array.store` and NumPy would do without looking at files."""
+        raise ArgumentError(
+            "a view is no target of an assignment: use view.store(x) or view.write(x)."
+        )
+
     def __array__(
         self, dtype: DTypeLike | None = None, copy: bool | None = None
     ) -> NDArray[np.generic]:
@@ -762,7 +768,7 @@ class View:
         ).contains_bbox(part):
             raise BoundsError(
                 f"the box {part} (relative to the view) leaves the view, which has size "
-                f"{self.size}. Give offset and size that fit, or take a larger view."
+                f"{self.size}. {self._advice(part)}"
             )
         return check_addressable(part.moved_by(self.global_offset))
 
@@ -816,6 +822,20 @@ class View:
         with sharing(self._volume):
             self._volume.write(box, voxels)
         return box
+
+    def _advice(self, part: BoundingBox) -> str:
+        """Return what may be meant by a box that leaves the view."""
+        whole = BoundingBox((0, 0, 0), self.size)
+        if whole.contains_bbox(BoundingBox(part.topleft, part.size[::-1])):
+            return "Axes are (x, y, z): if yours are (z, y, x), transpose them, such as by data.T."
+        if self.mag not in (None, Mag(1)) and whole.contains_bbox(
+            part.align_with_mag(self.mag or Mag(1), ceil=True).in_mag(self.mag or Mag(1))
+        ):
+            return (
+                f"Positions count voxels of mag {self.mag}: divide those of mag 1 by its factors, "
+                "such as by box.in_mag(mag)."
+            )
+        return "Give offset and size that fit, or take a larger view."
 
     def _warn_if_unaligned(self, box: BoundingBox) -> None:
         layout = self._volume.layout

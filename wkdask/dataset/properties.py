@@ -757,7 +757,16 @@ def _missing(directory: str | os.PathLike[str]) -> MissingError:
     where = os.fspath(directory)
     if not os.path.isdir(where):
         return MissingError(f"{where} is not a directory that exists. Check the path.")
-    return MissingError(
-        f"{where} has no {FILE_NAME}, so it is not a dataset. "
-        "Open the directory that holds this file, or create a dataset."
-    )
+    return MissingError(f"{where} has no {FILE_NAME}, so it is not a dataset. {_advice(where)}")
+
+
+def _advice(directory: str) -> str:
+    """Return how to open what is no dataset."""
+    path = Path(os.path.abspath(directory))
+    for depth, around in enumerate(path.parents[:2]):
+        if (around / FILE_NAME).is_file():
+            names = "".join(f"[{name!r}]" for name in path.parts[-1 - depth :])
+            return f"It lies in one: wkdask.open({str(around)!r}){names}."
+    if (path / "header.wkw").is_file():
+        return f"It is a mag: wkdask.open_mag({str(path)!r})."
+    return "Open the directory that holds this file, or create a dataset."

@@ -72,9 +72,12 @@ def run(collection: DaskMethodsMixin, executor: ExecutorLike = None) -> Any:
 def check_executor(executor: object) -> None:
     """Raise unless `executor` is something that runs tasks."""
     if executor is not None and not isinstance(executor, Client | Executor):
+        advice = ""
+        if hasattr(executor, "scheduler_address"):
+            advice = " Of a cluster, take a client: distributed.Client(cluster)."
         raise ArgumentError(
             f"executor is {executor!r}, but must be a distributed.Client, a "
-            "concurrent.futures.Executor, or None for dask's current scheduler."
+            f"concurrent.futures.Executor, or None for dask's current scheduler.{advice}"
         )
 
 
@@ -238,12 +241,24 @@ def active_client(executor: ExecutorLike) -> Client | None:
     owner = executor or getattr(get_scheduler(), "__self__", None)
     if not isinstance(owner, Client):
         return None
-    if owner in _inherited:
+    _check_client(owner)
+    return owner
+
+
+def _check_client(client: Client) -> None:
+    """Raise unless one can wait for what a client does."""
+    if client in _inherited:
         raise ClusterError(
             "this process was forked from the one that made the client, and has none of its "
             'threads: make a client here, or start processes by multiprocessing\'s "spawn".'
         )
-    return owner
+    if client.status in ("closed", "closing"):
+        raise ClusterError(f"the client {client!r} is closed: make a new one, Client(address).")
+    if client.asynchronous:
+        raise ArgumentError(
+            "the client is asynchronous, but wkdask waits for its results: make one without "
+            "asynchronous=True, and call wkdask in a thread, such as by asyncio.to_thread."
+        )
 
 
 def _run_here(collection: Any, executor: Executor | None) -> Any:

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 from dask.local import SynchronousExecutor
 
-from wkdask.errors import WorkerLostError
+from wkdask.errors import ArgumentError, WorkerLostError
 from wkdask.runtime.executors import workers_of
 from wkdask.runtime.pickling import Portable, unpacked
 
@@ -118,6 +118,11 @@ def on_pool(
                     future = pool.submit(call, item)
                 except BrokenExecutor as error:
                     raise _pool_lost(error) from None
+                except RuntimeError as error:
+                    raise ArgumentError(
+                        f"the executor {pool!r} takes no tasks ({error}): make a new one, and shut "
+                        "it down when the run is over."
+                    ) from None
                 flying[future] = item
                 future.add_done_callback(finished.put)
             if not flying:

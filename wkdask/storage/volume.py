@@ -282,20 +282,34 @@ class Volume(ABC):
         """Raise unless an array of this dtype and shape `(c, x, y, z)` can be written here."""
         wanted, num_channels = self.layout.voxel_type
         if dtype != np.dtype(wanted):
+            cast = f'.astype("{wanted}")'
+            if dtype.kind == "f" and np.dtype(wanted).kind in "iu":
+                limits = np.iinfo(wanted)
+                cast = f".round().clip({limits.min}, {limits.max}){cast}"
             raise DtypeError(
                 f"the voxels are {dtype}, but {self.path} stores {wanted}. "
-                f'Convert on purpose: data.astype("{wanted}").'
+                f"Convert on purpose: data{cast}."
             )
         if len(shape) != 4 or shape[0] != num_channels:
             raise ArgumentError(
                 f"the data have shape {shape}, but must be (c, x, y, z) with "
                 f"c = {num_channels}, the number of channels of {self.path}."
+                f"{_advice(shape, num_channels)}"
             )
 
 
 def sharing(*volumes: Volume) -> contextlib.AbstractContextManager[None]:
     """Keep others from claiming volumes whole inside the block; see `claims.shared`."""
     return claims.shared(*(volume.path for volume in volumes if not volume.is_claimed))
+
+
+def _advice(shape: tuple[int, ...], num_channels: int) -> str:
+    """Return what may be meant by an array of a shape that does not fit."""
+    if len(shape) == 4 and shape[-1] == num_channels:
+        return " The channels come first: np.moveaxis(data, -1, 0)."
+    if len(shape) == 3 and num_channels > 1:
+        return " The axis of channels is missing: np.stack([first, second, ...])."
+    return ""
 
 
 # --- arrays -------------------------------------------------------------------------------------
