@@ -36,7 +36,10 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("kind", ["threads", "processes", "cluster"])
+@pytest.mark.parametrize(
+    "kind",
+    ["cluster", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("threads", "processes"))],
+)
 def test_a_bug_is_told_once(tmp_path: Path, kind: str) -> None:
     script = tmp_path / "script.py"
     script.write_text(PROGRAM)

@@ -145,7 +145,7 @@ class TestOneProcess:
             with pytest.raises(BusyError), claims.shared(str(mag)):
                 pass
 
-    @settings(deadline=None)
+    @settings(deadline=None, max_examples=40)
     @given(st.lists(st.sampled_from(["whole", "shared", "end"]), max_size=12))
     def test_as_a_lock_of_readers_and_a_writer(
         self, tmp_path_factory: pytest.TempPathFactory, steps: list[str]
