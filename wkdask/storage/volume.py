@@ -300,7 +300,8 @@ class Volume(ABC):
 
 def sharing(*volumes: Volume) -> contextlib.AbstractContextManager[None]:
     """Keep others from claiming volumes whole inside the block; see `claims.shared`."""
-    return claims.shared(*(volume.path for volume in volumes if not volume.is_claimed))
+    paths = [volume.path for volume in volumes if not volume.is_claimed]
+    return claims.shared(*paths) if paths else contextlib.nullcontext()
 
 
 def _advice(shape: tuple[int, ...], num_channels: int) -> str:
