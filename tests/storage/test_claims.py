@@ -207,6 +207,14 @@ class TestProcesses:
             assert atomic.sweep_leftover(file)
         assert names(mag) == ["1"]
 
+    def test_what_is_left_of_its_file(self, mag: Path) -> None:
+        left = Path(f"{mag}{claims.CLAIM_SUFFIX}.0{atomic.TEMPORARY_SUFFIX}")
+        left.touch()
+        (mag.parent / "2.claim.wkdask-tmp.mine").touch()
+        with claims.whole(str(mag), "rechunked"):
+            assert not left.exists()
+        assert names(mag) == ["1", "2.claim.wkdask-tmp.mine"]
+
     def test_a_stopped_owner_lives(self, mag: Path) -> None:
         with holder("whole", mag, "compressed") as process:
             process.send_signal(signal.SIGSTOP)

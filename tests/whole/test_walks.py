@@ -122,9 +122,8 @@ class Walk(RuleBasedStateMachine):
         mags = self.model[name]
         start = max(mags)
         if start < Mag(8):
-            self.dataset[name].downsample(
-                start, mags=[2 * start.factors[0]], mode="max", force=True
-            )
+            coarser = 2 * start.factors[0]
+            self.dataset[name].downsample(start, mags=[coarser], mode="max", force=True)
             c, x, y, z = mags[start].shape
             cubes = mags[start].reshape(c, x // 2, 2, y // 2, 2, z // 2, 2)
             mags[Mag(coarser)] = cubes.max(axis=(2, 4, 6))

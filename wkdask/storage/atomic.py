@@ -40,6 +40,7 @@ __all__ = [
     "remove",
     "remove_empty",
     "replacing",
+    "sweep_beside",
     "sweep_leftover",
     "tagged",
     "try_exchange",
@@ -266,6 +267,15 @@ def sweep_leftover(path: str, *, older_than_seconds: float = 0.0) -> bool:
             os.unlink(path)
             return True
     return False
+
+
+def sweep_beside(path: str) -> None:
+    """Delete the unfinished files from which dead writers were to make a file."""
+    directory, name = os.path.split(path)
+    with contextlib.suppress(OSError):
+        for each in os.listdir(directory):
+            if each.startswith(f"{name}.") and each.endswith(TEMPORARY_SUFFIX):
+                sweep_leftover(os.path.join(directory, each))
 
 
 @contextlib.contextmanager

@@ -181,6 +181,7 @@ def _signed(path: str, doing: str) -> Iterator[None]:
 
 
 def _sign(file: str, path: str, doing: str, stack: contextlib.ExitStack) -> None:
+    atomic.sweep_beside(file)
     descriptor, temporary = stack.enter_context(atomic.private(file))
     _held.add(descriptor)
     stack.callback(_held.discard, descriptor)

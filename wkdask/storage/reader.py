@@ -33,6 +33,7 @@ from wkdask.storage.atomic import (
     os_errors,
     private,
     read_all,
+    sweep_beside,
     write_all,
 )
 from wkdask.storage.header import HEADER_BYTES, VolumeHeader
@@ -220,6 +221,7 @@ def create_header(path: str, header: VolumeHeader) -> bool:
     """
     with os_errors(path, "writing"):
         make_durable(os.path.dirname(path))
+    sweep_beside(path)
     with private(path) as (descriptor, temporary), os_errors(path, "writing"):
         write_all(descriptor, header.to_bytes(), 0)
         os.fsync(descriptor)
