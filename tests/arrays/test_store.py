@@ -433,7 +433,7 @@ def check_store(path: Path, case: Case, align: str, with_old: bool) -> None:
 ALIGN = st.sampled_from(["raise", "rechunk"])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 @given(case=cases(), align=ALIGN, with_old=st.booleans())
 def test_random_stores_with_threads(
     tmp_path_factory: pytest.TempPathFactory, case: Case, align: str, with_old: bool

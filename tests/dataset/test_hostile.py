@@ -172,7 +172,7 @@ class TestOneBadLayer:
         self.check(path, said)
 
     @settings(
-        max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+        max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
     )
     @given(data=st.data())
     def test_any_value_anywhere(self, path: Path, data: st.DataObject) -> None:

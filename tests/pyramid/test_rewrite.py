@@ -98,7 +98,7 @@ class TestRechunk:
         [
             ({"block_edge": 8}, 16),
             ({"blocks_per_file_edge": 8, "block_type": "lz4hc"}, 32),
-            ({"block_edge": 2, "blocks_per_file_edge": 1}, 2),
+            pytest.param({"block_edge": 2, "blocks_per_file_edge": 1}, 2, marks=pytest.mark.slow),
             ({}, 8),
         ],
     )

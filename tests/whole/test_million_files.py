@@ -106,7 +106,7 @@ def test_a_slice_has_few_and_small_tasks(view: wkdask.View, index: Any, files: i
 
 
 @pytest.mark.usefixtures("no_listing")
-@pytest.mark.parametrize("scheduler", ["sync", "threads"])
+@pytest.mark.parametrize("scheduler", ["threads", pytest.param("sync", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("index", [IN_ONE_FILE, IN_EIGHT_FILES, np.s_[0, -5:, ::-20_000, 7]])
 def test_a_slice_computes_to_zeros(view: wkdask.View, index: Any, scheduler: str) -> None:
     expected = np.broadcast_to(np.uint8(0), view.shape)[index]

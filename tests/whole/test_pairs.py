@@ -147,8 +147,16 @@ def check_voxels(path: Path) -> None:
     assert not list(path.rglob("*rechunked*"))
 
 
-@pytest.mark.parametrize("second", [*USES, *REWRITES, *AT_ONCE, *READS])
-@pytest.mark.parametrize("first", [*USES, *REWRITES])
+def pairs() -> list[Any]:
+    """Return all pairs; those that go together are slow."""
+    every = itertools.product([*USES, *REWRITES], [*USES, *REWRITES, *AT_ONCE, *READS])
+    return [
+        pytest.param(a, b, marks=() if a in REWRITES or b in REWRITES else pytest.mark.slow)
+        for a, b in every
+    ]
+
+
+@pytest.mark.parametrize(("first", "second"), pairs())
 def test_a_mag_that_is_there(path: Path, first: str, second: str) -> None:
     every = USES | REWRITES | AT_ONCE | READS
     is_refused = (first in REWRITES and second not in READS) or second in REWRITES
@@ -214,7 +222,13 @@ ON_IT: dict[str, Operation] = {
 
 @pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize("second", ON_IT)
-@pytest.mark.parametrize("first", ["downsample", "several", "resumable"])
+@pytest.mark.parametrize(
+    "first",
+    [
+        "several",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("downsample", "resumable")),
+    ],
+)
 def test_a_mag_that_is_made(path: Path, first: str, second: str, fails: bool) -> None:
     coarse = voxels().reshape(8, 4, 8, 4, 8, 4).max(axis=(1, 3, 5))
     with held(MAKES[first], path, 0) as let_end:

@@ -190,7 +190,7 @@ class Walk(RuleBasedStateMachine):
 
 
 QUICK = settings(
-    max_examples=3, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=2, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck)
 )
 
 
@@ -204,4 +204,4 @@ class TestWalks(Walk.TestCase):  # type: ignore[misc,name-defined]
 class TestLongWalks(Walk.TestCase):  # type: ignore[misc,name-defined]
     """Many walks."""
 
-    settings = settings(QUICK, max_examples=60, stateful_step_count=40)
+    settings = settings(QUICK, max_examples=40, stateful_step_count=40)

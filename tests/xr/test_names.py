@@ -59,8 +59,14 @@ def test_a_dataset_with_all_of_them(tmp_path: Path) -> None:
         ]
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("options", [{}, {"chunks": None}, {"coords": "physical"}], ids=str)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *((name, {}) for name in NAMES),
+        *(("x", options) for options in ({"chunks": None}, {"coords": "physical"})),
+    ],
+    ids=str,
+)
 def test_an_array(tmp_path: Path, name: str, options: dict[str, Any]) -> None:
     layer = filled(tmp_path / "tissue", [name])[name]
     array = layer.to_xarray(**options)
