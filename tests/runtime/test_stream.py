@@ -112,6 +112,8 @@ def client() -> Iterator[Client]:
 @pytest.fixture(scope="module")
 def processes() -> Iterator[ProcessPoolExecutor]:
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        # The process begins here, with the path as it is before any test changes it.
+        pool.submit(int).result()
         yield pool
 
 
@@ -296,8 +298,6 @@ class TestMissingModules:
     def test_in_a_process(
         self, work: Any, processes: Executor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        # The process was started before there was this directory.
-        assert values(calls(lambda i: i, [1], processes)) == {1: 1}
         [outcome] = calls(work, [1], processes)
         assert isinstance(outcome.error, ModuleNotFoundError)
         assert values(calls(lambda i: i, [1], processes)) == {1: 1}  # it still lives
