@@ -109,16 +109,22 @@ def shared(*paths: str) -> Iterator[None]:
     BusyError
         At once, if another run has one of them whole; the text names the owner.
     """
-    with contextlib.ExitStack() as stack:
+    held: list[int] = []
+    try:
         for path in paths:
-            descriptor = stack.enter_context(_locked(path, fcntl.LOCK_SH, _IN_PART))
+            descriptor = _lock(path, fcntl.LOCK_SH, _IN_PART)
             if descriptor is None:
                 continue
+            held.append(descriptor)
             # Machines may not see each other's locks.
-            found = owner_of(_real_path(descriptor, path))
+            real = _real_path(descriptor, path)
+            found = owner_of(real) if os.path.lexists(f"{real}{CLAIM_SUFFIX}") else None
             if found is not None and not (found.has_lock and found.machine == _machine()):
                 raise _busy(path, found, _IN_PART)
         yield
+    finally:
+        for descriptor in held:
+            _unlock(descriptor)
 
 
 def owner_of(path: str | os.PathLike[str]) -> Owner | None:
@@ -135,15 +141,18 @@ def _locked(path: str, kind: int, wanted: str) -> Iterator[int | None]:
     if descriptor is None:
         yield None
         return
-    _held.add(descriptor)
     try:
         yield descriptor
     finally:
-        _held.discard(descriptor)
-        with contextlib.suppress(OSError):
-            # Said so, because a process that was started by forking has the descriptor too.
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-        os.close(descriptor)
+        _unlock(descriptor)
+
+
+def _unlock(descriptor: int) -> None:
+    _held.discard(descriptor)
+    with contextlib.suppress(OSError):
+        # Said so, because a process that was started by forking has the descriptor too.
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    os.close(descriptor)
 
 
 def _lock(path: str, kind: int, wanted: str) -> int | None:
@@ -157,6 +166,7 @@ def _lock(path: str, kind: int, wanted: str) -> int | None:
             fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in _NO_LOCKS:
+                _held.add(descriptor)
                 return descriptor
             os.close(descriptor)
             if isinstance(error, BlockingIOError):
@@ -165,6 +175,7 @@ def _lock(path: str, kind: int, wanted: str) -> int | None:
         # Another directory may have taken its place before it was locked.
         with contextlib.suppress(OSError):
             if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                _held.add(descriptor)
                 return descriptor
         os.close(descriptor)
     raise _busy(path, None, wanted)
