@@ -228,22 +228,6 @@ class TestInfo:
         wkdask_command("info", furnished.path)
         assert snapshot(tmp_path) == before
 
-    @pytest.mark.parametrize(
-        ("count", "text"),
-        [
-            (0, "0 bytes"),
-            (1023, "1023 bytes"),
-            (1024, "1.0 KiB"),
-            (1024**2, "1.0 MiB"),
-            (5 * 1024**3, "5.0 GiB"),
-            (1024**4 * 1500, "1500.0 TiB"),
-        ],
-    )
-    def test_bytes(self, count, text):
-        from wkdask.dataset.describe import _bytes
-
-        assert _bytes(count) == text
-
 
 class TestCheck:
     def bad(self, dataset: wkdask.Dataset) -> Path:

@@ -120,7 +120,7 @@ def test_prompt_shows_it_readably() -> None:
 )
 def test_html_escapes(text: str) -> None:
     html = Tags(RunReport(2, failures=failures(2, text))._repr_html_())
-    assert set(html.tags) == {"table", "tr", "th", "td", "ul", "li"}
+    assert "script" not in html.tags
     assert html.text.count(text) == 2
 
 

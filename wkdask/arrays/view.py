@@ -19,6 +19,7 @@ import wkw
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from wkdask.arrays import labelled
+from wkdask.arrays.facts import MOST_FILES, mag_facts
 from wkdask.arrays.labelled import Coords, Labels
 from wkdask.arrays.lazy import VolumeArray, part_of, to_dask
 from wkdask.arrays.runs import Job, Tasks, bytes_of_chunk, carry_out
@@ -37,6 +38,7 @@ from wkdask.grids import (
 from wkdask.runtime.executors import ExecutorLike, active_client
 from wkdask.runtime.memory import TASK_BYTES, auto_size
 from wkdask.runtime.run import OnError, Run, RunReport, chunk_graph, run_chunks
+from wkdask.show import cards
 from wkdask.storage.header import VolumeHeader, check_addressable
 from wkdask.storage.volume import Volume, Voxels, as_voxels, sharing
 from wkdask.storage.wkw import WkwVolume, as_wkw
@@ -202,7 +204,7 @@ class View:
             If the directory or its header is not what the view expects.
         """
         if self._is_open:
-            raise StateError(f"{self!r} is open already; close it before you open it again.")
+            raise StateError(f"{self._short} is open already; close it before you open it again.")
         self._volume.check()
         self._is_open = True
         return self
@@ -216,7 +218,7 @@ class View:
             If the view is not open.
         """
         if not self._is_open:
-            raise StateError(f"{self!r} is not open, so it can't be closed.")
+            raise StateError(f"{self._short} is not open, so it can't be closed.")
         self._is_open = False
 
     def __enter__(self) -> View:
@@ -745,7 +747,9 @@ class View:
     def check_writable(self) -> None:
         """Raise `ReadOnlyError` if the view is read-only."""
         if self._read_only:
-            raise ReadOnlyError(f"{self!r} is read-only. Get a view with read_only=False to write.")
+            raise ReadOnlyError(
+                f"{self._short} is read-only. Get a view with read_only=False to write."
+            )
 
     def absolute_box(
         self, offset: Vec3Like, size: Vec3Like, *, bounded: bool | None = None
@@ -775,10 +779,16 @@ class View:
     # --- identity ---------------------------------------------------------------------------
 
     def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}({self.path!r}, global_offset={self.global_offset}, "
-            f"size={self.size})"
-        )
+        return cards.view_text(type(self).__name__, self.path, mag_facts(self))
+
+    def _repr_html_(self) -> str:
+        """Return a card with a drawing of the box and its files, as Jupyter shows it."""
+        return cards.view_html(type(self).__name__, self.path, mag_facts(self, MOST_FILES))
+
+    @property
+    def _short(self) -> str:
+        """The view in one line, for messages."""
+        return f"{type(self).__name__}({self.path!r}, {self.bounding_box})"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, View):
@@ -807,7 +817,9 @@ class View:
         if read_only is None:
             return self._read_only
         if self._read_only and not read_only:
-            raise ReadOnlyError(f"{self!r} is read-only, so a part of it can't be written either.")
+            raise ReadOnlyError(
+                f"{self._short} is read-only, so a part of it can't be written either."
+            )
         return bool(read_only)
 
     def _write(self, data: Voxels, offset: Vec3Like) -> BoundingBox:

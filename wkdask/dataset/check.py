@@ -24,6 +24,7 @@ from wkdask.geometry import BoundingBox, Vec3, absolute
 from wkdask.runtime.executors import ExecutorLike, check_executor
 from wkdask.runtime.progress import Progress
 from wkdask.runtime.stream import stream_calls
+from wkdask.show import html
 from wkdask.storage import atomic
 from wkdask.storage.atomic import TEMPORARY_SUFFIX
 from wkdask.storage.opening import open_volume
@@ -34,6 +35,7 @@ __all__ = ["CheckReport", "Finding", "check"]
 
 _FILES_PER_TASK = 256
 _SWEPT_AFTER_SECONDS = 3600
+_SHOWN_FINDINGS = 50
 
 _File = tuple[Vec3, int]  # its cell (x, y, z), and its bytes
 
@@ -92,6 +94,17 @@ class CheckReport:
                 for found in self.findings
             ],
         }
+
+    def _repr_html_(self) -> str:
+        """Return a card with a table of the findings, as Jupyter shows it."""
+        rows = [(each.kind, each.path, each.text) for each in self.findings[:_SHOWN_FINDINGS]]
+        more = len(self.findings) - len(rows)
+        parts = [
+            html.text(str(self).splitlines()[-1]),
+            html.table(rows, head=("kind", "path", "what")) if rows else "",
+            html.items([f"and {more:,} more"] if more else []),
+        ]
+        return html.card("CheckReport", self.path, parts)
 
     def __str__(self) -> str:
         errors = sum(finding.is_error for finding in self.findings)

@@ -99,9 +99,13 @@ def copy(
     if isinstance(source, View) and isinstance(target, View) and is_plain:
         return _copy_view(source.bounded(), target.bounded(), run, resume)
     raise ArgumentError(
-        f"{source!r} can't be copied to {target!r} so. Copy a dataset to a path, a layer to a "
-        "dataset (layer_name renames it), or a view to a view of the same size."
+        f"a {_kind(source)} can't be copied to a {_kind(target)} so. Copy a dataset to a path, a "
+        "layer to a dataset (layer_name renames it), or a view to a view of the same size."
     )
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__
 
 
 def _copy_dataset(
@@ -129,8 +133,8 @@ def _copy_layer(
 ) -> RunReport:
     if target.voxel_size != source.dataset.voxel_size or target.unit != source.dataset.unit:
         raise ArgumentError(
-            f"the voxels of {source!r} are {source.dataset.voxel_size} {source.dataset.unit}, but "
-            f"those of {target!r} {target.voxel_size} {target.unit}."
+            f"the voxels of layer {source.name!r} are {source.dataset.voxel_size} "
+            f"{source.dataset.unit}, but those of {target.path} {target.voxel_size} {target.unit}."
         )
     with _copied(source, target, name, _headers(source, block_type), run, resume) as report:
         return report

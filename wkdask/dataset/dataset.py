@@ -20,7 +20,7 @@ from numpy.typing import DTypeLike, NDArray
 from wkdask.arrays import labelled
 from wkdask.arrays.labelled import Coords, Labels
 from wkdask.arrays.view import View
-from wkdask.dataset import properties
+from wkdask.dataset import facts, properties
 from wkdask.dataset.directories import MagDirectories, NewMag
 from wkdask.dataset.properties import (
     DatasetProperties,
@@ -41,6 +41,8 @@ from wkdask.pyramid.mags import SamplingMode
 from wkdask.pyramid.plan import PyramidPlan
 from wkdask.runtime.executors import ExecutorLike
 from wkdask.runtime.run import Run, RunReport
+from wkdask.show import cards
+from wkdask.show.facts import LayerFacts, MagFacts
 from wkdask.storage.header import DTYPES, BlockType, VolumeHeader, check_addressable
 from wkdask.storage.opening import open_volume
 from wkdask.storage.volume import Volume
@@ -276,13 +278,16 @@ class Dataset:
         return {"name": self.name, **size, "voxel_size_unit": self.unit}
 
     def __repr__(self) -> str:
+        return cards.dataset_text(*self._told)
+
+    def _repr_html_(self) -> str:
+        """Return a card with a table of the layers, as Jupyter shows it."""
+        return cards.dataset_html(*self._told)
+
+    @property
+    def _told(self) -> tuple[str, str, tuple[str, ...], list[LayerFacts]]:
         known = self._json.content
-        unreadable = ", ".join(each.name for each in known.unreadable)
-        return (
-            f"Dataset({str(self.path)!r}, voxel_size={known.voxel_size}, "
-            f"layers=[{', '.join(self.layers)}]"
-            f"{f', unreadable=[{unreadable}]' if unreadable else ''})"
-        )
+        return known.name, str(self.path), facts.size_told(known), facts.layers_facts(known)
 
 
 class Layer:
@@ -653,11 +658,16 @@ class Layer:
         return labelled.to_datatree(groups, self.name)
 
     def __repr__(self) -> str:
-        mags = ", ".join(str(entry.mag) for entry in self._entries)
-        return (
-            f"Layer({self.name!r}, {self.category}, {self.dtype}, "
-            f"num_channels={self.num_channels}, bounding_box={self.bounding_box}, mags=[{mags}])"
-        )
+        return cards.layer_text(*self._told(with_files=False))
+
+    def _repr_html_(self) -> str:
+        """Return a card: a table of the mags and a drawing of the files, as Jupyter shows it."""
+        return cards.layer_html(*self._told(with_files=True))
+
+    def _told(self, *, with_files: bool) -> tuple[LayerFacts, list[MagFacts]]:
+        said, content = self.properties, self._dataset.json.content
+        mags = facts.mags_facts(said, self.open_entry, with_files=with_files)
+        return facts.layer_facts(said, content), mags
 
     @property
     def _entries(self) -> tuple[MagProperties, ...]:
@@ -738,8 +748,8 @@ class MagView(View):
         box = self.bounding_box
         if box.is_empty and (offset is None or size is None):
             raise ArgumentError(
-                f"{self!r} has an empty bounding box: give offset and size with read_only=True, "
-                "write to it, or set the bounding_box of its layer."
+                f"{self._short} has an empty bounding box: give offset and size with "
+                "read_only=True, write to it, or set the bounding_box of its layer."
             )
         start = vec3(box.topleft if offset is None else offset, "offset")
         if size is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from typing import Any
 
@@ -10,6 +9,7 @@ from wkdask.dataset.dataset import Dataset, Layer, MagView, open_mag
 from wkdask.dataset.lookup import is_bare_mag
 from wkdask.errors import WkdaskError
 from wkdask.geometry import Mag
+from wkdask.show.text import bytes_text, times
 
 __all__ = ["as_text", "describe", "has_errors"]
 
@@ -37,7 +37,7 @@ def as_text(facts: dict[str, Any]) -> str:
     if "layers" in facts:
         lines.append(f"  name       {facts['name']}")
         size = facts["voxel_size"]
-        text = f"{_times(size)} {facts['unit']}" if size else "can't be understood"
+        text = f"{times(size)} {facts['unit']}" if size else "can't be understood"
         lines.append(f"  voxel size {text}")
         lines += [] if facts["layers"] else ["  no layers"]
     for layer in facts.get("layers", ()):
@@ -117,7 +117,7 @@ def _mag_text(mag: dict[str, Any]) -> str:
     return (
         f"{_box(mag['bounding_box'])}, {_voxel_type(mag)}, {mag['block_type']}, "
         f"block edge {mag['block_edge']}, file edge {mag['file_edge']}, {mag['files']} files, "
-        f"{_bytes(mag['bytes'])}"
+        f"{bytes_text(mag['bytes'])}"
     )
 
 
@@ -128,15 +128,4 @@ def _voxel_type(facts: dict[str, Any]) -> str:
 
 def _box(box: dict[str, list[int]]) -> str:
     corner = ", ".join(map(str, box["topleft"]))
-    return f"{_times(box['size'])} at ({corner})"
-
-
-def _times(numbers: Any) -> str:
-    return " x ".join(f"{number:g}" if number % 1 else f"{number:.0f}" for number in numbers)
-
-
-def _bytes(count: float) -> str:
-    if count < 1024:
-        return f"{count:.0f} bytes"
-    power = min(4, int(math.log(count, 1024)))
-    return f"{count / 1024**power:.1f} {' KMGT'[power]}iB"
+    return f"{times(box['size'])} at ({corner})"

@@ -256,7 +256,7 @@ def of_view(view: View) -> Image:
     """Return what a view covers, as one level; of an unknown mag, as mag 1."""
     box, known = view.bounding_box, view.labels
     if box.is_empty:
-        raise ArgumentError(f"{view!r} is empty: there is nothing to take.")
+        raise ArgumentError(f"the view of {view.path} is empty: there is nothing to take.")
     layer = view.layer if isinstance(view, MagView) else None
     return Image(
         (Level(known.mag or Mag(1), box.topleft, view),),

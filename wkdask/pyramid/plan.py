@@ -89,9 +89,9 @@ class PyramidPlan:
         return "\n".join([self._title, *lines, self._end])
 
     def _repr_html_(self) -> str:
-        """Return a table, as Jupyter shows it."""
+        """Return a card, as Jupyter shows it."""
         table = html.table(map(_cells, self.mags), head=_HEADINGS)
-        return html.items([self._title]) + table + html.items([self._end])
+        return html.card("PyramidPlan", self._title, [table, html.text(self._end)])
 
     @property
     def _title(self) -> str:

@@ -150,8 +150,9 @@ class RunReport:
         return "\n".join([_sentence(self), *_failure_lines(self)])
 
     def _repr_html_(self) -> str:
-        """Return a table, as Jupyter shows it."""
-        return html.table(_rows(self)) + html.items(_failure_lines(self))
+        """Return a card, as Jupyter shows it."""
+        parts = [html.facts(_rows(self)), html.items(_failure_lines(self))]
+        return html.card("RunReport", "", parts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -222,6 +222,10 @@ class Volume(ABC):
         """Yield the cell `(x, y, z)` and the size in bytes of every file that exists."""
 
     @abstractmethod
+    def file_bytes(self, cell: Vec3) -> int | None:
+        """Return the size of the file of a cell, without opening it; None if there is none."""
+
+    @abstractmethod
     def check(self) -> None:
         """Raise unless what is stored still has the layout that this value says."""
 

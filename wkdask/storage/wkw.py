@@ -156,6 +156,16 @@ class WkwVolume(Volume):
         parts = self._parts(region_of(box))
         return all(reader.is_missing(self.file_path(part.cell)) for part in parts)
 
+    def file_bytes(self, cell: Vec3) -> int | None:
+        """Return the size of a file; see `Volume.file_bytes`."""
+        path = self.file_path(cell)
+        try:
+            return os.stat(path).st_size
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise storage_error(error, path, "looking for the file") from None
+
     def files(self) -> Iterator[tuple[Vec3, int]]:
         """Yield the cell `(x, y, z)` and the size in bytes of every file."""
         for z, z_entry in _numbered(self.path, "z", ""):
