@@ -13,7 +13,7 @@ import xarray as xr
 
 import wkdask
 from wkdask.errors import ArgumentError, MissingExtraError
-from wkdask.show.planes import LABELS_OPACITY, colors_of
+from wkdask.show.pixels import LABELS_OPACITY, colors_of
 from wkdask.xr import plot as plotting
 
 mpl.use("Agg")

@@ -19,7 +19,7 @@ from wkdask.show.facts import FileFacts, MagFacts
 from wkdask.storage.volume import Volume
 from wkdask.units import nm_per
 
-__all__ = ["MOST_FILES", "file_facts", "mag_facts", "voxel_size_nm"]
+__all__ = ["MOST_FILES", "AnyView", "file_facts", "mag_facts", "voxel_size_nm"]
 
 MOST_FILES = 1000
 """Files that are looked at; each costs a question to the file system."""
@@ -27,18 +27,27 @@ _MOST_CELLS = 6
 """Cells along an axis for which is told how many of their files exist."""
 
 
-class _View(Protocol):
+class AnyView(Protocol):
+    """A view, as far as it is looked at."""
+
     @property
-    def shape(self) -> tuple[int, int, int, int]: ...
+    def shape(self) -> tuple[int, int, int, int]:
+        """The shape `(c, x, y, z)`."""
+
     @property
-    def bounding_box(self) -> BoundingBox: ...
+    def bounding_box(self) -> BoundingBox:
+        """The voxels of the view."""
+
     @property
-    def volume(self) -> Volume: ...
+    def volume(self) -> Volume:
+        """Where they are stored."""
+
     @property
-    def labels(self) -> Labels: ...
+    def labels(self) -> Labels:
+        """What is known beyond the voxels."""
 
 
-def mag_facts(view: _View, most_files: int = 0) -> MagFacts:
+def mag_facts(view: AnyView, most_files: int = 0) -> MagFacts:
     """Return what is told of a view; of its files only if some may be looked at."""
     layout, labels, box = view.volume.layout, view.labels, view.bounding_box
     told = layout.describe()

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from copy import copy
 from functools import partial
 from math import prod
-from typing import TYPE_CHECKING, Literal, Self, SupportsIndex, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex, overload
 
 import numpy as np
 import wkw
@@ -23,6 +23,7 @@ from wkdask.arrays.facts import MOST_FILES, mag_facts
 from wkdask.arrays.labelled import Coords, Labels
 from wkdask.arrays.lazy import VolumeArray, part_of, to_dask
 from wkdask.arrays.runs import Job, Tasks, bytes_of_chunk, carry_out
+from wkdask.arrays.shown import shown_layer
 from wkdask.arrays.store import Align, aligned_array, reads_from, run_store, store_graph
 from wkdask.errors import ArgumentError, BoundsError, ReadOnlyError, StateError
 from wkdask.geometry import BoundingBox, Mag, Vec3, Vec3Like, per_axis, vec3
@@ -39,6 +40,7 @@ from wkdask.runtime.executors import ExecutorLike, active_client
 from wkdask.runtime.memory import TASK_BYTES, auto_size
 from wkdask.runtime.run import OnError, Run, RunReport, chunk_graph, run_chunks
 from wkdask.show import cards
+from wkdask.show.shown import ShownLayer
 from wkdask.storage.header import VolumeHeader, check_addressable
 from wkdask.storage.volume import Volume, Voxels, as_voxels, sharing
 from wkdask.storage.wkw import WkwVolume, as_wkw
@@ -46,6 +48,9 @@ from wkdask.storage.wkw import WkwVolume, as_wkw
 if TYPE_CHECKING:
     import dask.array as da
     import xarray as xr
+    from matplotlib.axes import Axes
+
+    from wkdask.show.viewer import Viewer
 
 __all__ = ["View"]
 
@@ -775,6 +780,80 @@ class View:
                 f"{self.size}. {self._advice(part)}"
             )
         return check_addressable(part.moved_by(self.global_offset))
+
+    # --- to look at -------------------------------------------------------------------------
+
+    def plot(
+        self,
+        x: float | None = None,
+        y: float | None = None,
+        z: float | None = None,
+        *,
+        labels: View | None = None,
+        **options: Any,
+    ) -> dict[str, Axes]:
+        """Draw the three planes through a point, to scale, with a scale bar; needs matplotlib.
+
+        Only the planes are read, and of large ones only as many voxels as there are pixels.
+
+        Parameters
+        ----------
+        x, y, z
+            The point, in voxels of mag 1 (of the volume's own mag where that is not known); None is
+            the middle.
+        labels
+            A segmentation that is drawn over it, half transparent; it may be of another mag.
+        options
+            `channel`, `vmin` and `vmax`, as in `ArrayAccessor.plot`.
+
+        Returns
+        -------
+        dict
+            The axes of matplotlib, by `"xy"`, `"zy"` and `"xz"`.
+
+        Raises
+        ------
+        MissingExtraError
+            If matplotlib is not installed.
+        ArgumentError
+            If the point lies outside.
+
+        Examples
+        --------
+        >>> ds = wkdask.create("tissue", voxel_size=(8, 8, 8))
+        >>> box = wkdask.BoundingBox((0, 0, 0), (64, 64, 64))
+        >>> mag = ds.add_layer("color", "color", "uint8", bounding_box=box).add_mag(1)
+        >>> mag.write(np.full((64, 64, 64), 7, np.uint8))
+        >>> sorted(mag.plot(z=20))
+        ['xy', 'xz', 'zy']
+        """
+        over = None if labels is None else labels.to_xarray(chunks=None)
+        axes: dict[str, Axes] = self.to_xarray(chunks=None).wkw.plot(
+            x, y, z, labels=over, **options
+        )
+        return axes
+
+    def shown(self) -> ShownLayer:
+        """Return what `show` and pictures need to know of the view; it reads from there."""
+        return shown_layer([self])
+
+    def show(self, **traits: Any) -> Viewer:
+        """Show a viewer in a notebook; needs `wkdask[viewer]`.
+
+        Parameters
+        ----------
+        traits
+            Where it begins, such as `position=(100, 200, 30)`, in voxels of mag 1, `zoom` or
+            `planes="xy"`; see `Viewer`.
+
+        Raises
+        ------
+        MissingExtraError
+            If anywidget is not installed.
+        """
+        from wkdask.show.viewer import Viewer
+
+        return Viewer([self.shown()], **traits)
 
     # --- identity ---------------------------------------------------------------------------
 

@@ -65,6 +65,10 @@ def equal(
 
     Stops at the first difference and prints it. Ends with exit code 0 if they are equal, 1 if they
     differ, and 2 if that can't be told.
+
+    \b
+    Example:
+      wkdask equal tissue backup --layer-name color
     """
     from wkdask.dataset.compare import equal as compare
     from wkdask.dataset.dataset import Dataset
@@ -123,6 +127,10 @@ def convert(
     SOURCE is a WKW dataset or mag directory, OME-Zarr, a zarr array, a .npy file, or a TIFF stack:
     a directory of slices, a quoted pattern for them, or a file of many pages. TARGET is a dataset,
     which may exist and gets another layer, or a path that ends in .zarr.
+
+    \b
+    Example:
+      wkdask convert 'slices/*.tif' tissue --layer-name color --voxel-size 11.24,11.24,28
     """
     from wkdask.dataset import describe
     from wkdask.dataset.dataset import Dataset

@@ -10,6 +10,7 @@ import click
 
 import wkdask
 from wkdask.cli import convert as cli_convert
+from wkdask.cli import look as cli_look
 from wkdask.cli import pyramid as cli_pyramid
 from wkdask.cli.options import errors_as_text, json_option, progress_option, shows_bar
 
@@ -19,7 +20,15 @@ __all__ = ["main"]
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(wkdask.__version__)
 def main() -> None:
-    """Lazy dask arrays on WKW volumes, the file format of WEBKNOSSOS."""
+    """Lazy dask arrays on WKW volumes, the file format of WEBKNOSSOS.
+
+    Errors go to stderr in one line. Exit codes: 0 if all went well, 1 after an error, or if a check
+    or comparison found something, 2 if the command can't be understood.
+
+    \b
+    Completion for bash (zsh and fish likewise):
+      eval "$(_WKDASK_COMPLETE=bash_source wkdask)"
+    """
 
 
 for command in (
@@ -28,6 +37,8 @@ for command in (
     cli_pyramid.downsample,
     cli_pyramid.upsample,
     cli_pyramid.compress,
+    cli_look.slice,
+    cli_look.report,
 ):
     main.add_command(command)
 
@@ -39,6 +50,10 @@ def info(path: str, as_json: bool) -> None:
     """Show what the dataset or mag directory PATH holds.
 
     Layers, mags, dtypes, boxes, voxel size, files and bytes on disk.
+
+    \b
+    Example:
+      wkdask info tissue
     """
     from wkdask.dataset import describe
 
@@ -64,6 +79,10 @@ def check(path: str, level: str, sweep: bool, as_json: bool, progress: bool | No
     """Look at every file of the dataset or mag directory PATH.
 
     Ends with exit code 1 if there are voxels that can't be read.
+
+    \b
+    Example:
+      wkdask check tissue --level 2
     """
     from wkdask.dataset.check import check as check_files
 
@@ -80,7 +99,12 @@ def check(path: str, level: str, sweep: bool, as_json: bool, progress: bool | No
 @click.option("--clear", is_flag=True, help="Delete them; runs then begin from the start.")
 @json_option
 def journals(path: str, clear: bool, as_json: bool) -> None:
-    """List what resumable runs below PATH, a dataset, layer or mag, noted as done."""
+    """List what resumable runs below PATH, a dataset, layer or mag, noted as done.
+
+    \b
+    Example:
+      wkdask journals tissue
+    """
     from dataclasses import asdict
 
     from wkdask.runtime import journal
@@ -109,6 +133,10 @@ def demo(dataset: str | None, output: str | None) -> None:
 
     Slices lazily, runs a function per chunk on a cluster of processes, and downsamples color and
     segmentation. DATASET is only read: results go to a new directory. Ends in PASS or FAIL.
+
+    \b
+    Example:
+      wkdask demo
     """
     from wkdask.cli.demo import run_demo
 

@@ -84,6 +84,10 @@ def downsample(path: str, **options: Any) -> None:
 
     By default each layer gets the mags that it lacks: those of WEBKNOSSOS, by median for color and
     by mode for segmentations.
+
+    \b
+    Example:
+      wkdask downsample tissue --layer-name color --scheduler tcp://10.0.0.1:8786
     """
     _sample(path, "downsample", **options)
 
@@ -95,7 +99,12 @@ def downsample(path: str, **options: Any) -> None:
 @click.option("--mode", default="default", help="nearest, which is the default, or bilinear.")
 @_with(_sampling_option, _block_option, _force_option, _dry_option, _run_options)
 def upsample(path: str, **options: Any) -> None:
-    """Make finer mags of the dataset PATH, of all layers or of some."""
+    """Make finer mags of the dataset PATH, of all layers or of some.
+
+    \b
+    Example:
+      wkdask upsample tissue --layer-name cells --from-mag 4
+    """
     _sample(path, "upsample", **options)
 
 
@@ -123,6 +132,10 @@ def compress(
     """Store the dataset or mag directory PATH with other blocks, in place.
 
     Files are replaced one by one. With --block-edge or --blocks-per-file-edge whole mags are.
+
+    \b
+    Example:
+      wkdask compress tissue --layer-name color --jobs 4
     """
     edges: dict[str, Any] = {"block_edge": block_edge, "blocks_per_file_edge": blocks_per_file_edge}
     is_rechunked = edges != dict.fromkeys(edges)

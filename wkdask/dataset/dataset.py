@@ -19,6 +19,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from wkdask.arrays import labelled
 from wkdask.arrays.labelled import Coords, Labels
+from wkdask.arrays.shown import shown_layer
 from wkdask.arrays.view import View
 from wkdask.dataset import facts, properties
 from wkdask.dataset.directories import MagDirectories, NewMag
@@ -32,6 +33,7 @@ from wkdask.errors import (
     ArgumentError,
     ExistsError,
     NameLookupError,
+    WkdaskError,
     storage_error,
 )
 from wkdask.geometry import BoundingBox, Mag, MagLike, Vec3, Vec3Like, absolute, vec3, whole
@@ -43,6 +45,7 @@ from wkdask.runtime.executors import ExecutorLike
 from wkdask.runtime.run import Run, RunReport
 from wkdask.show import cards
 from wkdask.show.facts import LayerFacts, MagFacts
+from wkdask.show.shown import ShownLayer
 from wkdask.storage.header import DTYPES, BlockType, VolumeHeader, check_addressable
 from wkdask.storage.opening import open_volume
 from wkdask.storage.volume import Volume
@@ -50,10 +53,14 @@ from wkdask.storage.wkw import as_wkw
 
 if TYPE_CHECKING:
     import xarray as xr
+    from matplotlib.axes import Axes
+
+    from wkdask.show.viewer import Viewer
 
 __all__ = ["Dataset", "Layer", "MagView", "create", "mag_named", "open", "open_mag"]
 
 Path_ = str | os.PathLike[str]
+_MOST_PLOTTED = 1024
 _EMPTY = BoundingBox((0, 0, 0), (0, 0, 0))
 
 
@@ -276,6 +283,29 @@ class Dataset:
         known = self._json.content
         size = {} if known.voxel_size is None else {"voxel_size": list(known.voxel_size)}
         return {"name": self.name, **size, "voxel_size_unit": self.unit}
+
+    def show(self, **traits: Any) -> Viewer:
+        """Show all layers in a viewer, segmentations over grey values; needs `wkdask[viewer]`.
+
+        Parameters
+        ----------
+        traits
+            See `View.show`.
+
+        Raises
+        ------
+        MissingExtraError
+            If anywidget is not installed.
+        ArgumentError
+            If there is no layer with voxels.
+        """
+        from wkdask.show.viewer import Viewer
+
+        layers = [layer for layer in self.layers.values() if layer.data_format == "wkw"]
+        return Viewer(
+            [each.shown() for each in layers if each.mags and not each.bounding_box.is_empty],
+            **traits,
+        )
 
     def __repr__(self) -> str:
         return cards.dataset_text(*self._told)
@@ -657,12 +687,78 @@ class Layer:
         groups = labelled.to_groups(views, self._dataset.attrs, chunks, coords)
         return labelled.to_datatree(groups, self.name)
 
+    def plot(
+        self,
+        x: float | None = None,
+        y: float | None = None,
+        z: float | None = None,
+        *,
+        mag: MagLike | None = None,
+        labels: Layer | None = None,
+        **options: Any,
+    ) -> dict[str, Axes]:
+        """Draw the three planes through a point, from a mag that fits; see `View.plot`.
+
+        Parameters
+        ----------
+        x, y, z
+            The point, in voxels of mag 1; None is the middle.
+        mag
+            None is the finest whose box has at most 1,024 voxels along each axis, or the coarsest.
+        labels
+            A segmentation that is drawn over it.
+        options
+            `channel`, `vmin` and `vmax`, as in `ArrayAccessor.plot`.
+        """
+        over = None if labels is None else labels.to_plot()
+        drawn = self.to_plot() if mag is None else self[mag]
+        return drawn.plot(x, y, z, labels=over, **options)
+
+    def to_plot(self) -> MagView:
+        """Return the finest mag with at most 1,024 voxels along each axis, or the coarsest."""
+        mags = self._to_show()
+        small = (mag for mag in mags if max(mag.bounding_box.size) <= _MOST_PLOTTED)
+        return next(small, mags[-1])
+
+    def shown(self) -> ShownLayer:
+        """Return what `show` and pictures need to know of the layer; it reads from there."""
+        return shown_layer(self._to_show(), self.bounding_box)
+
+    def coarser(self, mag: Mag) -> list[MagView]:
+        """Return the mags that can be opened and whose voxels are larger along every axis."""
+        factors = mag.factors
+        larger = (
+            view for view in self._to_show() if view.mag is not None and view.mag != mag
+            and all(a >= b for a, b in zip(view.mag, factors, strict=True))
+        )  # fmt: skip
+        return list(larger)
+
+    def show(self, **traits: Any) -> Viewer:
+        """Show all mags of the layer in a viewer; see `View.show`."""
+        from wkdask.show.viewer import Viewer
+
+        return Viewer([self.shown()], **traits)
+
     def __repr__(self) -> str:
         return cards.layer_text(*self._told(with_files=False))
 
     def _repr_html_(self) -> str:
         """Return a card: a table of the mags and a drawing of the files, as Jupyter shows it."""
         return cards.layer_html(*self._told(with_files=True))
+
+    def _to_show(self) -> list[MagView]:
+        """Return the mags that can be opened, from fine to coarse, or raise if there is none."""
+        error: WkdaskError = NameLookupError(f"layer {self.name!r} has no mag to be shown.")
+        self._directories.check_format()
+        found = []
+        for entry in self._entries:
+            try:
+                found.append(self.open_entry(entry))
+            except WkdaskError as caught:
+                error = caught
+        if not found:
+            raise error
+        return found
 
     def _told(self, *, with_files: bool) -> tuple[LayerFacts, list[MagFacts]]:
         said, content = self.properties, self._dataset.json.content
@@ -876,6 +972,12 @@ class MagView(View):
         if self._layer is not None and self.mag is not None:
             self._layer.directories.note_file_edge(self.mag, header.file_size[0])
         return report
+
+    def shown(self) -> ShownLayer:
+        """Return what is shown: this mag and, of its layer, the coarser ones."""
+        if self._layer is None or self.mag is None:
+            return super().shown()
+        return shown_layer([self, *self._layer.coarser(self.mag)], self._layer.bounding_box)
 
     def bounded(self) -> View:
         """Return the view of `bounding_box`, which chunk functions and arrays cover."""

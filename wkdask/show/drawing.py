@@ -13,7 +13,7 @@ import numpy as np
 from wkdask.show.facts import FileFacts
 from wkdask.show.text import length_text
 
-__all__ = ["LEGEND", "box_svg"]
+__all__ = ["LEGEND", "bars_svg", "box_svg"]
 
 WIDTH, HEIGHT = 310, 165
 _ROOM = (150.0, 125.0)
@@ -56,6 +56,27 @@ def box_svg(
         f'<svg class="wk-box" width="{WIDTH}" height="{HEIGHT}" role="img" '
         f'viewBox="0 0 {WIDTH} {HEIGHT}" aria-label="{escape(", ".join(names))}">'
         f"{faces}{_names(frame, names)}</svg>"
+    )
+
+
+def bars_svg(counts: Sequence[int], low: float, high: float) -> str:
+    """Return a histogram, with the values where it begins and ends."""
+    most, wide = max(*counts, 1), WIDTH / len(counts)
+    bars = "".join(
+        f"M{i * wide:.1f} 120v{-110 * count / most:.1f}h{wide:.1f}V120Z"
+        for i, count in enumerate(counts)
+        if count
+    )
+    ends = ((0, "start", low), (WIDTH, "end", high))
+    texts = "".join(
+        f'<text x="{x}" y="136" text-anchor="{anchor}" font-size="11" fill="currentColor">'
+        f"{value:,g}</text>"
+        for x, anchor, value in ends
+    )
+    return (
+        f'<svg width="{WIDTH}" height="142" role="img" aria-label="histogram">'
+        f'<path d="{bars}" fill="{_BLUE}"/><path d="M0 120H{WIDTH}" stroke="currentColor"/>'
+        f"{texts}</svg>"
     )
 
 

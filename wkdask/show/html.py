@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-__all__ = ["STYLE", "beside", "card", "facts", "items", "table", "text"]
+__all__ = ["STYLE", "beside", "card", "facts", "figure", "items", "page", "table", "text"]
 
 # Colours are those of the page, lighter or darker by opacity, so that dark and light themes fit.
 STYLE = (
@@ -16,6 +16,7 @@ STYLE = (
     ".wk th,.wk td{text-align:left!important;padding:2px 9px 2px 0;vertical-align:top;"
     "white-space:nowrap;background:none;color:inherit;border:0}"
     ".wk td.wk-long{white-space:normal;max-width:60em;overflow-wrap:anywhere}"
+    ".wk tr{background:none!important}"
     ".wk thead th,.wk-facts th{font-weight:400;opacity:.65}"
     ".wk p{margin:2px 0;opacity:.75}"
     ".wk-row{display:flex;flex-wrap:wrap;gap:16px;align-items:flex-start}"
@@ -53,6 +54,27 @@ def table(rows: Iterable[Sequence[object]], *, head: Sequence[object] = ()) -> s
     """
     top = f"<thead><tr>{''.join(map(_name, head))}</tr></thead>" if head else ""
     return f"<table>{top}{''.join(map(_row, rows))}</table>"
+
+
+def figure(address: str, caption: str) -> str:
+    """Return a picture with what it shows under it."""
+    return (
+        f"<figure style='margin:4px 0'><img alt='{escape(caption)}' src='{escape(address)}' "
+        f"style='max-width:100%;display:block'><figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def page(title: str, parts: Iterable[str]) -> str:
+    """Return a whole page, whose colours follow the reader's theme."""
+    style = (
+        ":root{color-scheme:light dark}body{font-family:sans-serif;margin:20px;max-width:1200px}"
+    )
+    body = "".join(f"<section style='margin:0 0 28px'>{part}</section>" for part in parts)
+    return (
+        "<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'>"
+        "<meta name='viewport' content='width=device-width'>"
+        f"<title>{escape(title)}</title><style>{style}</style></head><body>{body}</body></html>"
+    )
 
 
 def text(line: object) -> str:

@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wkdask.errors import extra_error
+from wkdask.show.pixels import LABELS_OPACITY, colors_of, grey_limits
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["PLANES", "Axis", "Planes", "colors_of", "draw_labels_over", "draw_planes"]
+__all__ = ["PLANES", "Axis", "Planes", "draw_labels_over", "draw_planes"]
 
 PLANES = {"xy": ("x", "y"), "zy": ("z", "y"), "xz": ("x", "z")}
 """The planes, each with the axis that goes to the right and the one that goes down."""
@@ -31,8 +32,6 @@ Planes = dict[str, Pixels]
 INCHES = 6.0
 LEAST_SHARE = 0.25
 """Share of the longest axis that a shorter axis gets at least; below it there is one tick."""
-LABELS_OPACITY = 90
-"""Opacity, of 255, of ids that are drawn over grey values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,30 +122,6 @@ def draw_labels_over(drawn: Mapping[str, Axes], axes: Mapping[str, Axis], ids: P
         ax.axis(limits)
 
 
-def colors_of(ids: Pixels) -> NDArray[np.uint8]:
-    """Return a colour for each id, the same everywhere; 0 is black.
-
-    Parameters
-    ----------
-    ids
-        Whole numbers, of any shape.
-
-    Examples
-    --------
-    >>> colors_of(np.array([[0, 7]], dtype=np.uint32)).shape
-    (1, 2, 3)
-    """
-    # In steps of the golden ratio and its like, neighbouring ids get colours far apart. The
-    # remainder keeps ids of 64 bits within what a float holds exactly.
-    small = (ids.astype(np.uint64) % np.uint64(2**32)).astype(np.float64)
-    hue, saturation, value = (small * step % 1 for step in (0.618034, 0.754878, 0.569840))
-    parts = [_hue_to_part(hue + shift) for shift in (0, 2 / 3, 1 / 3)]
-    strength = 0.35 + 0.4 * saturation
-    bright = (0.6 + 0.4 * value) * (ids != 0)
-    colors = np.stack([bright * (1 - strength * (1 - part)) for part in parts], axis=-1)
-    return (colors * 255).astype(np.uint8)
-
-
 def _figure(axes: Mapping[str, Axis]) -> dict[str, Axes]:
     """Return the axes of a new figure; however thin the volume is, there is room for numbers."""
     try:
@@ -204,21 +179,11 @@ def _draw_bar(ax: Axes, x_axis: Axis) -> None:
 
 
 def _limits(planes: Planes, vmin: float | None, vmax: float | None) -> _Look:
-    """Return what is black and white: all of a byte or a bool, or else what most pixels span."""
-    pixels = np.concatenate([plane.ravel() for plane in planes.values()])
-    if pixels.dtype in (np.bool_, np.uint8):
-        low, high = 0.0, 255.0 if pixels.dtype == np.uint8 else 1.0
-    else:
-        low, high = np.nanpercentile(pixels, (0.5, 99.5))
+    """Return how grey values are drawn."""
+    low, high = grey_limits(list(planes.values()))
     return _Look(
         cmap="gray", vmin=low if vmin is None else vmin, vmax=high if vmax is None else vmax
     )
-
-
-def _hue_to_part(hue: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return how much of one primary colour a hue has, from 0 to 1."""
-    part: NDArray[np.float64] = np.clip(np.abs(hue % 1 * 6 - 3) - 1, 0, 1)
-    return part
 
 
 def _round_down(length: float) -> float:
