@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from wkdask.runtime.progress import Progress
+from wkdask.runtime.progress import Progress, _Pace
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,38 @@ def test_what_was_skipped_took_no_time() -> None:
         bar.show(60, skipped=50)
         facts = bar._bar.format_dict  # type: ignore[union-attr]
     assert facts["initial"] == 50
-    assert facts["rate"] is None, "the rate is that of ten pieces since the start"
+    assert facts["rate"] == 0, "nobody can tell yet"
+
+
+@pytest.mark.parametrize(
+    ("times", "expected", "reason"),
+    [
+        ([], 0, "nothing is done"),
+        ([5.0, 5.1, 5.2], 0, "too few to tell"),
+        ([5.0, 5.0, *(5.1 + 0.1 * i for i in range(8))], 10, "compiling took 5 s"),
+        ([60, 60.6, 120, 120.6], 2 / 60, "two workers, a minute each"),
+        ([0.1 * i for i in range(1000)], 10, "many"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_the_time_left_follows_the_later_half(
+    times: list[float], expected: float, reason: str
+) -> None:
+    pace = _Pace()
+    for number, now in enumerate(times, 1):
+        pace.note(number, now)
+    assert pace.rate() == pytest.approx(expected, rel=0.25), reason
+    assert len(pace._notes) <= 256
+
+
+def test_the_time_left_is_told_without_what_compiling_took(monkeypatch: Any) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("wkdask.runtime.progress.time.perf_counter", lambda: clock[0])
+    with Progress(100, True) as bar:
+        for number, clock[0] in enumerate((5.0, 5.0, 5.1, 5.1, 5.2, 5.2, 5.3, 5.3), 1):
+            bar.show(number)
+        line = str(bar._bar)
+    assert "<00:04" in line, line
 
 
 def test_a_bar_is_drawn_seldom(capsys: Any) -> None:

@@ -27,7 +27,8 @@ class Progress:
     """
 
     def __init__(self, total: int, is_shown: bool) -> None:
-        self._bar = _bar(total) if is_shown else None
+        self._pace = _Pace()
+        self._bar = _bar(total, self._pace) if is_shown else None
         self._start = time.perf_counter()
 
     def __enter__(self) -> Progress:
@@ -54,6 +55,7 @@ class Progress:
         if self._bar is None:
             return
         self._bar.initial = skipped
+        self._pace.note(done - skipped, time.perf_counter())
         rate = voxels / max(time.perf_counter() - self._start, 1e-9) / 1e6
         facts = [f"{rate:,.{0 if rate >= 10 else 1}f} MVx/s"] if voxels else []
         facts += [f"{failed:,} failed"] if failed else []
@@ -61,10 +63,43 @@ class Progress:
         self._bar.update(done - self._bar.n)
 
 
-def _bar(total: int) -> tqdm[None]:
+class _Pace:
+    """How fast pieces come of late: the later half of those that are done.
+
+    The first ones take longer, as functions are compiled and workers start, and must not count for
+    the time that is left.
+    """
+
+    _LEAST = 4
+    _MOST_NOTES = 256
+
+    def __init__(self) -> None:
+        self._notes: list[tuple[int, float]] = []
+
+    def note(self, done: int, now: float) -> None:
+        """Remember that so many pieces were done."""
+        self._notes.append((done, now))
+        if len(self._notes) > self._MOST_NOTES:
+            del self._notes[1::2]
+
+    def rate(self) -> float:
+        """Return pieces per second, or 0 as long as nobody can tell."""
+        if not self._notes or self._notes[-1][0] < self._LEAST:
+            return 0.0
+        done, now = self._notes[-1]
+        before, then = next(note for note in self._notes if note[0] >= done // 2)
+        return (done - before) / (now - then) if now > then else 0.0
+
+
+def _bar(total: int, pace: _Pace) -> tqdm[None]:
     with warnings.catch_warnings():
         # Without ipywidgets tqdm draws a line in Jupyter too, and need not say so.
         warnings.filterwarnings("ignore", "IProgress not found")
         from tqdm.auto import tqdm
-    # No smoothing: the rate is that of all pieces which were not skipped.
-    return tqdm(total=total, smoothing=0, unit=" chunks", dynamic_ncols=True)
+
+    class Bar(tqdm):  # type: ignore[misc]
+        @property
+        def format_dict(self) -> dict[str, object]:
+            return {**super().format_dict, "rate": pace.rate()}
+
+    return Bar(total=total, unit=" chunks", dynamic_ncols=True)
