@@ -39,11 +39,12 @@ from hypothesis import strategies as st
 import wkdask
 from wkdask.errors import ArgumentError, ChunkErrors, ClusterError, WkdaskError, WorkerLostError
 from wkdask.geometry import BoundingBox
-from wkdask.runtime import stream as streaming
+from wkdask.runtime import blocks as streaming
+from wkdask.runtime.blocks import stream_blocks
 from wkdask.runtime.cluster import WINDOW, launch_calls, on_cluster
 from wkdask.runtime.pickling import ByValue, Portable
 from wkdask.runtime.queues import WAITING, Items, Outcome, on_pool
-from wkdask.runtime.stream import stream_blocks, stream_calls
+from wkdask.runtime.stream import stream_calls
 from wkdask.storage.header import VolumeHeader
 
 THREADS = 3

@@ -11,13 +11,11 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import EllipsisType
-from typing import SupportsIndex, TypeGuard
+from typing import TYPE_CHECKING, SupportsIndex, TypeGuard
 from weakref import WeakValueDictionary
 
 import dask
-import dask.array as da
 import numpy as np
-from dask.blockwise import Blockwise
 
 from wkdask.errors import ArgumentError
 from wkdask.geometry import BoundingBox
@@ -32,6 +30,9 @@ from wkdask.grids import (
 )
 from wkdask.runtime.executors import refuse_query_planning
 from wkdask.storage.volume import Volume, Voxels
+
+if TYPE_CHECKING:
+    import dask.array as da
 
 __all__ = [
     "VolumeArray",
@@ -142,6 +143,8 @@ def part_of(volume: Volume, box: BoundingBox, index: object) -> da.Array:
 
 def chunked(handle: VolumeArray, lengths: Chunks) -> da.Array:
     """Return a handle as a lazy array with chunks of the given lengths per axis."""
+    import dask.array as da
+
     refuse_query_planning()
     volume = handle.volume
     lengths = tuple(map(tuple, lengths))
@@ -165,6 +168,8 @@ def chunked(handle: VolumeArray, lengths: Chunks) -> da.Array:
 
 def handle_of(array: da.Array) -> VolumeArray | None:
     """Return the handle of an array that `chunked` made in this process, or None for another."""
+    from dask.blockwise import Blockwise
+
     # A persisted array has the same name, but its layer holds results instead of reads.
     is_read = isinstance(array.dask.layers.get(array.name), Blockwise)
     return _HANDLES.get(array.name) if is_read else None

@@ -10,12 +10,10 @@ import uuid
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import dask.array as da
 import numpy as np
 from dask.base import is_dask_collection
-from dask.layers import ArrayBlockIdDep
 from numpy.typing import ArrayLike, NDArray
 
 from wkdask.errors import AlignmentError, ArgumentError
@@ -25,6 +23,9 @@ from wkdask.runtime.executors import refuse_query_planning
 from wkdask.runtime.journal import Journal
 from wkdask.runtime.run import Run, RunReport, run_chunk, run_graph
 from wkdask.storage.volume import Volume, Voxels, as_voxels, sharing
+
+if TYPE_CHECKING:
+    import dask.array as da
 
 __all__ = ["Align", "aligned_array", "reads_from", "run_store", "store_graph"]
 
@@ -41,6 +42,8 @@ def aligned_array(
     Its first voxel will be stored at `corner`, an absolute position. `is_new` says that the volume
     is not on disk yet, so that its header there is not checked. See `View.store` for the rest.
     """
+    import dask.array as da
+
     refuse_query_planning()
     if align not in ("raise", "rechunk"):
         raise ArgumentError(f'align is {align!r}, but must be "raise" or "rechunk".')
@@ -72,6 +75,8 @@ def aligned_array(
 
 def store_graph(array: da.Array, volume: Volume, corner: Vec3) -> da.Array:
     """Return the lazy writes of an array from `aligned_array`: voxels written, per chunk."""
+    import dask.array as da
+
     receipts = _receipts(array, volume, _ArrayGrid(array.chunks[1:], corner), None, "")
     voxels_of = partial(_voxels_of, array.shape[0])
     meta = np.empty((0,) * 4, np.int64)
@@ -95,6 +100,9 @@ def _receipts(
     array: da.Array, volume: Volume, grid: _ArrayGrid, journal: Journal | None, tag: str
 ) -> da.Array:
     """Return one block per chunk, whose task writes the chunk and returns its voxels and bytes."""
+    import dask.array as da
+    from dask.layers import ArrayBlockIdDep
+
     receipts: da.Array = da.blockwise(
         partial(_store_one, volume, grid, journal, tag), _AXES, array, _AXES,
         ArrayBlockIdDep(array.chunks), _AXES,
@@ -162,6 +170,8 @@ def reads_from(array: da.Array, volume: Volume) -> bool:
 
 def _wrapped(source: Voxels, volume: Volume, corner: Vec3) -> da.Array:
     """Return a NumPy array as a dask array with one chunk per file."""
+    import dask.array as da
+
     if source.ndim not in (3, 4):
         raise ArgumentError(f"the data have shape {source.shape}, but must be (c, x, y, z).")
     axes = zip(corner, source.shape[-3:], volume.layout.file_size, strict=True)

@@ -12,17 +12,19 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import dask
 from dask.utils import parse_timedelta
-from distributed import Client, Future
-from distributed.scheduler import KilledWorker
 
 from wkdask.errors import ClusterError, WorkerLostError
 from wkdask.runtime.executors import cluster_errors
 from wkdask.runtime.pickling import Portable, portable
 from wkdask.runtime.queues import Items, Outcome, Outcomes
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+    from distributed.scheduler import KilledWorker
 
 __all__ = ["WINDOW", "Launch", "launch_calls", "on_cluster"]
 
@@ -220,6 +222,8 @@ def _results(
 
 
 def _single(future: Future[object], item: Any) -> Outcome:
+    from distributed.scheduler import KilledWorker
+
     try:
         return Outcome(item, future.result())
     except KilledWorker as error:

@@ -8,28 +8,29 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from pkgutil import resolve_name
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 from weakref import WeakSet
 
 import cloudpickle
 import dask
-import dask.array
 import dask.local
 import dask.multiprocessing
 import dask.threaded
 from dask.base import DaskMethodsMixin, get_scheduler
 from dask.local import get_async
-from distributed import Client
-from distributed.system import MEMORY_LIMIT
 
 from wkdask.errors import ArgumentError, ClusterError, WkdaskError
 from wkdask.runtime.pickling import pack_exception
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 __all__ = [
     "ExecutorLike",
@@ -47,7 +48,7 @@ __all__ = [
 ]
 
 
-ExecutorLike: TypeAlias = Client | Executor | None
+ExecutorLike: TypeAlias = "Client | Executor | None"
 """Where tasks run: on a cluster, in a pool, or, if None, where dask is configured to run them."""
 
 
@@ -71,7 +72,7 @@ def run(collection: DaskMethodsMixin, executor: ExecutorLike = None) -> Any:
 
 def check_executor(executor: object) -> None:
     """Raise unless `executor` is something that runs tasks."""
-    if executor is not None and not isinstance(executor, Client | Executor):
+    if executor is not None and not (isinstance(executor, Executor) or _is_client(executor)):
         advice = ""
         if hasattr(executor, "scheduler_address"):
             advice = " Of a cluster, take a client: distributed.Client(cluster)."
@@ -151,6 +152,8 @@ def hosts_of(executor: ExecutorLike) -> Iterator[Host]:
     """Yield the workers of a cluster, or this machine."""
     client = active_client(executor)
     if client is None:
+        from distributed.system import MEMORY_LIMIT
+
         pool = executor if isinstance(executor, Executor) else None
         yield Host("this machine", workers_of(pool), int(MEMORY_LIMIT))
         return
@@ -162,7 +165,10 @@ def hosts_of(executor: ExecutorLike) -> Iterator[Host]:
 
 def threads_of(executor: ExecutorLike) -> int:
     """Return how many tasks run at a time; at least one, because workers may be yet to come."""
-    return max(1, sum(host.threads for host in hosts_of(executor)))
+    client = active_client(executor)
+    if client is None:
+        return workers_of(executor if isinstance(executor, Executor) else None)
+    return max(1, sum(host.threads for host in hosts_of(client)))
 
 
 def _configured_executor() -> Executor | None:
@@ -220,7 +226,8 @@ def _forget_threads() -> None:
     """
     dask.threaded.default_pool = None
     dask.threaded.pools.clear()
-    _inherited.update(getattr(Client, "_instances", ()))
+    if distributed := sys.modules.get("distributed"):
+        _inherited.update(getattr(distributed.Client, "_instances", ()))
 
 
 _inherited: WeakSet[Client] = WeakSet()
@@ -239,10 +246,16 @@ def refuse_query_planning() -> None:
 def active_client(executor: ExecutorLike) -> Client | None:
     """Return the client that `run` would use now, if it is one."""
     owner = executor or getattr(get_scheduler(), "__self__", None)
-    if not isinstance(owner, Client):
+    if not _is_client(owner):
         return None
     _check_client(owner)
     return owner
+
+
+def _is_client(value: object) -> TypeGuard[Client]:
+    """Tell whether something is a client; where distributed was not imported, nothing is."""
+    distributed = sys.modules.get("distributed")
+    return distributed is not None and isinstance(value, distributed.Client)
 
 
 def _check_client(client: Client) -> None:

@@ -6,7 +6,6 @@ caller's secret: the work is any function of a chunk's position.
 
 from __future__ import annotations
 
-import concurrent.futures
 import os
 import time
 import traceback
@@ -15,14 +14,11 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
+from importlib.util import find_spec
 from itertools import product
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import dask
-import dask.array as da
-import distributed
 import numpy as np
-from dask.layers import ArrayBlockIdDep
 from numpy.typing import NDArray
 
 from wkdask.errors import ArgumentError, ChunkErrors
@@ -33,9 +29,12 @@ from wkdask.runtime.journal import Journal
 from wkdask.runtime.pickling import ByValue, portable
 from wkdask.runtime.progress import Progress
 from wkdask.runtime.queues import Outcomes
-from wkdask.runtime.stream import stream_blocks, stream_calls
+from wkdask.runtime.stream import stream_calls
 from wkdask.show import html
 from wkdask.storage.volume import count_writes
+
+if TYPE_CHECKING:
+    import dask.array as da
 
 __all__ = [
     "ChunkFailure",
@@ -61,7 +60,11 @@ _SHOWN_FAILURES = 5
 # Where the code lies that runs a user's function.
 _NOT_OF_USERS = (
     os.path.dirname(os.path.dirname(__file__)),
-    *(os.path.dirname(each.__file__ or "") for each in (dask, distributed, concurrent.futures)),
+    *(
+        os.path.dirname(spec.origin)
+        for spec in map(find_spec, ("dask", "distributed", "concurrent.futures"))
+        if spec is not None and spec.origin is not None
+    ),
 )
 
 
@@ -221,6 +224,8 @@ def run_graph(graph: da.Array, grid: Grid, run: Run, journal: Journal | None = N
     grid, run, journal
         As in `run_chunks`.
     """
+    from wkdask.runtime.blocks import stream_blocks
+
     tally = Tally(grid, run)
     blocks = ((0, *position) for position in _to_do(grid, journal, tally))
     outcomes = stream_blocks(graph, blocks, run.executor, retries=run.retries)
@@ -330,6 +335,9 @@ def chunk_graph(work: Work, grid: ChunkGrid, *, on_error: OnError = "raise") -> 
     on_error
         `"raise"`: an exception of `work` is that of its task. `"collect"`: it is in the receipt.
     """
+    import dask.array as da
+    from dask.layers import ArrayBlockIdDep
+
     refuse_query_planning()
     _check_on_error(on_error)
     ones = tuple((1,) * count for count in grid.shape)
