@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wkdask._compile import compiled
+from wkdask._compile import compiled, part
 from wkdask.geometry import Vec3
 from wkdask.grids import Region
 from wkdask.storage.header import VolumeHeader
@@ -269,7 +269,16 @@ def _gathered(number: int) -> int:
     return gathered
 
 
-@compiled
+@part
+def _address(array: Bytes) -> Any:
+    """Return where an array begins, as a signed number like all others here.
+
+    With one that has no sign numba would go on in floating point, and compile functions twice.
+    """
+    return np.int64(array.ctypes.data)
+
+
+@part
 def _cells(axis: tuple[int, int, int], edge: int) -> Cells:
     """Return per block of an axis: spread number, first voxel, voxels, and where they go."""
     start, step, count = axis
@@ -301,7 +310,7 @@ def _ends_summary(ends: NDArray[np.int64], first: int) -> tuple[int, int, int]:
     return int(ends[-1]), int(least) if is_ascending else -1, int(most)
 
 
-@compiled
+@part
 def _fill(pread: int, descriptor: int, target: int, start: int, count: int) -> bool:
     """Read bytes from a file to an address; False if there are not that many."""
     done = 0
@@ -333,7 +342,7 @@ def _unpack(
     block_bytes = edge * edge * row_bytes
     pitch = slot_head + block_bytes
     row, group = row_of
-    blocks = row.ctypes.data + slot_head
+    blocks = _address(row) + slot_head
     address, pitch_y, pitch_z, is_streamed = out
     for z in range(len(zs)):
         for y in range(len(ys)):
@@ -379,7 +388,7 @@ def _unpack(
     return 0, 0
 
 
-@compiled
+@part
 def _fetch_row(
     file: tuple[int, int, int],
     cells: Cells,
@@ -399,7 +408,7 @@ def _fetch_row(
     return 0, 0
 
 
-@compiled
+@part
 def _decode_row(
     file: tuple[int, int, int, int],
     ends: NDArray[np.int64],
@@ -437,7 +446,7 @@ def _decode_row(
                 break
             stop = ends[following]
             top += 1
-        if not _fill(pread, descriptor, packed.ctypes.data, begin, stop - begin):
+        if not _fill(pread, descriptor, _address(packed), begin, stop - begin):
             return _FAILED_READ, _unreadable(
                 pread, descriptor, ends, data_offset, cells[k:top], code_yz, packed
             )
@@ -445,7 +454,7 @@ def _decode_row(
             code = cells[i, 0] | code_yz
             start = ends[code - 1] if code else data_offset
             arguments = (
-                packed.ctypes.data + start - begin,
+                _address(packed) + start - begin,
                 blocks + i * pitch,
                 ends[code] - start,
                 block_bytes,
@@ -462,7 +471,7 @@ def _literal_head(count: int) -> int:
     return 2 + (count - 15) // 255
 
 
-@compiled
+@part
 def _fetch_plain(
     pread: int,
     descriptor: int,
@@ -495,7 +504,7 @@ def _fetch_plain(
     return 1
 
 
-@compiled
+@part
 def _unreadable(
     pread: int,
     descriptor: int,
@@ -510,12 +519,12 @@ def _unreadable(
     for i in range(len(cells)):
         code = cells[i, 0] | code_yz
         start = ends[code - 1] if code else data_offset
-        if not _fill(pread, descriptor, packed.ctypes.data, start, ends[code] - start):
+        if not _fill(pread, descriptor, _address(packed), start, ends[code] - start):
             break
     return code
 
 
-@compiled
+@part
 def _gather(
     target: tuple[int, int, int],
     source: tuple[int, int, int, int],
@@ -559,7 +568,7 @@ def _gather(
                     _copy_each(row, length, voxels, pitch, count, length)
 
 
-@compiled
+@part
 def _copy_each(
     target: int, target_pitch: int, source: int, source_pitch: int, count: int, size: int
 ) -> None:
@@ -584,7 +593,7 @@ def _copy_each(
             copy_bytes(target + k * target_pitch, source + k * source_pitch, size)
 
 
-@compiled
+@part
 def _stream_each(
     target: int, target_pitch: int, source: int, source_pitch: int, count: int, size: int
 ) -> None:
@@ -621,8 +630,8 @@ def _pack(
         code = first + k
         x, y, z = _gathered(code), _gathered(code >> 1), _gathered(code >> 2)
         source = address + z * edge * pitch_z + y * edge * pitch_y + x * row_bytes
-        target = packed.ctypes.data + used
-        block = raw.ctypes.data if lz4 else target
+        target = _address(packed) + used
+        block = _address(raw) if lz4 else target
         for dz in range(edge):
             _copy_each(
                 block + dz * edge * row_bytes,
