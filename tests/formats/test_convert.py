@@ -399,7 +399,7 @@ class TestErrors:
             wkdask.convert(voxels_of((5, 5, 5)), tmp_path / "ds", voxel_size=SIZE)
 
     def test_files_that_do_not_fit_into_memory(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("wkdask.runtime.executors.MEMORY_LIMIT", 2**25)
+        monkeypatch.setattr("distributed.system.MEMORY_LIMIT", 2**25)
         with pytest.raises(MemoryLimitError):
             into(voxels_of((9, 9, 9)), tmp_path / "ds")
         assert not (tmp_path / "ds").exists()

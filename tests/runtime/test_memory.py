@@ -9,6 +9,7 @@ from typing import Any
 
 import dask
 import dask.array as da
+import distributed.system
 import numpy as np
 import pytest
 from hypothesis import given
@@ -53,7 +54,7 @@ class Workers:
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with 10 GiB."""
-    monkeypatch.setattr(executors, "MEMORY_LIMIT", 10 * GIB)
+    monkeypatch.setattr("distributed.system.MEMORY_LIMIT", 10 * GIB)
 
 
 def use(monkeypatch: pytest.MonkeyPatch, *workers: tuple[int, int]) -> None:
@@ -147,7 +148,7 @@ def test_error_says_what_would_fit(task_bytes: int, advice: str | None) -> None:
 
 def test_advice_is_good(monkeypatch: pytest.MonkeyPatch) -> None:
     """With as many threads as the error names, the run is not refused; with one more it is."""
-    monkeypatch.setattr(executors, "MEMORY_LIMIT", 10 * GIB)
+    monkeypatch.setattr("distributed.system.MEMORY_LIMIT", 10 * GIB)
     memory.check_memory(3 * GIB, (8, 8, 8), 100, Pool(2))
     with pytest.raises(MemoryLimitError):
         memory.check_memory(3 * GIB, (8, 8, 8), 100, Pool(3))
@@ -176,7 +177,7 @@ def test_largest_that_fits(smallest: int, size: int, threads: int, voxel_bytes: 
     def chunks_of(edge: int) -> int:
         return (-(-size // edge)) ** 3
 
-    limit = executors.MEMORY_LIMIT * 0.8 // threads
+    limit = distributed.system.MEMORY_LIMIT * 0.8 // threads
     candidates = [smallest]
     while chunks_of(2 * candidates[-1]) < chunks_of(candidates[-1]):
         candidates.append(2 * candidates[-1])
@@ -193,7 +194,7 @@ def test_largest_that_fits(smallest: int, size: int, threads: int, voxel_bytes: 
 
 @pytest.mark.usefixtures("machine")
 def test_boxes_that_are_no_cubes_keep_their_ratio() -> None:
-    limit = executors.MEMORY_LIMIT * 0.8
+    limit = distributed.system.MEMORY_LIMIT * 0.8
     x, y, z = memory.auto_size(math.prod, lambda size: 10**9 // size[0], (4, 8, 2), Pool(1))
     assert (y, z) == (2 * x, x // 2)
     assert x * y * z <= limit < 8 * x * y * z
@@ -244,7 +245,7 @@ class TestRuns:
     def small_machine(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Room for two chunks of 16 voxels cubed, one chunk of 16 and one of 8, not two of 16."""
         wanted = 2 * task_bytes(16**3) - 1
-        monkeypatch.setattr(executors, "MEMORY_LIMIT", int(wanted / 0.8))
+        monkeypatch.setattr("distributed.system.MEMORY_LIMIT", int(wanted / 0.8))
 
     def test_refuses_before_anything_runs(self, mag: wkdask.MagView) -> None:
         with ThreadPoolExecutor(2) as pool:
@@ -290,7 +291,7 @@ class TestRuns:
     ) -> None:
         target = tissue["color"].add_mag(2, 4, 2)
         wanted = 2 * (16**3 + 8**3 + memory.TASK_BYTES)
-        monkeypatch.setattr(executors, "MEMORY_LIMIT", int(wanted / 0.8) + 1 - 4 * missing)
+        monkeypatch.setattr("distributed.system.MEMORY_LIMIT", int(wanted / 0.8) + 1 - 4 * missing)
         with ThreadPoolExecutor(2) as pool:
             if not fits:
                 with pytest.raises(MemoryLimitError, match=r"\(8, 8, 8\)"):
@@ -323,7 +324,7 @@ class TestRuns:
 def test_auto_leaves_a_chunk_for_every_thread(
     mag: wkdask.MagView, monkeypatch: pytest.MonkeyPatch, threads: int, edge: int
 ) -> None:
-    monkeypatch.setattr(executors, "MEMORY_LIMIT", 2**50)
+    monkeypatch.setattr("distributed.system.MEMORY_LIMIT", 2**50)
     boxes: list[BoundingBox] = []
     with ThreadPoolExecutor(threads) as pool:
         mag.for_each_chunk(lambda chunk: boxes.append(chunk[0].bounding_box), "auto", pool)

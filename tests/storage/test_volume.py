@@ -94,6 +94,9 @@ class FakeVolume(Volume):
     def file_path(self, cell: Vec3) -> str:
         return f"{self.path}#{cell}"
 
+    def file_bytes(self, cell: Vec3) -> int | None:
+        return dict(self.files()).get(cell)
+
     def files(self) -> Iterator[tuple[Vec3, int]]:
         return ((cell, voxels.nbytes) for cell, voxels in self.stored.items())
 

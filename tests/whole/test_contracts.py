@@ -312,7 +312,11 @@ HEAVY = ("numpy", "dask", "distributed", "numba", "xarray", "pandas", "wkw", "lz
         pytest.param(
             "wkdask.storage.opening", ("dask", "distributed", "xarray"), id="no dask at the seam"
         ),
-        pytest.param("wkdask.arrays.view", ("matplotlib", "bokeh"), id="no plots for a slice"),
+        pytest.param(
+            "wkdask.dataset.dataset",
+            ("dask.array", "distributed", "xarray", "pandas", "matplotlib", "bokeh"),
+            id="datasets open, and are read, without dask.array",
+        ),
     ],
 )
 def test_imports_are_light(imported: str, absent: tuple[str, ...]) -> None:

@@ -13,6 +13,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
+from weakref import WeakSet
 
 import dask
 from dask.utils import parse_timedelta
@@ -188,10 +189,17 @@ def _settle(client: Client, futures: list[Future[object]]) -> None:
         time.sleep(_PAUSE_SECONDS / 5)
 
 
+_prepared: WeakSet[Client] = WeakSet()
+
+
 def launch_calls(client: Client, call: Callable[[Any], Any], name: str) -> Launch:
     """Return a function that calls `call` on the workers, in tasks with this name."""
     travelling = Portable(call)
     sent = 0
+    if client not in _prepared:
+        _prepared.add(client)
+        # All at once: workers that begin one after the other would import one after the other.
+        client.run(travelling.prepare, wait=False, on_error="ignore")
 
     def launch(items: list[Any]) -> list[Future[object]]:
         nonlocal sent

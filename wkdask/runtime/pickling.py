@@ -5,6 +5,8 @@ It knows how they are pickled, and nothing of what runs them.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -28,6 +30,11 @@ class Portable:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._data = cloudpickle.dumps(function)
+
+    async def prepare(self) -> None:
+        """Import what the function needs, in a thread; its first call tells what goes wrong."""
+        with contextlib.suppress(Exception):
+            await asyncio.to_thread(_loaded, self._data)
 
     def __call__(self, *arguments: Any) -> Any:
         """Call the function."""
