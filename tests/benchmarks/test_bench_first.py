@@ -64,5 +64,5 @@ def test_first_use(tmp_path: Path) -> None:
         warm = [seconds(code, tmp_path / f"cache {name}") for _ in range(ROUNDS)]
         found[name] = statistics.median(warm)
     for name, took in found.items():
-        print(f"{name:20} {took:6.2f} s  {took / found['reference']:5.1f} x reference")
+        sys.stdout.write(f"{name:20} {took:6.2f} s  {took / found['reference']:5.1f} x reference\n")
     assert found["plane"] < 4 * found["reference"], "the first plane needs numba and little else"

@@ -362,7 +362,7 @@ def test_imported_packages_are_declared() -> None:
     optional = [name for extra in ("tiff", "viewer", "zarr") for name in extras[extra]]
     by_extras = {re.split("[><=]", name)[0] for name in optional}
     declared = {re.split(r"[\[><=]", name)[0] for name in project["dependencies"]}
-    by_others = {"cloudpickle": "dask", "llvmlite": "numba", "pandas": "xarray"}
+    by_others = {"cloudpickle": "dask", "yaml": "dask", "llvmlite": "numba", "pandas": "xarray"}
     # These come with anywidget; pillow is imported by another name.
     by_anywidget = {"IPython", "traitlets"}
     # matplotlib is an extra; hypothesis is for those who test by `wkdask.testing`.

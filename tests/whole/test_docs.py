@@ -20,9 +20,11 @@ import numpy as np
 import pytest
 
 import wkdask
+from wkdask.runtime import config as _config
 from wkdask.testing import Tissue
 
 ROOT = Path(__file__).parents[2]
+SETTINGS = {f"wkdask.{name}" for name in _config.dask.config.get("wkdask")}
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 ALL_MODULES = sorted(module.name for module in walk_packages(wkdask.__path__, "wkdask."))
 # The front of a room is one docstring and has no `__all__`.
@@ -139,6 +141,8 @@ def test_files_and_names_of_ours_exist(page: Path) -> None:
     for words in IN_BACKTICKS.findall(prose_of(page)):
         if re.fullmatch(r"(wkdask|docs|tests|notebooks|\.ci)/[\w./-]+", words):
             assert (ROOT / words).exists(), f"{page.name} names {words}"
+        elif words in SETTINGS:
+            continue
         elif re.fullmatch(r"wkdask(\.\w+)+", words):
             assert resolved(words) is not None, f"{page.name} names {words}"
         elif words.split(".")[0] in ROOMS - {"xr"} and re.fullmatch(r"\w+(\.\w+)+", words):

@@ -36,6 +36,7 @@ from wkdask.grids import (
     paired_grids,
     region_of,
 )
+from wkdask.runtime import config
 from wkdask.runtime.executors import ExecutorLike, active_client
 from wkdask.runtime.memory import TASK_BYTES, auto_size
 from wkdask.runtime.run import OnError, Run, RunReport, chunk_graph, run_chunks
@@ -108,7 +109,11 @@ class View:
         *,
         labels: Labels | None = None,
     ) -> None:
-        volume = WkwVolume(os.fspath(path_to_mag_view), VolumeHeader.from_wkw(header))
+        volume = WkwVolume(
+            os.fspath(path_to_mag_view),
+            VolumeHeader.from_wkw(header),
+            options=config.write_options(),
+        )
         self._volume: Volume = volume
         self._box = check_addressable(BoundingBox(global_offset, size))
         self._is_bounded = bool(is_bounded)
@@ -736,11 +741,11 @@ class View:
 
     def restricted_to(self, box: BoundingBox, *, read_only: bool) -> View:
         """Return a view of an absolute box, without checks of the box."""
-        part = View(
-            self.path, self.header, box.size, box.topleft, True, read_only, self.layer_box,
-            labels=self._labels,
+        part: View = object.__new__(View)
+        vars(part).update(
+            _volume=self._volume, _box=check_addressable(box), _is_bounded=True,
+            _read_only=read_only, _mag_box=self.layer_box, _labels=self._labels, _is_open=False,
         )  # fmt: skip
-        part._volume = self._volume
         return part
 
     def with_volume(self, volume: Volume) -> Self:

@@ -41,6 +41,7 @@ from wkdask.grids import ChunksLike
 from wkdask.pyramid import build, rewrite
 from wkdask.pyramid.mags import SamplingMode
 from wkdask.pyramid.plan import PyramidPlan
+from wkdask.runtime import config
 from wkdask.runtime.executors import ExecutorLike
 from wkdask.runtime.run import Run, RunReport
 from wkdask.show import cards
@@ -407,7 +408,7 @@ class Layer:
         mag: MagLike,
         block_edge: SupportsIndex = 32,
         blocks_per_file_edge: SupportsIndex = 32,
-        block_type: BlockType = "lz4hc",
+        block_type: BlockType | None = None,
     ) -> MagView:
         """Add a mag without voxels, that is, full of zeros.
 
@@ -420,7 +421,8 @@ class Layer:
         blocks_per_file_edge
             Blocks per edge of a file, a power of two.
         block_type
-            `"raw"`, `"lz4"`, or `"lz4hc"`, which is smaller and slower to write.
+            `"raw"`, `"lz4"`, or `"lz4hc"`, which is smaller and slower to write; None is what
+            dask's setting `wkdask.block-type` says, `"lz4hc"` at first.
 
         Raises
         ------
@@ -436,7 +438,7 @@ class Layer:
             found.num_channels,
             whole(block_edge, "block_edge"),
             whole(blocks_per_file_edge, "blocks_per_file_edge"),
-            block_type,
+            config.blocks_of_new(block_type),
         )
         return self.open_entry(self._directories.add(Mag(mag), header))
 
@@ -462,7 +464,8 @@ class Layer:
     def downsample(
         self, from_mag: MagLike | None = ..., coarsest_mag: MagLike | None = ...,
         mags: Iterable[MagLike] | None = ..., *, dry_run: Literal[False] = ...,
-        sampling_mode: SamplingMode = ..., mode: str = ..., block_type: BlockType = ...,
+        sampling_mode: SamplingMode = ..., mode: str = ...,
+        block_type: BlockType | None = ...,
         executor: ExecutorLike = ..., retries: int = ..., resume: bool = ...,
         force: bool = ..., progress: bool = ...,
     ) -> RunReport: ...  # fmt: skip
@@ -471,7 +474,8 @@ class Layer:
     def downsample(
         self, from_mag: MagLike | None = ..., coarsest_mag: MagLike | None = ...,
         mags: Iterable[MagLike] | None = ..., *, dry_run: Literal[True],
-        sampling_mode: SamplingMode = ..., mode: str = ..., block_type: BlockType = ...,
+        sampling_mode: SamplingMode = ..., mode: str = ...,
+        block_type: BlockType | None = ...,
         executor: ExecutorLike = ..., retries: int = ..., resume: bool = ...,
         force: bool = ..., progress: bool = ...,
     ) -> PyramidPlan: ...  # fmt: skip
@@ -480,7 +484,8 @@ class Layer:
     def downsample(
         self, from_mag: MagLike | None = ..., coarsest_mag: MagLike | None = ...,
         mags: Iterable[MagLike] | None = ..., *, dry_run: bool,
-        sampling_mode: SamplingMode = ..., mode: str = ..., block_type: BlockType = ...,
+        sampling_mode: SamplingMode = ..., mode: str = ...,
+        block_type: BlockType | None = ...,
         executor: ExecutorLike = ..., retries: int = ..., resume: bool = ...,
         force: bool = ..., progress: bool = ...,
     ) -> RunReport | PyramidPlan: ...  # fmt: skip
@@ -493,7 +498,7 @@ class Layer:
         *,
         sampling_mode: SamplingMode = "anisotropic",
         mode: str = "default",
-        block_type: BlockType = "lz4hc",
+        block_type: BlockType | None = None,
         executor: ExecutorLike = None,
         retries: int = 0,
         resume: bool = False,
@@ -568,14 +573,19 @@ class Layer:
         [Mag('1'), Mag('2-2-1'), Mag('4-4-2')]
         """
         way = build.Coarser(from_mag, coarsest_mag, mags, sampling_mode)
-        how = build.How(mode, block_type, Run(executor, retries=retries, progress=progress))
+        how = build.How(
+            mode,
+            config.blocks_of_new(block_type),
+            Run(executor, retries=retries, progress=progress),
+        )
         return build.build(self, way, how, resume=resume, force=force, dry_run=dry_run)
 
     @overload
     def upsample(
         self, from_mag: MagLike | None = ..., finest_mag: MagLike = ...,
         mags: Iterable[MagLike] | None = ..., *, dry_run: Literal[False] = ...,
-        sampling_mode: SamplingMode = ..., mode: str = ..., block_type: BlockType = ...,
+        sampling_mode: SamplingMode = ..., mode: str = ...,
+        block_type: BlockType | None = ...,
         executor: ExecutorLike = ..., retries: int = ..., resume: bool = ...,
         force: bool = ..., progress: bool = ...,
     ) -> RunReport: ...  # fmt: skip
@@ -584,7 +594,8 @@ class Layer:
     def upsample(
         self, from_mag: MagLike | None = ..., finest_mag: MagLike = ...,
         mags: Iterable[MagLike] | None = ..., *, dry_run: Literal[True],
-        sampling_mode: SamplingMode = ..., mode: str = ..., block_type: BlockType = ...,
+        sampling_mode: SamplingMode = ..., mode: str = ...,
+        block_type: BlockType | None = ...,
         executor: ExecutorLike = ..., retries: int = ..., resume: bool = ...,
         force: bool = ..., progress: bool = ...,
     ) -> PyramidPlan: ...  # fmt: skip
@@ -593,7 +604,8 @@ class Layer:
     def upsample(
         self, from_mag: MagLike | None = ..., finest_mag: MagLike = ...,
         mags: Iterable[MagLike] | None = ..., *, dry_run: bool,
-        sampling_mode: SamplingMode = ..., mode: str = ..., block_type: BlockType = ...,
+        sampling_mode: SamplingMode = ..., mode: str = ...,
+        block_type: BlockType | None = ...,
         executor: ExecutorLike = ..., retries: int = ..., resume: bool = ...,
         force: bool = ..., progress: bool = ...,
     ) -> RunReport | PyramidPlan: ...  # fmt: skip
@@ -606,7 +618,7 @@ class Layer:
         *,
         sampling_mode: SamplingMode = "anisotropic",
         mode: str = "default",
-        block_type: BlockType = "lz4hc",
+        block_type: BlockType | None = None,
         executor: ExecutorLike = None,
         retries: int = 0,
         resume: bool = False,
@@ -651,7 +663,11 @@ class Layer:
         [Mag('1'), Mag('2'), Mag('4')]
         """
         way = build.Finer(from_mag, finest_mag, mags, sampling_mode)
-        how = build.How(mode, block_type, Run(executor, retries=retries, progress=progress))
+        how = build.How(
+            mode,
+            config.blocks_of_new(block_type),
+            Run(executor, retries=retries, progress=progress),
+        )
         return build.build(self, way, how, resume=resume, force=force, dry_run=dry_run)
 
     def to_xarray(

@@ -15,7 +15,7 @@ from wkdask.dataset.properties import LayerProperties, check_new_layer
 from wkdask.formats.image import Image, Level
 from wkdask.geometry import BoundingBox, Vec3, whole
 from wkdask.grids import slices_in
-from wkdask.runtime import memory
+from wkdask.runtime import config, memory
 from wkdask.runtime.run import Run
 from wkdask.storage.header import VolumeHeader, check_addressable
 from wkdask.storage.volume import Layout, Voxels
@@ -103,7 +103,10 @@ def _layer(image: Image, name: str) -> LayerProperties:
 def _header(level: Level, blocks_per_file_edge: SupportsIndex) -> VolumeHeader:
     edge = whole(blocks_per_file_edge, "blocks_per_file_edge")
     return VolumeHeader(
-        level.dtype.name, level.num_channels, blocks_per_file_edge=edge, block_type="lz4hc"
+        level.dtype.name,
+        level.num_channels,
+        blocks_per_file_edge=edge,
+        block_type=config.blocks_of_new(None),
     )
 
 

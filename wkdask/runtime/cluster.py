@@ -15,10 +15,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakSet
 
-import dask
 from dask.utils import parse_timedelta
 
 from wkdask.errors import ClusterError, WorkerLostError
+from wkdask.runtime import config
 from wkdask.runtime.executors import cluster_errors
 from wkdask.runtime.pickling import Portable, portable
 from wkdask.runtime.queues import Items, Outcome, Outcomes
@@ -30,12 +30,11 @@ if TYPE_CHECKING:
 __all__ = ["WINDOW", "Launch", "launch_calls", "on_cluster"]
 
 WINDOW = 512
-"""Tasks in flight on a cluster, unless it has more than half as many threads."""
+"""Blocks of an array that are taken from its graph at a time."""
 
 _PAUSE_SECONDS = 0.1
 _LOOK_SECONDS = 10
 _WARN_SECONDS = 30
-_TIMEOUT_SECONDS = 300
 
 Launch: TypeAlias = "Callable[[list[Any]], list[Future[object]]]"
 """Sends some items off at once and returns their futures, in order."""
@@ -48,7 +47,7 @@ def on_cluster(
     items: Iterable[Any],
     *,
     retries: int = 0,
-    least: int = WINDOW,
+    least: int | None = None,
     unpack: Unpack | None = None,
 ) -> Outcomes:
     """Run items on a cluster, at most a window of them at a time.
@@ -68,11 +67,11 @@ def on_cluster(
         How often an item is tried again after an exception. A dead worker's items run again by
         themselves.
     least
-        The window, unless the cluster has more than half as many threads.
+        The window, unless the cluster has more than half as many threads; None is as configured.
     unpack
         Returns the value of a result, and the error that stands for it; None takes it as it is.
     """
-    window = _Window(client, least)
+    window = _Window(client, least or config.window())
     source = Items(items, retries)
     flying: dict[Future[object], Any] = {}
     suspects: deque[Any] = deque()
@@ -158,7 +157,7 @@ class _Window:
 
 def _no_workers_timeout() -> float:
     """Return for how many seconds a cluster may have no worker; None is without end."""
-    configured = dask.config.get("wkdask.no-workers-timeout", _TIMEOUT_SECONDS)
+    configured = config.setting("no-workers-timeout")
     return math.inf if configured is None else float(parse_timedelta(configured))
 
 

@@ -9,6 +9,8 @@ import time
 import warnings
 from typing import TYPE_CHECKING
 
+from wkdask.runtime import config
+
 if TYPE_CHECKING:
     from tqdm.std import tqdm
 
@@ -92,14 +94,35 @@ class _Pace:
 
 
 def _bar(total: int, pace: _Pace) -> tqdm[None]:
+    style = config.progress_style()
     with warnings.catch_warnings():
         # Without ipywidgets tqdm draws a line in Jupyter too, and need not say so.
         warnings.filterwarnings("ignore", "IProgress not found")
-        from tqdm.auto import tqdm
+        if style == "auto":
+            from tqdm.auto import tqdm
+        else:
+            from tqdm import tqdm
 
     class Bar(tqdm):  # type: ignore[misc]
         @property
         def format_dict(self) -> dict[str, object]:
             return {**super().format_dict, "rate": pace.rate()}
 
+    class PlainBar(Bar):
+        """A new line each minute, for the logs of batch jobs, without control codes."""
+
+        _is_open = True
+
+        def display(self, *_: object, **__: object) -> bool:
+            self.fp.write(f"{self}\n")
+            self.fp.flush()
+            return True
+
+        def close(self) -> None:
+            if self._is_open:
+                self.display()
+            self._is_open, self.disable = False, True
+
+    if style == "plain":
+        return PlainBar(total=total, unit=" chunks", ncols=0, mininterval=60, delay=1e-9)
     return Bar(total=total, unit=" chunks", dynamic_ncols=True)

@@ -17,6 +17,7 @@ from wkdask.dataset.dataset import Dataset, Layer, MagView
 from wkdask.dataset.lookup import other_mag
 from wkdask.errors import ArgumentError, BoundsError
 from wkdask.geometry import BoundingBox, Mag, MagLike
+from wkdask.runtime import config
 from wkdask.runtime.run import RunReport
 from wkdask.storage.header import BlockType, VolumeHeader, check_addressable
 from wkdask.storage.opening import volume_at
@@ -191,7 +192,7 @@ class ArrayAccessor(OnGrid):
         category: str | None = None,
         block_edge: int = 32,
         blocks_per_file_edge: int = 32,
-        block_type: BlockType = "lz4hc",
+        block_type: BlockType | None = None,
         align: Align = "raise",
         **options: Any,
     ) -> MagView:
@@ -370,7 +371,7 @@ def _prepared(
     category: str | None = None,
     block_edge: int = 32,
     blocks_per_file_edge: int = 32,
-    block_type: BlockType = "lz4hc",
+    block_type: BlockType | None = None,
     align: Align = "raise",
     resume: bool = False,
     **options: Any,
@@ -382,7 +383,9 @@ def _prepared(
             "compute=False to store."
         )
     edges = (block_edge, blocks_per_file_edge)
-    header = VolumeHeader(str(array.dtype), array.sizes.get("c", 1), *edges, block_type)
+    header = VolumeHeader(
+        str(array.dtype), array.sizes.get("c", 1), *edges, config.blocks_of_new(block_type)
+    )
     place = Destination.of(target, array, name, category)
     grid = place.grid(array)
     future = volume_at(place.path / str(grid.mag), header)

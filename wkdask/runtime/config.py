@@ -1,0 +1,74 @@
+"""Settings of wkdask in dask's configuration, with the defaults of `wkdask.yaml`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dask.config
+import yaml
+
+from wkdask.errors import ArgumentError
+from wkdask.geometry import whole
+
+if TYPE_CHECKING:
+    from wkdask.storage.header import BlockType
+    from wkdask.storage.volume import WriteOptions
+
+__all__ = ["blocks_of_new", "progress_style", "setting", "window", "write_options"]
+
+_STYLES = ("auto", "line", "plain")
+
+dask.config.update_defaults(
+    yaml.safe_load(Path(__file__).with_name("wkdask.yaml").read_text(encoding="utf-8"))
+)
+
+
+def setting(name: str) -> Any:
+    """Return a setting below `wkdask`.
+
+    Examples
+    --------
+    >>> setting("block-type")
+    'lz4hc'
+    """
+    return dask.config.get(f"wkdask.{name}")
+
+
+def blocks_of_new(given: BlockType | None) -> BlockType:
+    """Return how blocks are stored: as was said, or else as is configured."""
+    configured: BlockType = setting("block-type")
+    return given or configured
+
+
+def write_options() -> WriteOptions:
+    """Return how files are written unless a view says otherwise.
+
+    Raises
+    ------
+    ArgumentError
+        If a setting can't be used.
+    """
+    # Not above: `dask config list` imports this module, and needs no voxels.
+    from wkdask.storage.volume import WriteOptions
+
+    return WriteOptions(setting("fsync"), setting("keep-zeros"), setting("hc-level"))
+
+
+def window() -> int:
+    """Return how many tasks are in flight on a cluster, at least."""
+    count = whole(setting("window"), "wkdask.window")
+    if count < 1:
+        raise ArgumentError(f"the setting wkdask.window is {count}, but must be at least 1.")
+    return count
+
+
+def progress_style() -> str:
+    """Return how progress is shown: `"auto"`, `"line"` or `"plain"`."""
+    style = setting("progress-style")
+    if style not in _STYLES:
+        raise ArgumentError(
+            f"the setting wkdask.progress-style is {style!r}, but must be one of "
+            f"{', '.join(_STYLES)}."
+        )
+    return str(style)
