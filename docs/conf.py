@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import wkdask
 
 project = "wkdask"
@@ -9,8 +12,16 @@ author = "the wkdask authors"
 copyright = "the wkdask authors, MIT licence"
 version = release = wkdask.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build"]
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "sphinx_design",
+]
+templates_path = ["_templates"]
+autosummary_generate = True
+exclude_patterns = ["_build", "_templates", "jupyter_execute"]
 default_role = "code"
 
 html_theme = "furo"
@@ -19,6 +30,16 @@ html_show_sphinx = False
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
+
+# Notebooks are kept without outputs, and run while the pages are built.
+nb_execution_mode = "cache"
+nb_execution_cache_path = str(Path(__file__).with_name("_build") / ".notebooks")
+nb_execution_timeout = 180
+nb_execution_raise_on_error = True
+nb_execution_show_tb = True
+nb_output_stderr = "remove"
+_here = Path(__file__).parent
+shutil.copytree(_here.parent / "notebooks", _here / "notebooks", dirs_exist_ok=True)
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

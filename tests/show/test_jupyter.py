@@ -109,7 +109,9 @@ def run_cell(page: Any, number: int) -> None:
     page.keyboard.press("Control+Enter")
 
 
-def test_slider_to_pixels(dataset: wkdask.Dataset, tmp_path: Path, browser: Any) -> None:
+def test_slider_to_pixels(
+    dataset: wkdask.Dataset, tmp_path: Path, browser: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     nbformat.write(notebook(dataset), tmp_path / "viewer.ipynb")
     errors: list[str] = []
     with lab(tmp_path) as address:
@@ -128,6 +130,8 @@ def test_slider_to_pixels(dataset: wkdask.Dataset, tmp_path: Path, browser: Any)
             slider.fill(str(z))
             seconds.append(wait_for(page, z + 50))
         assert np.median(seconds) < 1.0, "planes come as one looks"
+        with capsys.disabled():
+            sys.stdout.write(f" {1 / np.median(seconds):.0f} planes per second ")
         run_cell(page, 2)
         wait_for(page, 140)
         slider.fill("77")

@@ -17,7 +17,13 @@ each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path
 
 
 def test_the_notebooks() -> None:
-    assert [path.name for path in NOTEBOOKS] == ["analysis.ipynb", "quickstart.ipynb"]
+    assert [path.name for path in NOTEBOOKS] == [
+        "analysis.ipynb",
+        "distributed_downsampling.ipynb",
+        "lazy_slicing.ipynb",
+        "quickstart.ipynb",
+        "viewer.ipynb",
+    ]
 
 
 @each_notebook
@@ -39,5 +45,7 @@ def test_notebook_runs(path: Path, tmp_path: Path) -> None:
     nbclient.NotebookClient(notebook, timeout=120, resources=resources).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     assert any("image/png" in output.get("data", {}) for output in outputs), "no picture"
-    assert not [output.text for output in outputs if output.get("name") == "stderr"]
+    told = [output.text for output in outputs if output.get("name") == "stderr"]
+    # A notebook kills a worker on purpose.
+    assert not [text for text in told if "Restarting worker" not in text]
     assert not list(tmp_path.iterdir()), "the notebook left files behind"

@@ -286,7 +286,9 @@ class Dataset:
         return {"name": self.name, **size, "voxel_size_unit": self.unit}
 
     def show(self, **traits: Any) -> Viewer:
-        """Show all layers in a viewer, segmentations over grey values; needs `wkdask[viewer]`.
+        """Show the layers in a viewer: segmentations over grey values; needs `wkdask[viewer]`.
+
+        Of several layers with grey values the first one is visible at the beginning.
 
         Parameters
         ----------

@@ -89,7 +89,10 @@ class Viewer(anywidget.AnyWidget):  # type: ignore[misc]
         start = {
             "position": list(first.centre),
             "zoom": _first_zoom(first),
-            "layers": [_state(layer, low) for layer, low in zip(self._shown, limits, strict=True)],
+            "layers": [
+                _state(layer, ends, layer is first or layer.is_segmentation)
+                for layer, ends in zip(self._shown, limits, strict=True)
+            ],
         }
         super().__init__(
             **{**start, **traits},
@@ -215,9 +218,9 @@ def _is_inside(layer: ShownLayer, z: float) -> bool:
     return layer.box.topleft[2] <= z < layer.box.bottomright[2]
 
 
-def _state(layer: ShownLayer, limits: tuple[float, float]) -> dict[str, Any]:
+def _state(layer: ShownLayer, limits: tuple[float, float], is_visible: bool) -> dict[str, Any]:
     opacity = LABELS_OPACITY / 255 if layer.is_segmentation else 1.0
-    state = {"name": layer.name, "visible": True, "opacity": opacity}
+    state = {"name": layer.name, "visible": is_visible, "opacity": opacity}
     return state if layer.is_segmentation else {**state, "low": limits[0], "high": limits[1]}
 
 
