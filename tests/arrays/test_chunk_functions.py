@@ -25,6 +25,9 @@ from typing import Any
 import cloudpickle
 import dask
 import dask.array as da
+
+# Its import lets all errors that exist be pickled, so it has to come before those of the tests.
+import distributed  # noqa: F401
 import numpy as np
 import pytest
 import wkw

@@ -24,6 +24,8 @@ from wkdask.errors import ExistsError, FormatError, WkdaskError, storage_error
 
 __all__ = [
     "TEMPORARY_SUFFIX",
+    "OvertakenError",
+    "alone",
     "check_missing",
     "claim",
     "commit",
@@ -62,6 +64,10 @@ _TRIES = 3
 _AT_FDCWD, _RENAME_NOREPLACE, _RENAME_EXCHANGE = -100, 1, 2
 
 
+class OvertakenError(Exception):
+    """Another writer made the file in the meantime; nothing was written."""
+
+
 @contextlib.contextmanager
 def private(path: str) -> Iterator[tuple[int, str]]:
     """Open a new, locked file beside `path`; yield its descriptor and its name.
@@ -89,15 +95,55 @@ def replacing(path: str, *, fsync: bool = False) -> Iterator[int]:
             commit(descriptor, temporary, path, fsync)
 
 
-def commit(descriptor: int, temporary: str, path: str, fsync: bool) -> None:
-    """Rename a private file that is whole to its final name; an older file is replaced."""
+def commit(
+    descriptor: int, temporary: str, path: str, fsync: bool, *, is_new: bool = False
+) -> None:
+    """Rename a private file that is whole to its final name; an older file is replaced.
+
+    With `is_new` there must be no older file: `OvertakenError` says that there is one.
+    """
     if fsync:
         os.fsync(descriptor)
     # Network file systems report a full disk when a file is closed. Closing a copy keeps the lock.
     os.close(os.dup(descriptor))
-    os.replace(temporary, path)
+    if not is_new:
+        os.replace(temporary, path)
+    elif not claim(temporary, path):
+        raise OvertakenError(path)
     if fsync:
         fsync_names(path)
+
+
+@contextlib.contextmanager
+def alone(path: str) -> Iterator[bool]:
+    """Keep others who do the same from replacing a file inside the block; yield whether it exists.
+
+    They wait. Where there is no file yet, `claim` tells who was first. A file system without locks
+    keeps nobody away.
+    """
+    descriptor = _current(path)
+    try:
+        yield descriptor is not None
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _current(path: str) -> int | None:
+    """Open and lock the file that has a name now; None if there is none."""
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            # Missing, or not to be read: whoever reads it tells what is wrong.
+            return None
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                return descriptor
+        # Somebody replaced or removed it while we waited.
+        os.close(descriptor)
 
 
 def claim(temporary: str, path: str) -> bool:

@@ -253,21 +253,38 @@ class WkwVolume(Volume):
                 whole = self.file_box(cell)
                 common = whole.intersected_with(box)
                 inside = common.moved_by(-at for at in whole.topleft)
-                with self._merging(cell, whole, inside, produce) as (piece_of, touched):
-                    if self.layout.is_compressed or self.is_claimed or common == whole:
-                        size_bytes = self._write_file(cell, piece_of, touched, threads)
-                    else:
-                        size_bytes = inside.volume * self.layout.voxel_bytes
-                        pieces = [inside] if is_made else writer.pieces_of(self.layout)
+                if self.layout.is_compressed or self.is_claimed or common == whole:
+                    size_bytes = self._replace_file(cell, inside, produce, threads)
+                else:
+                    size_bytes = inside.volume * self.layout.voxel_bytes
+                    pieces = [inside] if is_made else writer.pieces_of(self.layout)
+                    with self._merging(cell, inside, produce) as (piece_of, _):
                         self._patch_file(cell, inside, piece_of, pieces)
                 add_written(inside.volume * self.layout.num_channels, size_bytes)
         finally:
             # Also after a failure: the files before it were written.
             self.note_change()
 
-    def _write_file(self, cell: Vec3, piece_of: Produce, touched: BoundingBox, threads: int) -> int:
-        """Write a file whole, and return its bytes."""
-        with writer.writing(self.file_path(cell), self.layout, self.options) as file:
+    def _replace_file(self, cell: Vec3, inside: BoundingBox, produce: Produce, threads: int) -> int:
+        """Write a file whole, new inside a box and as it was elsewhere; return its bytes.
+
+        Others who write to parts of the same file at the same time wait, so that no voxel is lost.
+        """
+        while True:
+            try:
+                return self._replace_once(cell, inside, produce, threads)
+            except atomic.OvertakenError:
+                # Somebody made the file in the meantime: it has to be merged now.
+                continue
+
+    def _replace_once(self, cell: Vec3, inside: BoundingBox, produce: Produce, threads: int) -> int:
+        path = self.file_path(cell)
+        others = contextlib.nullcontext(True) if self.is_claimed else atomic.alone(path)
+        with (
+            others as exists,
+            self._merging(cell, inside, produce) as (piece_of, touched),
+            writer.writing(path, self.layout, self.options, is_new=not exists) as file,
+        ):
             file.fill(piece_of, touched, threads)
         return file.size_bytes
 
@@ -287,12 +304,13 @@ class WkwVolume(Volume):
 
     @contextlib.contextmanager
     def _merging(
-        self, cell: Vec3, whole: BoundingBox, inside: BoundingBox, produce: Produce
+        self, cell: Vec3, inside: BoundingBox, produce: Produce
     ) -> Iterator[tuple[Produce, BoundingBox]]:
         """Yield what makes pieces of a file, and the box outside of which they are zero.
 
         Voxels are new inside a box and old elsewhere; positions count from the file's first voxel.
         """
+        whole = self.file_box(cell)
 
         def new_voxels(part: BoundingBox) -> Voxels | None:
             voxels = produce(part.moved_by(whole.topleft))

@@ -302,7 +302,7 @@ def _zero_block(header: VolumeHeader) -> bytes:
 
 @contextlib.contextmanager
 def writing(
-    path: str, header: VolumeHeader, options: WriteOptions | None = None
+    path: str, header: VolumeHeader, options: WriteOptions | None = None, *, is_new: bool = False
 ) -> Iterator[PieceWriter]:
     """Write a whole file, which takes its place when the `with` block ends without an error.
 
@@ -317,6 +317,8 @@ def writing(
         How to store it.
     options
         How careful to be.
+    is_new
+        Whether there must be no file yet; else `atomic.OvertakenError` is raised.
 
     Examples
     --------
@@ -332,10 +334,11 @@ def writing(
         writer.check_complete()
         with os_errors(path, "writing"):
             if not writer.size_bytes:
-                remove(path, options.fsync)
+                if not is_new:
+                    remove(path, options.fsync)
                 return
             writer.finish()
-            commit(descriptor, temporary, path, options.fsync)
+            commit(descriptor, temporary, path, options.fsync, is_new=is_new)
 
 
 def _free_bytes(descriptor: int) -> int:
