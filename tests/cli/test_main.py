@@ -349,3 +349,23 @@ def test_wrong_usage(arguments):
     result = wkdask_command(*arguments)
     assert result.exit_code == 2
     assert "Usage" in result.output
+
+
+class TestVerbosity:
+    def test_quiet(self, furnished):
+        done = wkdask_command("-q", "info", furnished.path)
+        assert (done.exit_code, done.output) == (0, "")
+        done = wkdask_command("-q", "info", "nowhere")
+        assert done.exit_code == 1
+        assert done.output.startswith("Error: ")
+
+    def test_verbose(self):
+        done = wkdask_command("-v", "info", "nowhere")
+        assert done.exit_code == 1
+        assert "Traceback" in done.output
+        assert "Traceback" not in wkdask_command("info", "nowhere").output
+
+    @pytest.mark.parametrize("name", sorted(main.commands))
+    def test_every_command_has_an_example(self, name):
+        text = wkdask_command(name, "--help").output
+        assert f"wkdask {name}" in text.split("Example:")[1]

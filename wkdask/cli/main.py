@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import sys
 from typing import Literal
@@ -19,7 +21,10 @@ __all__ = ["main"]
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(wkdask.__version__)
-def main() -> None:
+@click.option("-v", "--verbose", is_flag=True, help="Show the traceback of an error.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors, and no bars.")
+@click.pass_context
+def main(context: click.Context, *, verbose: bool, quiet: bool) -> None:
     """Lazy dask arrays on WKW volumes, the file format of WEBKNOSSOS.
 
     Errors go to stderr in one line. Exit codes: 0 if all went well, 1 after an error, or if a check
@@ -29,6 +34,8 @@ def main() -> None:
     Completion for bash (zsh and fish likewise):
       eval "$(_WKDASK_COMPLETE=bash_source wkdask)"
     """
+    if quiet:
+        context.with_resource(contextlib.redirect_stdout(io.StringIO()))
 
 
 for command in (

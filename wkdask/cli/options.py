@@ -6,6 +6,7 @@ It knows click and executors, and none of the commands. Heavy imports wait until
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -119,7 +120,15 @@ def scheduler_options(command: _Command) -> _Command:
 
 def shows_bar(progress: bool | None, as_json: bool) -> bool:
     """Return whether a command shows a bar; never with JSON, which is printed to the same place."""
-    return not as_json and (sys.stderr.isatty() if progress is None else progress)
+    if as_json or _is_given("quiet"):
+        return False
+    return sys.stderr.isatty() if progress is None else progress
+
+
+def _is_given(flag: str) -> bool:
+    """Return whether a flag of `wkdask` itself was given."""
+    context = click.get_current_context(silent=True)
+    return bool(context and context.find_root().params.get(flag))
 
 
 @contextmanager
@@ -128,6 +137,8 @@ def errors_as_text(exit_code: int = 1) -> Iterator[None]:
     try:
         yield
     except (WkdaskError, OSError) as error:
+        if _is_given("verbose"):
+            traceback.print_exc()
         shown = click.ClickException(str(error))
         shown.exit_code = exit_code
         raise shown from None
