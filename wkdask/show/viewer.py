@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import traitlets
 
 from wkdask.errors import ArgumentError, extra_error
 from wkdask.geometry import BoundingBox
@@ -23,6 +22,7 @@ from wkdask.show.shown import AXES, Pixels, ShownLayer, as_rows, plane_axes, rea
 
 try:
     import anywidget
+    import traitlets
 except ImportError:
     raise extra_error("anywidget", "viewer") from None
 
