@@ -232,8 +232,8 @@ class BoundingBox:
     @property
     def bottomright(self) -> Vec3:
         """The first voxel beyond the box on every axis, `(x, y, z)`."""
-        x, y, z = (a + b for a, b in zip(self.topleft, self.size, strict=True))
-        return x, y, z
+        (x, y, z), (width, height, depth) = self.topleft, self.size
+        return x + width, y + height, z + depth
 
     @property
     def volume(self) -> int:

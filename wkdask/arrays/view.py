@@ -10,6 +10,7 @@ import os
 import warnings
 from collections.abc import Callable
 from copy import copy
+from dataclasses import replace
 from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex, overload
@@ -109,17 +110,18 @@ class View:
         *,
         labels: Labels | None = None,
     ) -> None:
-        volume = WkwVolume(
-            os.fspath(path_to_mag_view),
-            VolumeHeader.from_wkw(header),
-            options=config.write_options(),
-        )
-        self._volume: Volume = volume
-        self._box = check_addressable(BoundingBox(global_offset, size))
+        volume = WkwVolume(os.fspath(path_to_mag_view), VolumeHeader.from_wkw(header))
+        box = BoundingBox(global_offset, size)
         self._is_bounded = bool(is_bounded)
-        self._read_only = bool(read_only)
         self._mag_box = mag_view_bbox_at_creation
-        self._labels = labels or Labels()
+        self._begin(volume, box, bool(read_only), labels or Labels())
+
+    def _begin(self, volume: Volume, box: BoundingBox, read_only: bool, labels: Labels) -> None:
+        """Set what a view of a volume needs."""
+        self._volume = replace(volume, options=config.write_options())
+        self._box = check_addressable(box)
+        self._read_only = read_only
+        self._labels = labels
         self._is_open = False
 
     @property

@@ -804,14 +804,11 @@ class MagView(View):
         layer: Layer | None = None,
         read_only: bool = False,
     ) -> None:
-        super().__init__(
-            volume.path,
-            as_wkw(volume).header.to_wkw(),
-            bounding_box.bottomright,
-            is_bounded=False,
-            read_only=read_only,
-            labels=labels,
-        )
+        # Not by the constructor of a view, which takes a path and a header of `wkw`.
+        self._is_bounded = False
+        self._mag_box = None
+        box = BoundingBox((0, 0, 0), bounding_box.bottomright)
+        self._begin(volume, box, read_only, labels)
         self._data_box = bounding_box
         self._layer = layer
 
