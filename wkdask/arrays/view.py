@@ -118,7 +118,8 @@ class View:
 
     def _begin(self, volume: Volume, box: BoundingBox, read_only: bool, labels: Labels) -> None:
         """Set what a view of a volume needs."""
-        self._volume = replace(volume, options=config.write_options())
+        options = config.write_options()
+        self._volume = volume if options is None else replace(volume, options=options)
         self._box = check_addressable(box)
         self._read_only = read_only
         self._labels = labels

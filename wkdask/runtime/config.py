@@ -41,18 +41,21 @@ def blocks_of_new(given: BlockType | None) -> BlockType:
     return given or configured
 
 
-def write_options() -> WriteOptions:
-    """Return how files are written unless a view says otherwise.
+def write_options() -> WriteOptions | None:
+    """Return how files are written unless a view says otherwise; None if that is as always.
 
     Raises
     ------
     ArgumentError
         If a setting can't be used.
     """
+    given = [dask.config.get(f"wkdask.{name}") for name in ("fsync", "keep-zeros", "hc-level")]
+    if given == [False, False, None]:
+        return None
     # Not above: `dask config list` imports this module, and needs no voxels.
     from wkdask.storage.volume import WriteOptions
 
-    return WriteOptions(setting("fsync"), setting("keep-zeros"), setting("hc-level"))
+    return WriteOptions(*given)
 
 
 def window() -> int:
