@@ -27,6 +27,8 @@ default_role = "code"
 html_theme = "furo"
 html_title = f"wkdask {release}"
 html_show_sphinx = False
+html_static_path = ["_static"]
+html_css_files = ["wkdask.css"]
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
@@ -39,6 +41,8 @@ nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_output_stderr = "remove"
 _here = Path(__file__).parent
+for made in ("api", "notebooks"):  # what an earlier build left may be gone from the source
+    shutil.rmtree(_here / made, ignore_errors=True)
 shutil.copytree(_here.parent / "notebooks", _here / "notebooks", dirs_exist_ok=True)
 
 autodoc_member_order = "bysource"

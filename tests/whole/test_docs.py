@@ -8,9 +8,13 @@ import doctest
 import io
 import re
 import runpy
+import subprocess
+import sys
 import tomllib
+import zlib
 from collections.abc import Iterator
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import walk_packages
 from types import ModuleType
@@ -34,7 +38,9 @@ ROOMS = {name.split(".")[1] for name in ALL_MODULES if name.count(".") == 2}
 
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 SHELL = re.compile(r"^```sh\n(.*?)^```", re.DOTALL | re.MULTILINE)
+ANCHOR = re.compile(r"\]\(([^)#:]*)#([^)]+)\)")
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+STATED = re.compile(r"# (\(.*?\)|\['.*?\]|True|False|\d+)(:|$)")
 IN_BACKTICKS = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 
 
@@ -83,7 +89,7 @@ def demo_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> wkdask.Data
     ids=name_of,
 )
 def test_code_of_the_docs_runs(page: Path, demo_dataset: wkdask.Dataset) -> None:
-    """Each block runs after those before it, and `expression  # (a, tuple)` has that value."""
+    """Each block runs after those before it, and `expression  # (a, value)` has that value."""
     # As in a script, so that functions travel to worker processes by value.
     namespace: dict[str, Any] = {"__name__": "__main__"}
     with contextlib.redirect_stdout(io.StringIO()):
@@ -98,7 +104,7 @@ def run_statement(statement: ast.stmt, code: str, page: Path, namespace: dict[st
         return
     value = eval(compile(ast.Expression(statement.value), page.name, "eval"), namespace)
     last_line = code.splitlines()[(statement.end_lineno or 0) - 1]
-    if stated := re.search(r"# (\(.*?\))(:|$)", last_line):
+    if stated := STATED.search(last_line):
         assert value == ast.literal_eval(stated[1]), last_line
 
 
@@ -134,6 +140,22 @@ def test_examples_of_docstrings_run(
 def test_links_lead_somewhere(page: Path) -> None:
     for target in LINK.findall(page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_to_a_heading(page: Path) -> None:
+    for target, anchor in ANCHOR.findall(page.read_text(encoding="utf-8")):
+        assert anchor in anchors_of(page.parent / target if target else page), (target, anchor)
+
+
+def anchors_of(page: Path) -> set[str]:
+    """Return the names of headings, as Sphinx and GitHub make them, and of labels."""
+    text = page.read_text(encoding="utf-8")
+    headings = re.findall(
+        r"^#{1,3} (.*)$", re.sub(r"^```.*?^```", "", text, flags=re.S | re.M), re.M
+    )
+    slugs = (re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings)
+    return {*slugs, *re.findall(r"^\((.*)\)=$", text, re.M)}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -180,6 +202,29 @@ def test_the_api_page_has_every_public_name() -> None:
     page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     documented = re.findall(r"^(?:   |\.\. automodule:: wkdask\.)(\w+)$", page, re.MULTILINE)
     assert set(wkdask.__all__) <= set(documented)
+
+
+@pytest.mark.slow
+def test_the_built_pages_hold_every_public_name(tmp_path: Path) -> None:
+    """Names are found by the search of the site and by links from other sites."""
+    for package in ("furo", "myst_nb", "sphinx", "sphinx_design"):
+        if find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+    html = tmp_path / "html"
+    options = ["-W", "-q", "-D", "nb_execution_mode=off"]
+    command = [sys.executable, "-m", "sphinx", *options, str(ROOT / "docs"), str(html)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    packed = (html / "objects.inv").read_bytes().split(b"zlib.\n")[1]
+    names = {line.split()[0] for line in zlib.decompress(packed).decode().splitlines()}
+    public = {f"wkdask.{name}" for name in wkdask.__all__}
+    public |= {f"wkdask.errors.{name}" for name in wkdask.errors.__all__}
+    for kind in (wkdask.Dataset, wkdask.Layer, wkdask.View, wkdask.MagView):
+        members = (name for name in dir(kind) if not name.startswith("_"))
+        public |= {f"wkdask.{kind.__name__}.{name}" for name in members}
+    assert not public - names
+    index = (html / "searchindex.js").read_text(encoding="utf-8")
+    assert not [name for name in wkdask.__all__ if f'"{name}"' not in index]
 
 
 def test_the_errors_page_shows_the_tree() -> None:
