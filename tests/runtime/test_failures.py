@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from wkdask.runtime import executors
+
 PROGRAM = """
 import sys
 import wkdask
@@ -57,3 +59,10 @@ def test_a_bug_is_told_once(tmp_path: Path, kind: str) -> None:
     assert lines[-1].startswith("in chunk ")
     frames = [line.split(" in ")[-1] for line in lines if line.startswith("  File")]
     assert frames[-2:] == ["bug", "helper"]
+
+
+def test_a_worker_that_dies_while_the_cluster_is_asked_is_left_out() -> None:
+    answers = {"tcp://a": "0.1.0", "tcp://b": OSError("the worker is gone")}
+    assert executors._answers(answers) == {"tcp://a": "0.1.0"}
+    with pytest.raises(ImportError):
+        executors._answers({**answers, "tcp://c": ImportError("no wkdask here")})

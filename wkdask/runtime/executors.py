@@ -95,7 +95,7 @@ def check_cluster(client: Client) -> None:
     try:
         with cluster_errors():
             found = {"the scheduler": client.run_on_scheduler(resolve_name, where)}
-            found |= client.run(resolve_name, where)
+            found |= _answers(client.run(resolve_name, where, on_error="return"))
     except ImportError as error:
         raise ClusterError(
             f"the scheduler or a worker of this cluster can't import wkdask ({error}). Install it "
@@ -112,6 +112,14 @@ def check_cluster(client: Client) -> None:
         )
     if len(found) > 1:
         _checked_clients.add(client)
+
+
+def _answers(answers: dict[str, Any]) -> dict[str, Any]:
+    """Return what workers answered, without those that died; raise what else went wrong."""
+    for answer in answers.values():
+        if isinstance(answer, Exception) and not isinstance(answer, OSError):
+            raise answer
+    return {place: a for place, a in answers.items() if not isinstance(a, Exception)}
 
 
 _checked_clients: WeakSet[Client] = WeakSet()
