@@ -172,10 +172,24 @@ class TestOneBadLayer:
         self.check(path, said)
 
     @settings(
-        max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+        max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
     )
     @given(data=st.data())
     def test_any_value_anywhere(self, path: Path, data: st.DataObject) -> None:
+        self.look(path, data)
+
+    @pytest.mark.slow
+    @settings(
+        max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    )
+    @given(data=st.data())
+    def test_200_datasets_answer_at_once(self, path: Path, data: st.DataObject) -> None:
+        start = time.perf_counter()
+        self.look(path, data)
+        assert time.perf_counter() - start < 2
+
+    def look(self, path: Path, data: st.DataObject) -> None:
+        """Put any value anywhere in the first layer, and look at what is left."""
         said = json.loads((path / JSON).read_text())
         original = json.dumps(said)
         values = st.recursive(
@@ -194,9 +208,11 @@ class TestOneBadLayer:
             dataset = wkdask.open(path)
             assert dataset["other"][1].read((0, 0, 0), (EDGE,) * 3).min() == 7
             repr(dataset)
+            dataset._repr_html_()
             wkdask.check(path)
             for name in ("color", *dataset.layers):
                 try:
+                    dataset[name]._repr_html_()
                     dataset[name][1].read((0, 0, 0), (EDGE,) * 3)
                 except WkdaskError:
                     continue
