@@ -94,7 +94,7 @@ def carry_out(
         try:
             report = go(run, journal)
         except Exception as error:
-            raise told_briefly(error, job.function)  # noqa: B904 - the same error
+            raise told_briefly(error)  # noqa: B904 - the same error
         finally:
             finish(target, run)
         if journal is not None:

@@ -6,7 +6,6 @@ caller's secret: the work is any function of a chunk's position.
 
 from __future__ import annotations
 
-import linecache
 import os
 import time
 import traceback
@@ -58,8 +57,6 @@ Work = Callable[[Vec3], object]
 
 _SHOWN_FAILURES = 5
 
-# The file of a function that cloudpickle carried by value.
-_NO_FILE = "<dynamic-code>"
 # Where the code lies that runs a user's function.
 _NOT_OF_USERS = (
     os.path.dirname(os.path.dirname(__file__)),
@@ -315,32 +312,12 @@ class Tally:
         )
 
 
-def told_briefly(error: Exception, function: Callable[..., object] | None = None) -> Exception:
-    """Return an error whose traceback begins in the user's code, if it went through some.
-
-    A function of a notebook or script loses the name of its file on the way to a worker; a note
-    shows the line of `function` that failed.
-    """
-    line, notes = _failed_line(error, function), getattr(error, "__notes__", [])
-    if line and line not in notes:
-        error.__notes__ = [line, *notes]
+def told_briefly(error: Exception) -> Exception:
+    """Return an error whose traceback begins in the user's code, if it went through some."""
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_NOT_OF_USERS):
         trace = trace.tb_next
     return error if trace is None else error.with_traceback(trace)
-
-
-def _failed_line(error: Exception, function: Callable[..., object] | None) -> str:
-    while isinstance(function, partial):
-        function = function.func
-    code = getattr(function, "__code__", None)
-    found = ""
-    for frame, number in traceback.walk_tb(error.__traceback__):
-        there = frame.f_code
-        if code and (there.co_filename, there.co_name) == (_NO_FILE, code.co_name):
-            text = linecache.getline(code.co_filename, number).strip()
-            found = f"line {number} of {code.co_name}: {text}" if text else found
-    return found
 
 
 def chunk_graph(work: Work, grid: ChunkGrid, *, on_error: OnError = "raise") -> da.Array:
