@@ -49,7 +49,7 @@ def write_options() -> WriteOptions | None:
     ArgumentError
         If a setting can't be used.
     """
-    given = [dask.config.get(f"wkdask.{name}") for name in ("fsync", "keep-zeros", "hc-level")]
+    given = [setting(name) for name in ("fsync", "keep-zeros", "hc-level")]
     if given == [False, False, None]:
         return None
     # Not above: `dask config list` imports this module, and needs no voxels.

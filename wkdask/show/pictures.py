@@ -135,7 +135,7 @@ def _plane(layer: ShownLayer, axis: str, at: float, window: BoundingBox, most: i
 def _over(under: Colors | None, pixels: Pixels, layer: ShownLayer, look: Look) -> Colors:
     """Return colours with those of a layer over them."""
     if not layer.is_segmentation:
-        return greys(pixels, *look.limits.get(layer.name, grey_limits([pixels])))
+        return greys(pixels, *(look.limits.get(layer.name) or grey_limits([pixels])))
     if under is None:
         return blend(np.zeros((*pixels.shape[1:], 3), np.uint8), pixels[0], 1.0)
     return blend(under, pixels[0], look.opacity)
