@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -49,16 +51,34 @@ def test_write_options(tmp_path: Path) -> None:
         ("fsync", "perhaps", lambda layer: layer.add_mag(1)),
         ("window", 0, lambda _: config.window()),
         ("progress-style", "loud", lambda _: config.progress_style()),
+        ("no-workers-timeout", "5 min", lambda _: config.no_workers_timeout()),
+        ("no-workers-timeout", [], lambda _: config.no_workers_timeout()),
     ],
-    ids=["block-type", "hc-level", "fsync", "window", "progress-style"],
+    ids=["block-type", "hc-level", "fsync", "window", "progress-style", "a-unit", "no-time"],
 )
 def test_what_cannot_be_is_told(tmp_path: Path, name: str, value: Any, call: Any) -> None:
     layer = layer_in(tmp_path)
     with (
         dask.config.set({f"wkdask.{name}": value}),
-        pytest.raises(ArgumentError, match=str(value)),
+        pytest.raises(ArgumentError, match=re.escape(str(value))),
     ):
         call(layer)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"), [("300s", 300), ("2 hours", 7200), (20, 20), (None, math.inf)]
+)
+def test_times(value: Any, seconds: float) -> None:
+    with dask.config.set({"wkdask.no-workers-timeout": value}):
+        assert config.no_workers_timeout() == seconds
+
+
+def test_defaults_are_in_order() -> None:
+    assert config.no_workers_timeout() == 300
+    assert config.window() == 512
+    assert config.progress_style() == "auto"
+    assert config.write_options() is None
+    assert config.blocks_of_new(None) == "lz4hc"
 
 
 def test_plain_progress_has_no_control_codes(capsys: Any) -> None:

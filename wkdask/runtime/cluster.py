@@ -15,8 +15,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakSet
 
-from dask.utils import parse_timedelta
-
 from wkdask.errors import ClusterError, WorkerLostError
 from wkdask.runtime import config
 from wkdask.runtime.executors import cluster_errors
@@ -139,7 +137,7 @@ class _Window:
         if threads:
             self._seen, self._has_warned = now, False
         else:
-            self._wait_for_workers(now, _no_workers_timeout())
+            self._wait_for_workers(now, config.no_workers_timeout())
 
     def _wait_for_workers(self, now: float, timeout: float) -> None:
         if now >= self._seen + timeout:
@@ -153,12 +151,6 @@ class _Window:
             warnings.warn(
                 "the cluster has no worker; waiting for some", RuntimeWarning, stacklevel=2
             )
-
-
-def _no_workers_timeout() -> float:
-    """Return for how many seconds a cluster may have no worker; None is without end."""
-    configured = config.setting("no-workers-timeout")
-    return math.inf if configured is None else float(parse_timedelta(configured))
 
 
 def _finished(flying: Collection[Future[object]], window: _Window) -> list[Future[object]]:

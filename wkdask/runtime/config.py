@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dask.config
 import yaml
+from dask.utils import parse_timedelta
 
 from wkdask.errors import ArgumentError
 from wkdask.geometry import whole
@@ -15,7 +17,14 @@ if TYPE_CHECKING:
     from wkdask.storage.header import BlockType
     from wkdask.storage.volume import WriteOptions
 
-__all__ = ["blocks_of_new", "progress_style", "setting", "window", "write_options"]
+__all__ = [
+    "blocks_of_new",
+    "no_workers_timeout",
+    "progress_style",
+    "setting",
+    "window",
+    "write_options",
+]
 
 _STYLES = ("auto", "line", "plain")
 
@@ -64,6 +73,26 @@ def window() -> int:
     if count < 1:
         raise ArgumentError(f"the setting wkdask.window is {count}, but must be at least 1.")
     return count
+
+
+def no_workers_timeout() -> float:
+    """Return for how many seconds a cluster may have no worker; without end is infinite.
+
+    Raises
+    ------
+    ArgumentError
+        If the setting is neither a time nor null.
+    """
+    configured = setting("no-workers-timeout")
+    if configured is None:
+        return math.inf
+    try:
+        return float(parse_timedelta(configured))
+    except (AttributeError, IndexError, KeyError, ValueError) as error:
+        raise ArgumentError(
+            f"the setting wkdask.no-workers-timeout is {configured!r}, but must be a time, such as "
+            "'300s' or '2 hours', or null."
+        ) from error
 
 
 def progress_style() -> str:
