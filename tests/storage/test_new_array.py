@@ -1,4 +1,4 @@
-"""`new_array` of `wkdask.storage.reader`: memory is taken over, and never while an array lives."""
+"""`new_array` of `wkdask.storage.memory`: memory is taken over, and never while an array lives."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from wkdask.geometry import BoundingBox
-from wkdask.storage import reader
+from wkdask.storage import memory as reader
 from wkdask.storage.header import VolumeHeader
-from wkdask.storage.reader import SMALLEST_BYTES, new_array
+from wkdask.storage.memory import SMALLEST_BYTES, new_array
 from wkdask.storage.wkw import WkwVolume
 
 pytestmark = pytest.mark.skipif(reader.KEPT_BYTES < 2**24, reason="keeps next to nothing here")

@@ -18,6 +18,7 @@ from wkdask.grids import Region, check_apart, chunk_grid, overlaps, region_of, s
 from wkdask.storage.header import VolumeHeader
 from wkdask.storage.opening import create_volume, is_volume, open_volume, volume_at
 from wkdask.storage.volume import (
+    FileNames,
     Produce,
     Volume,
     Voxels,
@@ -90,6 +91,10 @@ class FakeVolume(Volume):
 
     def is_missing(self, box: BoundingBox) -> bool:
         return not any(cell in self.stored for cell in self.cells(box))
+
+    @property
+    def names(self) -> FileNames:
+        return FileNames("none", (), (0, 1, 2))
 
     def file_path(self, cell: Vec3) -> str:
         return f"{self.path}#{cell}"

@@ -31,7 +31,9 @@ __all__ = [
     "commit",
     "fsync_directory",
     "fsync_names",
+    "is_dangling",
     "is_leftover",
+    "is_missing",
     "make_durable",
     "missing_directories",
     "new_directory",
@@ -333,6 +335,30 @@ def os_errors(path: str, doing: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise storage_error(error, path, doing) from None
+
+
+def is_missing(path: str, depth: int) -> bool:
+    """Return whether a file does not exist; it is not opened. See `is_dangling`."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return not is_dangling(path, depth)
+    except OSError:
+        # Opening the file raises the proper error.
+        return False
+    return False
+
+
+def is_dangling(path: str, depth: int) -> bool:
+    """Return whether a file, or one of the `depth` directories around it, is a link to nothing.
+
+    Such as to a disk that is not mounted: what is there is elsewhere, and not missing.
+    """
+    for _ in range(depth + 1):
+        if os.path.islink(path) and not os.path.exists(path):
+            return True
+        path = os.path.dirname(path)
+    return False
 
 
 def read_file(path: str, most_bytes: int) -> bytes:

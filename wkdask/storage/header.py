@@ -160,6 +160,11 @@ class VolumeHeader:
         yield "data_offset_bytes", HEADER_BYTES + (8 * blocks if is_compressed else 0)
 
     @property
+    def fill_value(self) -> float:
+        """What a voxel holds that was never written: WKW knows nothing but zero."""
+        return 0
+
+    @property
     def voxel_type(self) -> VoxelType:
         """What a voxel holds."""
         return VoxelType(self.dtype, self.num_channels)

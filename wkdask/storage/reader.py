@@ -2,24 +2,18 @@
 
 It knows a path and the header that the volume demands. Everything is read from one descriptor,
 after the file's own header, its size and its jump table were checked, so that a file is never read
-as something that it is not. Only a file that does not exist counts as zeros. Large results take
-over the memory of earlier ones.
+as something that it is not. Only a file that does not exist counts as zeros.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import math
-import mmap
 import os
 import stat
-import weakref
-from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from wkdask.errors import ArgumentError, FormatError, storage_error
 from wkdask.geometry import BoundingBox
@@ -29,6 +23,7 @@ from wkdask.storage.atomic import (
     claim,
     fsync_directory,
     fsync_names,
+    is_dangling,
     make_durable,
     os_errors,
     private,
@@ -41,14 +36,9 @@ from wkdask.storage.volume import Voxels, WriteOptions, is_zero
 from wkdask.storage.writer import pieces_of
 
 __all__ = [
-    "KEPT_BYTES",
-    "SMALLEST_BYTES",
     "WkwFile",
     "create_header",
-    "is_missing",
-    "new_array",
     "patch",
-    "read_into",
 ]
 
 _NO_ENDS = np.empty(0, dtype=np.int64)
@@ -94,7 +84,7 @@ class WkwFile:
             # Without O_NONBLOCK, opening a pipe would wait for its writer.
             descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
-            if _is_dangling(path):
+            if is_dangling(path, 2):
                 # Such as a disk that is not mounted: the voxels are elsewhere, and not zero.
                 raise _format_error(path, "is or lies behind a link to nothing") from None
             raise
@@ -230,29 +220,6 @@ def create_header(path: str, header: VolumeHeader) -> bool:
         return is_new
 
 
-def read_into(out: Voxels, path: str, header: VolumeHeader, region: Region) -> bool:
-    """Read a region of a file that may not exist.
-
-    Parameters
-    ----------
-    out
-        Shape `(c, x, y, z)`, the region's; channels and x follow each other in memory.
-    path
-        The file.
-    header
-        What the volume demands; the file may only differ in its block type.
-    region
-        Voxels counted from the first one of the file; not empty.
-    """
-    try:
-        file = WkwFile.open(path, header)
-    except FileNotFoundError:
-        return False
-    with file:
-        file.read_into(out, region)
-    return True
-
-
 def patch(
     path: str,
     header: VolumeHeader,
@@ -297,18 +264,6 @@ def patch(
             with os_errors(path, "writing"):
                 os.fsync(file.descriptor)
                 fsync_names(path)
-
-
-def is_missing(path: str) -> bool:
-    """Return whether a file reads as zeros because it does not exist; it is not opened."""
-    try:
-        os.stat(path)
-    except FileNotFoundError:
-        return not _is_dangling(path)
-    except OSError:
-        # Opening the file raises the proper error.
-        return False
-    return False
 
 
 # --- checks -------------------------------------------------------------------------------------
@@ -397,103 +352,7 @@ def _shape(header: VolumeHeader) -> tuple[int, int, int, int]:
     return header.num_channels, edge, edge, edge
 
 
-def _is_dangling(path: str) -> bool:
-    """Return whether a file, or one of the two directories of its volume, links to nothing."""
-    y_directory = os.path.dirname(path)
-    parts = (path, y_directory, os.path.dirname(y_directory))
-    return any(os.path.islink(part) and not os.path.exists(part) for part in parts)
-
-
 def _format_error(path: str, reason: str) -> FormatError:
     return FormatError(
         f"{path} {reason}. It is not read as zeros: restore it, or delete it to make it zeros."
     )
-
-
-# --- memory -------------------------------------------------------------------------------------
-
-# The system hands out memory page by page and zeroed, which takes a third of the time of a large
-# read. A process that reads chunk after chunk pays that once: the memory of an array that is gone
-# is kept for the next one. It is marked as free, so that the system takes it when it needs it.
-
-SMALLEST_BYTES = 2**22
-"""Smaller arrays are left to NumPy, whose allocator keeps them itself."""
-
-_PAGE_BYTES = 2**21
-# A buffer serves arrays that fill at least so much of it.
-_LEAST_SHARE = 0.75
-
-
-def _kept_bytes() -> int:
-    """Return an eighth of a core's share of the memory, at most 1 GiB."""
-    try:
-        memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):
-        return 0
-    return min(2**30, memory_bytes // (8 * (os.cpu_count() or 1)))
-
-
-KEPT_BYTES = _kept_bytes()
-"""How much is kept at most, in all threads of a process together."""
-
-# Appending and popping need no lock, which a finalizer in any thread could not wait for.
-_kept: deque[mmap.mmap] = deque()
-
-
-def new_array(shape: tuple[int, ...], dtype: DTypeLike) -> tuple[Voxels, bool]:
-    """Return an array in Fortran order, and whether it is known to be all zeros.
-
-    If it is not, it holds what another array left: write every element, or fill it.
-
-    Examples
-    --------
-    >>> array, is_zero = new_array((1, 256, 256, 256), "uint8")
-    >>> array.shape, array.flags.f_contiguous
-    ((1, 256, 256, 256), True)
-    """
-    size_bytes = math.prod(shape) * np.dtype(dtype).itemsize
-    if not SMALLEST_BYTES <= size_bytes <= KEPT_BYTES:
-        return np.zeros(shape, dtype, order="F"), True
-    buffer = _taken(size_bytes)
-    is_new = buffer is None
-    if buffer is None:
-        buffer = _mapped(-(-size_bytes // _PAGE_BYTES) * _PAGE_BYTES)
-    owner = np.frombuffer(buffer, np.uint8)
-    # All views of an array keep alive the one at the end of their bases, which is this one.
-    weakref.finalize(owner, _keep, buffer).atexit = False
-    return owner[:size_bytes].view(dtype).reshape(shape, order="F"), is_new
-
-
-def _taken(size_bytes: int) -> mmap.mmap | None:
-    """Return a kept buffer of about a size."""
-    for _ in range(len(_kept)):
-        try:
-            buffer = _kept.popleft()
-        except IndexError:
-            return None
-        if _LEAST_SHARE * len(buffer) <= size_bytes <= len(buffer):
-            return buffer
-        _kept.append(buffer)
-    return None
-
-
-def _mapped(size_bytes: int) -> mmap.mmap:
-    buffer = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    _advise(buffer, "MADV_HUGEPAGE")
-    return buffer
-
-
-def _keep(buffer: mmap.mmap) -> None:
-    """Keep a buffer whose array is gone, and let the oldest go if they are too many."""
-    _advise(buffer, "MADV_FREE")
-    _kept.append(buffer)
-    while sum(map(len, tuple(_kept))) > KEPT_BYTES:
-        with contextlib.suppress(IndexError):
-            _kept.popleft()
-
-
-def _advise(buffer: mmap.mmap, name: str) -> None:
-    """Tell the system how memory is used, where it knows the word."""
-    if (advice := getattr(mmap, name, None)) is not None:
-        with contextlib.suppress(OSError):
-            buffer.madvise(advice)

@@ -26,6 +26,7 @@ from wkdask.storage.atomic import tagged
 
 __all__ = [
     "JOURNALS_NAME",
+    "FileNames",
     "Layout",
     "Produce",
     "Volume",
@@ -60,6 +61,22 @@ class VoxelType(NamedTuple):
         return f"{self.num_channels} channel(s) of {self.dtype}"
 
 
+class FileNames(NamedTuple):
+    """What the files of a volume are called, from its directory inwards."""
+
+    head: str
+    """The file that says how voxels are stored, such as `header.wkw`."""
+    patterns: tuple[str, ...]
+    """Regular expressions of the names of directories and, last, of files; groups are numbers."""
+    axes: tuple[int, int, int]
+    """Which of all numbers are those of a cell `(x, y, z)`."""
+
+    def cell(self, numbers: tuple[int, ...]) -> Vec3:
+        """Return the cell of a file by the numbers in its path."""
+        x, y, z = (numbers[axis] for axis in self.axes)
+        return x, y, z
+
+
 class Layout(Protocol):
     """How the voxels of a volume are stored, wherever that is; a frozen, hashable value."""
 
@@ -86,6 +103,10 @@ class Layout(Protocol):
     @property
     def block_size(self) -> Vec3:
         """Voxels per axis of a block, the smallest box that is read or decoded alone."""
+
+    @property
+    def fill_value(self) -> float:
+        """What a voxel holds that was never written."""
 
     @property
     def write_size(self) -> Vec3:
@@ -212,6 +233,11 @@ class Volume(ABC):
         """Return whether no file of a box exists, so that it is zero; none is opened."""
 
     # --- files ------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def names(self) -> FileNames:
+        """What the files are called."""
 
     @abstractmethod
     def file_path(self, cell: Vec3) -> str:

@@ -1,8 +1,8 @@
-"""One `.wkw` file written whole and atomically, piece by piece.
+"""One file of voxels written whole and atomically, piece by piece; and how a `.wkw` file is.
 
-It knows the header of the file and the order of its blocks. Voxels come in cubes that fit into
-memory, each a run of blocks in Morton order, and go to a private file that takes its name at the
-end. Several threads may make and pack pieces; one writes them, in order.
+Voxels come in boxes that fit into memory, each of whole blocks, and go to a private file that
+takes its name at the end. Several threads may make and pack pieces; one writes them, in order. How
+blocks are packed, and what stands around them, is the matter of a `FileFormat`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
+from dataclasses import dataclass
 from functools import cache
 from itertools import cycle
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +29,18 @@ from wkdask.storage.atomic import commit, os_errors, private, remove, try_falloc
 from wkdask.storage.header import VolumeHeader
 from wkdask.storage.volume import Produce, Voxels, WriteOptions, is_zero
 
-__all__ = ["PieceWriter", "pieces_of", "writing"]
+__all__ = [
+    "FileFormat",
+    "Output",
+    "Packer",
+    "PieceWriter",
+    "WkwFormat",
+    "pieces_of",
+    "writing",
+    "writing_as",
+]
+
+Sizes = NDArray[np.int64]
 
 # Whether a piece is all zeros, and the bytes of its blocks in batches, each with the blocks' sizes.
 _Packed = tuple[bool, Iterable[tuple[memoryview, NDArray[np.int64]]]]
@@ -41,51 +54,64 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _AHEAD = 2
 
 
-def pieces_of(header: VolumeHeader) -> Iterator[BoundingBox]:
-    """Yield cubes of a file, each a run of its blocks, small enough to be held in memory.
+class Packer(Protocol):
+    """Turns the voxels of pieces into the bytes of their blocks."""
 
-    Examples
-    --------
-    >>> [box.size for box in pieces_of(VolumeHeader("uint32", blocks_per_file_edge=8))][:1]
-    [(128, 128, 128)]
-    """
-    edge = _piece_edge(header)
-    for index in range((header.file_edge // edge) ** 3):
-        yield BoundingBox([at * edge for at in codec.block_at(index)], (edge,) * 3)
+    def pack(self, voxels: Voxels) -> Iterator[tuple[memoryview, Sizes]]:
+        """Yield the bytes of a piece's blocks in batches, each with the sizes of its blocks."""
 
 
-def _piece_edge(header: VolumeHeader) -> int:
-    blocks = header.blocks_per_file_edge
-    while blocks > 1 and blocks**3 * header.block_bytes > _PIECE_BYTES:
-        blocks //= 2
-    return blocks * header.block_edge
+class FileFormat(Protocol):
+    """What a file looks like around the blocks, and how these are packed."""
+
+    @property
+    def start(self) -> int:
+        """Where the first block begins, in bytes."""
+
+    @property
+    def dtype(self) -> str:
+        """Name of the NumPy dtype of one channel."""
+
+    @property
+    def num_channels(self) -> int:
+        """Values per voxel."""
+
+    def pieces(self) -> Iterator[BoundingBox]:
+        """Yield the boxes of the pieces, in order, counted from the first voxel of the file."""
+
+    def packer(self) -> Packer:
+        """Return what packs one piece at a time."""
+
+    def put_zeros(self, output: Output, box: BoundingBox) -> Sizes:
+        """Write the blocks of a piece of zeros; return their sizes in bytes."""
+
+    def finish(self, output: Output, sizes: Sizes) -> None:
+        """Write what stands before or behind the blocks, of which the sizes are given."""
 
 
 class PieceWriter:
     """Takes the voxels of a file piece by piece; get one from `writing`."""
 
-    def __init__(
-        self, output: _Output, path: str, header: VolumeHeader, options: WriteOptions
-    ) -> None:
+    def __init__(self, output: Output, path: str, format_: FileFormat, keep_zeros: bool) -> None:
         self._output = output
         self._path = path
-        self._header = header
-        self._options = options
-        self._packer = codec.BlockPacker(header, options.hc_level)
-        self._sizes: list[NDArray[np.int64]] = []
-        self._left = pieces_of(header)
+        self._format = format_
+        self._keep_zeros = keep_zeros
+        self._packer = format_.packer()
+        self._sizes: list[Sizes] = []
+        self._left = format_.pieces()
         self._next = next(self._left, None)
         self._is_zero = True
 
     @property
     def size_bytes(self) -> int:
         """The bytes of the file so far; 0 if it holds only zeros, which need no file."""
-        return 0 if self._is_zero and not self._options.keep_zeros else self._output.end
+        return 0 if self._is_zero and not self._keep_zeros else self._output.end
 
     @property
     def pieces(self) -> Iterator[BoundingBox]:
         """The boxes to append, in order, counted from the first voxel of the file."""
-        return pieces_of(self._header)
+        return self._format.pieces()
 
     def append(self, voxels: Voxels | None) -> None:
         """Write the next piece, `(c, x, y, z)`; None is one of zeros, and costs next to nothing."""
@@ -118,9 +144,7 @@ class PieceWriter:
         # Each piece has the packer of a piece that was written before, so that the bytes of a file
         # do not depend on which thread is faster.
         count = _AHEAD * threads
-        packers = cycle(
-            [codec.BlockPacker(self._header, self._options.hc_level) for _ in range(count)]
-        )
+        packers = cycle([self._format.packer() for _ in range(count)])
         with ThreadPoolExecutor(threads, "wkdask-writer") as pool:
             calls = (
                 pool.submit(copy_context().run, self._pack, next(packers), produce, box)
@@ -132,9 +156,7 @@ class PieceWriter:
                 for packed in results:
                     self._append(packed)
 
-    def _pack(
-        self, packer: codec.BlockPacker, produce: Produce, box: BoundingBox
-    ) -> _Packed | None:
+    def _pack(self, packer: Packer, produce: Produce, box: BoundingBox) -> _Packed | None:
         """Make and pack a piece, in any thread."""
         voxels = produce(box)
         if voxels is None:
@@ -147,7 +169,8 @@ class PieceWriter:
         """Write the next piece, which is packed already; None is one of zeros."""
         box = self._following()
         if packed is None:
-            self._append_zeros(box)
+            with os_errors(self._path, "writing"):
+                self._sizes.append(self._format.put_zeros(self._output, box))
         else:
             self._is_zero = self._is_zero and packed[0]
             for data, sizes in packed[1]:
@@ -155,18 +178,6 @@ class PieceWriter:
                     self._output.write(data)
                 self._sizes.append(sizes.copy())
         self._next = next(self._left, None)
-
-    def _append_zeros(self, box: BoundingBox) -> None:
-        blocks = (box.size[0] // self._header.block_edge) ** 3
-        size_bytes = self._header.block_bytes
-        with os_errors(self._path, "writing"):
-            if self._header.is_compressed:
-                block = _zero_block(self._header)
-                size_bytes = len(block)
-                self._output.write(memoryview(block * blocks))
-            else:
-                self._output.skip(blocks * size_bytes)
-        self._sizes.append(np.full(blocks, size_bytes, np.int64))
 
     def _following(self) -> BoundingBox:
         """Return the box of the next piece."""
@@ -176,7 +187,7 @@ class PieceWriter:
 
     def _check(self, voxels: Voxels, box: BoundingBox) -> None:
         """Raise unless voxels can be those of a piece, which compiled code trusts."""
-        shape, dtype = (self._header.num_channels, *box.size), np.dtype(self._header.dtype)
+        shape, dtype = (self._format.num_channels, *box.size), np.dtype(self._format.dtype)
         if (voxels.shape, voxels.dtype) != (shape, dtype):
             raise ArgumentError(
                 f"the voxels have shape {voxels.shape} and dtype {voxels.dtype}, but the next "
@@ -192,14 +203,8 @@ class PieceWriter:
             )
 
     def finish(self) -> None:
-        """Write what stands before the blocks."""
-        first = self._header.data_offset_bytes
-        head = self._header.to_bytes(first)
-        if self._header.is_compressed:
-            head += (first + np.cumsum(np.concatenate(self._sizes))).astype("<u8").tobytes()
-        # First, because the head lies in a hole, for which this may be the space.
-        self._output.finish()
-        write_all(self._output.descriptor, head, 0)
+        """Write what stands around the blocks."""
+        self._format.finish(self._output, np.concatenate(self._sizes))
 
 
 def _in_order(
@@ -235,7 +240,7 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-class _Output:
+class Output:
     """A private file that grows, and reserves disk space ahead."""
 
     def __init__(self, descriptor: int, start: int) -> None:
@@ -246,6 +251,7 @@ class _Output:
         self._is_hole = False
 
     def write(self, data: memoryview) -> None:
+        """Write the next bytes."""
         self._reserve(len(data))
         try:
             write_all(self.descriptor, data, self.end)
@@ -257,6 +263,10 @@ class _Output:
             write_all(self.descriptor, data, self.end)
         self.end += len(data)
         self._is_hole = False
+
+    def put(self, data: bytes, start: int) -> None:
+        """Write bytes at another place."""
+        write_all(self.descriptor, data, start)
 
     def skip(self, count: int) -> None:
         """Leave a hole, which reads as zeros."""
@@ -292,6 +302,123 @@ class _Output:
             self._reserved = 0
 
 
+@contextlib.contextmanager
+def writing_as(
+    format_: FileFormat, path: str, options: WriteOptions, *, is_new: bool = False
+) -> Iterator[PieceWriter]:
+    """Write a whole file, which takes its place when the `with` block ends without an error.
+
+    A reader sees the old or the new file, never a mixture, also if the process is killed. A file of
+    zeros is not written, and the old one is removed, unless the options keep it.
+
+    Parameters
+    ----------
+    format_
+        What the file looks like.
+    path
+        The file; its directories are made.
+    options
+        How careful to be.
+    is_new
+        Whether there must be no file yet; else `atomic.OvertakenError` is raised.
+    """
+    with private(path) as (descriptor, temporary):
+        output = Output(descriptor, format_.start)
+        writer = PieceWriter(output, path, format_, options.keep_zeros)
+        yield writer
+        writer.check_complete()
+        with os_errors(path, "writing"):
+            if not writer.size_bytes:
+                if not is_new:
+                    remove(path, options.fsync)
+                return
+            writer.finish()
+            commit(descriptor, temporary, path, options.fsync, is_new=is_new)
+
+
+def _free_bytes(descriptor: int) -> int:
+    """Return how much this process may still write to the file's disk."""
+    status = os.fstatvfs(descriptor)
+    return status.f_bavail * status.f_frsize
+
+
+# --- WKW ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class WkwFormat:
+    """A `.wkw` file: its header, a jump table if it is compressed, and blocks in Morton order."""
+
+    header: VolumeHeader
+    """What the file says of itself."""
+    hc_level: int | None = None
+    """See `WriteOptions`."""
+
+    @property
+    def start(self) -> int:
+        """Where the first block begins, in bytes."""
+        return self.header.data_offset_bytes
+
+    @property
+    def dtype(self) -> str:
+        """Name of the NumPy dtype of one channel."""
+        return self.header.dtype
+
+    @property
+    def num_channels(self) -> int:
+        """Values per voxel."""
+        return self.header.num_channels
+
+    def pieces(self) -> Iterator[BoundingBox]:
+        """Yield cubes in Morton order."""
+        return pieces_of(self.header)
+
+    def packer(self) -> codec.BlockPacker:
+        """Return what packs one piece at a time."""
+        return codec.BlockPacker(self.header, self.hc_level)
+
+    def put_zeros(self, output: Output, box: BoundingBox) -> Sizes:
+        """Write the blocks of a piece of zeros; a hole, if they are raw."""
+        blocks = (box.size[0] // self.header.block_edge) ** 3
+        size_bytes = self.header.block_bytes
+        if self.header.is_compressed:
+            block = _zero_block(self.header)
+            size_bytes = len(block)
+            output.write(memoryview(block * blocks))
+        else:
+            output.skip(blocks * size_bytes)
+        return np.full(blocks, size_bytes, np.int64)
+
+    def finish(self, output: Output, sizes: Sizes) -> None:
+        """Write what stands before the blocks."""
+        head = self.header.to_bytes(self.start)
+        if self.header.is_compressed:
+            head += (self.start + np.cumsum(sizes)).astype("<u8").tobytes()
+        # First, because the head lies in a hole, for which this may be the space.
+        output.finish()
+        output.put(head, 0)
+
+
+def pieces_of(header: VolumeHeader) -> Iterator[BoundingBox]:
+    """Yield cubes of a file, each a run of its blocks, small enough to be held in memory.
+
+    Examples
+    --------
+    >>> [box.size for box in pieces_of(VolumeHeader("uint32", blocks_per_file_edge=8))][:1]
+    [(128, 128, 128)]
+    """
+    edge = _piece_edge(header)
+    for index in range((header.file_edge // edge) ** 3):
+        yield BoundingBox([at * edge for at in codec.block_at(index)], (edge,) * 3)
+
+
+def _piece_edge(header: VolumeHeader) -> int:
+    blocks = header.blocks_per_file_edge
+    while blocks > 1 and blocks**3 * header.block_bytes > _PIECE_BYTES:
+        blocks //= 2
+    return blocks * header.block_edge
+
+
 @cache
 def _zero_block(header: VolumeHeader) -> bytes:
     """Return the bytes of a compressed block of zeros."""
@@ -300,14 +427,12 @@ def _zero_block(header: VolumeHeader) -> bytes:
     return bytes(data)
 
 
-@contextlib.contextmanager
 def writing(
     path: str, header: VolumeHeader, options: WriteOptions | None = None, *, is_new: bool = False
-) -> Iterator[PieceWriter]:
-    """Write a whole file, which takes its place when the `with` block ends without an error.
+) -> contextlib.AbstractContextManager[PieceWriter]:
+    """Write a whole `.wkw` file, which takes its place when the `with` block ends without an error.
 
-    A reader sees the old or the new file, never a mixture, also if the process is killed. A file of
-    zeros is not written, and the old one is removed, unless the options keep it.
+    See `writing_as`.
 
     Parameters
     ----------
@@ -328,20 +453,4 @@ def writing(
     ...         file.append(np.full((1, *box.size), 7, np.uint8))
     """
     options = options or WriteOptions()
-    with private(path) as (descriptor, temporary):
-        writer = PieceWriter(_Output(descriptor, header.data_offset_bytes), path, header, options)
-        yield writer
-        writer.check_complete()
-        with os_errors(path, "writing"):
-            if not writer.size_bytes:
-                if not is_new:
-                    remove(path, options.fsync)
-                return
-            writer.finish()
-            commit(descriptor, temporary, path, options.fsync, is_new=is_new)
-
-
-def _free_bytes(descriptor: int) -> int:
-    """Return how much this process may still write to the file's disk."""
-    status = os.fstatvfs(descriptor)
-    return status.f_bavail * status.f_frsize
+    return writing_as(WkwFormat(header, options.hc_level), path, options, is_new=is_new)

@@ -1,0 +1,364 @@
+"""A volume whose voxels lie in a grid of files below one directory, whatever is in a file.
+
+It knows which files a box touches, and which of them are read, merged, patched or replaced. What a
+file is called and how it is opened and written is the matter of the formats, `wkw` and `zarr`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wkdask.errors import ArgumentError, BoundsError, storage_error
+from wkdask.geometry import BoundingBox, Vec3
+from wkdask.grids import Overlap, Region, overlaps, region_of, slices_in
+from wkdask.storage import atomic
+from wkdask.storage.memory import new_array
+from wkdask.storage.volume import (
+    JOURNALS_NAME,
+    Layout,
+    Produce,
+    Volume,
+    Voxels,
+    add_written,
+)
+from wkdask.storage.writer import PieceWriter
+
+__all__ = ["FileVolume", "OpenFile"]
+
+# Changes by this process per directory, where two changes have the same modification time.
+_CHANGES: Counter[str] = Counter()
+
+
+class OpenFile(Protocol):
+    """A file that was opened and checked; positions count from its first voxel."""
+
+    def __enter__(self) -> OpenFile: ...
+
+    def __exit__(self, *exception: object) -> None: ...
+
+    def read_into(self, out: Voxels, region: Region) -> None:
+        """Read a region, which is not empty, into an array `(c, x, y, z)` of its shape.
+
+        Raises
+        ------
+        FormatError
+            If a block can't be decoded.
+        """
+
+    def decode_all(self) -> None:
+        """Read every block and keep nothing."""
+
+    def trailing_bytes(self) -> int:
+        """Return how many bytes belong to nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileVolume(Volume):
+    """Voxels in a grid of files. Making one touches no disk."""
+
+    @abstractmethod
+    def open_file(self, cell: Vec3) -> OpenFile:
+        """Open and check the file of a cell.
+
+        Raises
+        ------
+        FileNotFoundError
+            If the file does not exist; the only error of the system that is left as it is.
+        FormatError
+            If it is not a whole file of this volume.
+        """
+
+    @abstractmethod
+    def _writing(
+        self, cell: Vec3, *, is_new: bool
+    ) -> contextlib.AbstractContextManager[PieceWriter]:
+        """Write the file of a cell whole; see `writer.writing_as`."""
+
+    @abstractmethod
+    def _missing_head(self) -> Exception:
+        """Return the error that says that the volume is gone."""
+
+    def _prepare(self, box: BoundingBox) -> None:
+        """Raise unless a box can be written, and make ready for it."""
+        self.check()
+
+    def _patch_file(self, cell: Vec3, inside: BoundingBox, produce: Produce, is_made: bool) -> int:
+        """Write a box into a file in place, and return the bytes that were written."""
+        raise AssertionError(f"{self.path} has files that are written whole")
+
+    # --- voxels -----------------------------------------------------------------------------
+
+    def read(self, region: Region) -> NDArray[np.generic]:
+        """Return the voxels of a region; see `Volume.read`."""
+        shape = (self.layout.num_channels, *map(len, region))
+        out, is_zero = new_array(shape, self.layout.dtype)
+        background, complete = self.layout.fill_value, True
+        for part in overlaps(region, self.layout.file_size):
+            target = out[(slice(None), *part.target)]
+            if not self._read_part(target, part):
+                complete = False
+                if background or not is_zero:
+                    target[...] = background
+        if not complete:
+            # Files of another size would lie elsewhere, and what is not found counts as zero.
+            self.check()
+        return out
+
+    def _read_part(self, out: Voxels, part: Overlap) -> bool:
+        """Read what lies in one file; return whether there is one."""
+        try:
+            opened = self.open_file(part.cell)
+        except FileNotFoundError:
+            return False
+        with opened as file:
+            file.read_into(out, part.source)
+        return True
+
+    def write(self, box: BoundingBox, voxels: Voxels) -> None:
+        """Write a box; files that are written whole and that it covers partly are merged."""
+        self.check_voxels(voxels.dtype, voxels.shape)
+        if voxels.shape[1:] != box.size:
+            raise ArgumentError(f"voxels of shape {voxels.shape} do not fill the box {box}.")
+        self._fill(
+            box,
+            lambda part: voxels[(slice(None), *slices_in(part, box.topleft))],
+            is_made=True,
+        )
+
+    def fill(self, box: BoundingBox, produce: Produce, *, threads: int = 1) -> None:
+        """Write a box piece by piece; see `Volume.fill`."""
+        self._fill(box, produce, threads=threads)
+
+    def is_missing(self, box: BoundingBox) -> bool:
+        """Return whether no file of a box exists, so that it is zero."""
+        depth = len(self.names.patterns) - 1
+        return not self.layout.fill_value and all(
+            atomic.is_missing(self.file_path(cell), depth) for cell in self.cells(box)
+        )
+
+    def _fill(
+        self, box: BoundingBox, produce: Produce, *, is_made: bool = False, threads: int = 1
+    ) -> None:
+        """Write a box; see `fill`. What is made already is patched in place at once."""
+        if min(box.topleft) < 0:
+            raise BoundsError(f"the box {box} has negative positions, which no file can hold.")
+        self._prepare(box)
+        is_whole = self.is_claimed or self.layout.write_unit == "file"
+        try:
+            for cell in self.cells(box):
+                whole = self.file_box(cell)
+                common = whole.intersected_with(box)
+                inside = common.moved_by(-at for at in whole.topleft)
+                if is_whole or common == whole:
+                    size_bytes = self._replace_file(cell, inside, produce, threads)
+                else:
+                    size_bytes = self._patch_file(cell, inside, produce, is_made)
+                add_written(inside.volume * self.layout.num_channels, size_bytes)
+        finally:
+            # Also after a failure: the files before it were written.
+            self.note_change()
+
+    def _replace_file(self, cell: Vec3, inside: BoundingBox, produce: Produce, threads: int) -> int:
+        """Write a file whole, new inside a box and as it was elsewhere; return its bytes.
+
+        Others who write to parts of the same file at the same time wait, so that no voxel is lost.
+        """
+        while True:
+            try:
+                return self._replace_once(cell, inside, produce, threads)
+            except atomic.OvertakenError:
+                # Somebody made the file in the meantime: it has to be merged now.
+                continue
+
+    def _replace_once(self, cell: Vec3, inside: BoundingBox, produce: Produce, threads: int) -> int:
+        others = (
+            contextlib.nullcontext(True) if self.is_claimed else atomic.alone(self.file_path(cell))
+        )
+        with (
+            others as exists,
+            self._merging(cell, inside, produce) as (piece_of, touched),
+            self._writing(cell, is_new=not exists) as file,
+        ):
+            file.fill(piece_of, touched, threads)
+        return file.size_bytes
+
+    @contextlib.contextmanager
+    def _merging(
+        self, cell: Vec3, inside: BoundingBox, produce: Produce
+    ) -> Iterator[tuple[Produce, BoundingBox]]:
+        """Yield what makes pieces of a file, and the box outside of which they are zero.
+
+        Voxels are new inside a box and old elsewhere; positions count from the file's first voxel.
+        """
+        whole = self.file_box(cell)
+
+        def new_voxels(part: BoundingBox) -> Voxels | None:
+            voxels = produce(part.moved_by(whole.topleft))
+            if voxels is not None:
+                self.check_voxels(voxels.dtype, voxels.shape)
+            return voxels
+
+        opened: contextlib.AbstractContextManager[OpenFile | None] = contextlib.nullcontext()
+        if inside.size != whole.size:
+            with contextlib.suppress(FileNotFoundError):
+                opened = self.open_file(cell)
+        with opened as old:
+            is_needed = old is not None or self.layout.fill_value
+            touched = BoundingBox((0, 0, 0), whole.size) if is_needed else inside
+            yield partial(_merged, old, inside, new_voxels, self.layout), touched
+
+    # --- files ------------------------------------------------------------------------------
+
+    def file_bytes(self, cell: Vec3) -> int | None:
+        """Return the size of a file; see `Volume.file_bytes`."""
+        path = self.file_path(cell)
+        try:
+            return os.stat(path).st_size
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise storage_error(error, path, "looking for the file") from None
+
+    def files(self) -> Iterator[tuple[Vec3, int]]:
+        """Yield the cell `(x, y, z)` and the size in bytes of every file."""
+        for numbers, entry in self._found(self.path):
+            yield self.names.cell(numbers), _size_bytes(entry)
+
+    def _found(
+        self, directory: str, above: tuple[int, ...] = (), depth: int = 0
+    ) -> Iterator[tuple[tuple[int, ...], os.DirEntry[str]]]:
+        """Yield the files below a directory, with the numbers in their paths."""
+        patterns = self.names.patterns
+        for match, entry in self._matching(directory, patterns[depth]):
+            numbers = (*above, *map(int, match.groups()))
+            if depth + 1 == len(patterns):
+                yield numbers, entry
+            else:
+                yield from self._found(entry.path, numbers, depth + 1)
+
+    def _matching(
+        self, directory: str, pattern: str
+    ) -> Iterator[tuple[re.Match[str], os.DirEntry[str]]]:
+        try:
+            with os.scandir(directory) as entries:
+                for entry in entries:
+                    if match := re.fullmatch(pattern, entry.name, re.ASCII):
+                        yield match, entry
+        except FileNotFoundError:
+            raise self._missing_head() from None
+        except OSError as error:
+            raise storage_error(error, directory, "listing files") from None
+
+    def check_file(self, cell: Vec3, *, decode: bool = False) -> int:
+        """Raise unless a file is a whole one of this volume; see `Volume.check_file`."""
+        try:
+            opened = self.open_file(cell)
+        except FileNotFoundError:
+            # Writers of zeros remove files: missing means zeros.
+            return 0
+        with opened as file:
+            if decode:
+                file.decode_all()
+            return file.trailing_bytes()
+
+    def sweep(self, tag: str, box: BoundingBox) -> int:
+        """Delete what dead writers with a tag left beside the files of a box, and in journals."""
+        # Those of other runs are left alone: some file systems keep locks on one machine, and do
+        # not say here that a writer elsewhere is alive.
+        ending = f".{tag}{atomic.TEMPORARY_SUFFIX}"
+        return sum(
+            atomic.sweep_leftover(path)
+            for directory in self._directories(box)
+            for path in _named(directory, ending)
+        )
+
+    def _directories(self, box: BoundingBox) -> Iterator[str]:
+        """Yield the directories with files of a box, and the directories of journals."""
+        yield from dict.fromkeys(os.path.dirname(self.file_path(cell)) for cell in self.cells(box))
+        for directory, _, _ in os.walk(os.path.join(self.path, JOURNALS_NAME)):
+            yield directory
+
+    def remove(self, box: BoundingBox) -> None:
+        """Delete the files of a box and what says how they are stored; see `Volume.remove`."""
+        with atomic.os_errors(self.path, "deleting files"):
+            for cell, _ in list(self.files()):
+                common = self.file_box(cell).intersected_with(box, dont_assert=True)
+                if not common.is_empty:
+                    atomic.remove(self.file_path(cell), fsync=False)
+            atomic.remove(os.path.join(self.path, self.names.head), fsync=False)
+        self._remove_empty(self.path, 0)
+
+    def _remove_empty(self, directory: str, depth: int) -> None:
+        """Delete the directories of files in a directory that are empty."""
+        if depth + 1 < len(self.names.patterns):
+            for _, entry in list(self._matching(directory, self.names.patterns[depth])):
+                if entry.is_dir(follow_symlinks=False):
+                    self._remove_empty(entry.path, depth + 1)
+                    atomic.remove_empty([entry.path])
+
+    def version(self) -> tuple[int, int]:
+        """Return the time of the last change, and a count for changes of the same time."""
+        try:
+            return os.stat(self.path).st_mtime_ns, _CHANGES[self.path]
+        except (FileNotFoundError, NotADirectoryError):
+            raise self._missing_head() from None
+        except OSError as error:
+            raise storage_error(error, self.path, "looking for the directory") from None
+
+    def note_change(self) -> None:
+        """Make `version` differ from now on."""
+        with contextlib.suppress(OSError):
+            before = os.stat(self.path).st_mtime_ns
+            # Clocks of file systems are coarse: two changes may have the same time.
+            now = max(time.time_ns(), before + 1)
+            os.utime(self.path, ns=(now, now))
+            if os.stat(self.path).st_mtime_ns > before:
+                return
+        _CHANGES[self.path] += 1
+
+
+def _merged(
+    old: OpenFile | None,
+    inside: BoundingBox,
+    new_voxels: Produce,
+    layout: Layout,
+    piece: BoundingBox,
+) -> Voxels | None:
+    """Return the voxels of a piece of a file: new ones inside a box, old ones elsewhere."""
+    common = piece.intersected_with(inside, dont_assert=True)
+    voxels = None if common.is_empty else new_voxels(common)
+    background = layout.fill_value
+    if common == piece or (old is None and voxels is None and not background):
+        return voxels
+    out = np.full((layout.num_channels, *piece.size), background, layout.dtype, order="F")
+    if old is not None:
+        old.read_into(out, region_of(piece))
+    if not common.is_empty:
+        out[(slice(None), *slices_in(common, piece.topleft))] = 0 if voxels is None else voxels
+    return out
+
+
+def _named(directory: str, ending: str) -> Iterator[str]:
+    """Yield the files of a directory, if there is one, whose names have an ending."""
+    with contextlib.suppress(OSError), os.scandir(directory) as entries:
+        yield from (entry.path for entry in entries if entry.name.endswith(ending))
+
+
+def _size_bytes(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat().st_size
+    except OSError:
+        # Such as a link to nothing: reading it raises the proper error.
+        return 0
