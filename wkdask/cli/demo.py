@@ -172,7 +172,7 @@ def _paint(tissue: Tissue, name: str, chunk: tuple[View, int]) -> None:
 
 def _sources(given: Dataset) -> list[tuple[Layer, MagView]]:
     """Return the layers that wkdask can read, with their finest mag."""
-    layers = [layer for layer in given.layers.values() if layer.data_format == "wkw"]
+    layers = [layer for layer in given.layers.values() if layer.properties.can_be_read]
     sources = [
         (layer, _finest(layer)) for layer in layers if layer.mags and layer.bounding_box.volume
     ]

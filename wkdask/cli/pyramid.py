@@ -40,10 +40,8 @@ _sampling_option = click.option(
 )
 _block_option = click.option(
     "--block-type",
-    type=click.Choice(["raw", "lz4", "lz4hc"]),
-    default="lz4hc",
-    show_default=True,
-    help="How blocks are stored.",
+    type=click.Choice(["raw", "lz4", "lz4hc", "zstd"]),
+    help="How blocks are stored; zstd or raw in Zarr layers.  [default: lz4hc or zstd]",
 )
 _force_option = click.option(
     "--force", is_flag=True, help="Let a mode invent ids in a segmentation."
@@ -204,9 +202,9 @@ def _layers_of(path: str, names: tuple[str, ...]) -> list[Layer]:
         return [dataset[name] for name in dict.fromkeys(names)]
     layers = list(dataset.layers.values())
     for layer in layers:
-        if layer.data_format != "wkw":
+        if not layer.properties.can_be_read:
             _skip(f"layer {layer.name!r} is stored as {layer.data_format}.")
-    return [layer for layer in layers if layer.data_format == "wkw"]
+    return [layer for layer in layers if layer.properties.can_be_read]
 
 
 def _mags_of(

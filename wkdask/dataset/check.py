@@ -27,9 +27,8 @@ from wkdask.runtime.stream import stream_calls
 from wkdask.show import html
 from wkdask.storage import atomic
 from wkdask.storage.atomic import TEMPORARY_SUFFIX
-from wkdask.storage.opening import open_volume
-from wkdask.storage.volume import Volume
-from wkdask.storage.wkw import HEADER_NAME
+from wkdask.storage.opening import is_volume, open_volume
+from wkdask.storage.volume import JOURNALS_NAME, FileNames, Volume
 
 __all__ = ["CheckReport", "Finding", "check"]
 
@@ -171,7 +170,7 @@ def check(
     for volume, box in _volumes(root, layers, findings):
         found: list[_File] = []
         findings += _link(volume.path, real)
-        findings += _entries(volume.path, real, sweep, found)
+        findings += _entries(volume.path, real, sweep, found, volume.names)
         seen.add(os.path.realpath(volume.path))
         cells = [cell for cell, _ in found]
         files += len(cells)
@@ -204,10 +203,10 @@ def _call_numbered(task: tuple[int, Callable[[], list[Finding]]]) -> list[Findin
 
 
 def _layers(root: str) -> list[Layer]:
-    """Return the layers that are stored as WKW; a bare mag directory has none."""
+    """Return the layers that can be read; a bare mag directory has none."""
     if is_bare_mag(root):
         return []
-    return [layer for layer in Dataset(root).layers.values() if layer.data_format == "wkw"]
+    return [layer for layer in Dataset(root).layers.values() if layer.properties.can_be_read]
 
 
 def _properties(root: str) -> Iterator[Finding]:
@@ -243,9 +242,9 @@ def _unlisted(layer: Layer) -> Iterator[Finding]:
         for entry in layer.properties.mags
         for name in (str(entry.mag), "-".join(map(str, entry.mag)), Path(entry.path or "").name)
     }
-    for header in sorted((layer.dataset.path / layer.name).glob(f"*/{HEADER_NAME}")):
-        path = str(header.parent)
-        if header.parent.name not in listed:
+    for directory in sorted((layer.dataset.path / layer.name).glob("*")):
+        path = str(directory)
+        if directory.name not in listed and is_volume(directory):
             yield Finding("stray", path, f"{path} is a mag that {FILE_NAME} does not list")
 
 
@@ -275,12 +274,17 @@ def _outside(volume: Volume, shown: BoundingBox | None, cells: list[Vec3]) -> It
             yield Finding("outside", path, f"{path} lies outside of the layer's box")
 
 
-# What may lie in a mag directory, in its z directories, and in their y directories.
-_KNOWN = (r"header\.wkw|\.wkdask-journal|z(0|[1-9]\d*)", r"y(0|[1-9]\d*)", r"x(0|[1-9]\d*)\.wkw")
+# Whatever may be a directory with files of voxels, in any format.
+_ANY_NAMES = FileNames("", ("c|[zy]?[0-9]+",) * 6, (0, 0, 0))
 
 
 def _entries(
-    directory: str, root: str, sweep: bool, files: list[_File], above: tuple[int, ...] = ()
+    directory: str,
+    root: str,
+    sweep: bool,
+    files: list[_File],
+    names: FileNames,
+    above: tuple[re.Match[str], ...] = (),
 ) -> Iterator[Finding]:
     """Yield what is odd about the names in a mag directory, and append its files to a list."""
     try:
@@ -289,18 +293,19 @@ def _entries(
         yield from _unlistable(directory, error)
         return
     for entry in entries:
-        known = re.fullmatch(_KNOWN[len(above)], entry.name, re.ASCII)
+        path = entry.path
+        match = re.fullmatch(names.patterns[len(above)], entry.name, re.ASCII)
         if entry.is_symlink():
-            yield from _link(entry.path, root)
+            yield from _link(path, root)
         if _is_unfinished(entry):
-            yield from _unfinished(entry.path, root, sweep)
-        elif not known:
-            yield Finding("stray", entry.path, f"{entry.path} is nothing that belongs here")
-        elif known[1] and len(above) < len(_KNOWN) - 1:
-            yield from _entries(entry.path, root, sweep, files, (*above, int(known[1])))
-        elif known[1]:
-            z, y = above
-            files.append(((int(known[1]), y, z), _size_bytes(entry)))
+            yield from _unfinished(path, root, sweep)
+        elif match and len(above) + 1 < len(names.patterns):
+            yield from _entries(path, root, sweep, files, names, (*above, match))
+        elif match:
+            numbers = [int(number) for each in (*above, match) for number in each.groups()]
+            files.append((names.cell(tuple(numbers)), _size_bytes(entry)))
+        elif above or entry.name not in (names.head, *names.others, JOURNALS_NAME):
+            yield Finding("stray", path, f"{path} is nothing that belongs here")
 
 
 def _listed(directory: str) -> list[os.DirEntry[str]]:
@@ -361,7 +366,7 @@ def _leftovers(home: str, root: str, sweep: bool, seen: set[str]) -> Iterator[Fi
             if _is_unfinished(entry):
                 yield from _unfinished(entry.path, root, sweep)
             elif os.path.realpath(entry.path) not in seen:
-                others = _entries(entry.path, root, sweep, [])
+                others = _entries(entry.path, root, sweep, [], _ANY_NAMES)
                 yield from (found for found in others if found.kind == "leftover")
 
 

@@ -9,28 +9,39 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
 from wkdask.arrays.runs import Job, journal_of
 from wkdask.arrays.view import View
-from wkdask.dataset.dataset import Dataset, Layer
+from wkdask.dataset.dataset import DataFormat, Dataset, Layer
 from wkdask.dataset.lookup import is_dataset
 from wkdask.dataset.new import new_dataset, new_layer
+from wkdask.dataset.properties import check_data_format
 from wkdask.errors import ArgumentError, ExistsError
 from wkdask.geometry import BoundingBox, Mag, Vec3
 from wkdask.pyramid import rewrite
+from wkdask.runtime import config
 from wkdask.runtime.executors import ExecutorLike
 from wkdask.runtime.run import Run, RunReport
-from wkdask.storage.header import BlockType, VolumeHeader
-from wkdask.storage.volume import sharing
-from wkdask.storage.wkw import as_wkw
+from wkdask.storage.header import BlockType
+from wkdask.storage.opening import new_layout
+from wkdask.storage.volume import Layout, sharing
+from wkdask.storage.zarr_layout import Codec
 
 __all__ = ["copy"]
 
-Headers: TypeAlias = Mapping[Mag, VolumeHeader]
+Layouts: TypeAlias = Mapping[Mag, Layout]
 """How the mags of a copy are stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """How a copy is stored, where it differs from its source."""
+
+    block_type: str | None
+    data_format: str | None
 
 
 def copy(
@@ -38,7 +49,8 @@ def copy(
     target: str | os.PathLike[str] | Dataset | View,
     *,
     layer_name: str | None = None,
-    block_type: BlockType | None = None,
+    block_type: BlockType | Codec | None = None,
+    data_format: DataFormat | None = None,
     executor: ExecutorLike = None,
     retries: int = 0,
     resume: bool = False,
@@ -56,7 +68,10 @@ def copy(
     layer_name
         The name of a copied layer; None keeps it.
     block_type
-        `"raw"`, `"lz4"` or `"lz4hc"` for the files of new mags; None keeps that of each.
+        `"raw"`, `"lz4"` or `"lz4hc"` for the files of new mags, or `"raw"` or `"zstd"` of Zarr
+        layers; None keeps that of each, or takes the usual one of another format.
+    data_format
+        `"wkw"`, `"zarr3"` or `"zarr"` for new layers; None keeps that of each.
     executor
         A `distributed.Client`, a `concurrent.futures.Executor`, or None for the active client or
         dask's threads.
@@ -91,11 +106,14 @@ def copy(
     True
     """
     run = Run(executor, retries=retries, progress=progress)
+    if data_format is not None:
+        check_data_format(data_format)
+    stored = _Stored(block_type, data_format)
     if isinstance(source, Dataset) and isinstance(target, str | os.PathLike) and not layer_name:
-        return _copy_dataset(source, Path(target), block_type, run, resume)
+        return _copy_dataset(source, Path(target), stored, run, resume)
     if isinstance(source, Layer) and isinstance(target, Dataset):
-        return _copy_layer(source, target, layer_name or source.name, block_type, run, resume)
-    is_plain = layer_name is None and block_type is None
+        return _copy_layer(source, target, layer_name or source.name, stored, run, resume)
+    is_plain = layer_name is None and stored == _Stored(None, None)
     if isinstance(source, View) and isinstance(target, View) and is_plain:
         return _copy_view(source.bounded(), target.bounded(), run, resume)
     raise ArgumentError(
@@ -109,10 +127,10 @@ def _kind(value: object) -> str:
 
 
 def _copy_dataset(
-    source: Dataset, path: Path, block_type: BlockType | None, run: Run, resume: bool
+    source: Dataset, path: Path, stored: _Stored, run: Run, resume: bool
 ) -> RunReport:
     source.json.content.check_readable()
-    headers = {name: _headers(layer, block_type) for name, layer in source.layers.items()}
+    layouts = {name: _layouts(layer, stored) for name, layer in source.layers.items()}
     if is_dataset(path) and not resume:
         raise ExistsError(
             f"{path} is a dataset already: choose another path, or pass resume=True to go on with "
@@ -124,33 +142,36 @@ def _copy_dataset(
         target.json.change(lambda found: replace(found, extra=said.extra, team=said.team))
         return _total(
             stack.enter_context(_copied(source[name], target, name, mags, run, resume))
-            for name, mags in headers.items()
+            for name, mags in layouts.items()
         )
 
 
 def _copy_layer(
-    source: Layer, target: Dataset, name: str, block_type: BlockType | None, run: Run, resume: bool
+    source: Layer, target: Dataset, name: str, stored: _Stored, run: Run, resume: bool
 ) -> RunReport:
     if target.voxel_size != source.dataset.voxel_size or target.unit != source.dataset.unit:
         raise ArgumentError(
             f"the voxels of layer {source.name!r} are {source.dataset.voxel_size} "
             f"{source.dataset.unit}, but those of {target.path} {target.voxel_size} {target.unit}."
         )
-    with _copied(source, target, name, _headers(source, block_type), run, resume) as report:
+    with _copied(source, target, name, _layouts(source, stored), run, resume) as report:
         return report
 
 
 @contextlib.contextmanager
 def _copied(
-    source: Layer, target: Dataset, name: str, headers: Headers, run: Run, resume: bool
+    source: Layer, target: Dataset, name: str, layouts: Layouts, run: Run, resume: bool
 ) -> Iterator[RunReport]:
     """Copy a layer; its mags are listed when the block ends without an error."""
-    with new_layer(target, replace(source.properties, name=name), resume=resume) as layer:
+    said = replace(source.properties, name=name)
+    for layout in layouts.values():
+        said = replace(said, data_format=layout.data_format)
+    with new_layer(target, said, resume=resume) as layer:
         directories = layer.directories
-        views = [source[mag] for mag in headers if mag not in directories.listed]
+        views = [source[mag] for mag in layouts if mag not in directories.listed]
         # All files, because voxels may lie outside of the layer's box.
         new = [
-            directories.new_mag(mag, headers[mag], view.volume.box_on_disk())
+            directories.new_mag(mag, layouts[mag], view.volume.box_on_disk())
             for view in views
             if (mag := view.mag) is not None
         ]
@@ -164,14 +185,25 @@ def _copied(
             )
 
 
-def _headers(layer: Layer, block_type: BlockType | None) -> Headers:
+def _layouts(layer: Layer, stored: _Stored) -> Layouts:
     """Return how the mags of a copy are stored; raise if one can't be opened."""
     layer.directories.check_format()
     layer.properties.check_readable()
-    headers = {mag: as_wkw(view.volume).header for mag, view in layer.mags.items()}
-    if block_type is None:
-        return headers
-    return {mag: replace(header, block_type=block_type) for mag, header in headers.items()}
+    return {mag: _layout(view.volume.layout, stored) for mag, view in layer.mags.items()}
+
+
+def _layout(of_source: Layout, stored: _Stored) -> Layout:
+    kind = stored.data_format or of_source.data_format
+    if kind == of_source.data_format:
+        return of_source.stored_as(stored.block_type)
+    block, file = of_source.block_size[0], of_source.file_size[0]
+    blocks = file // block
+    if blocks == 1 or set(map(len, map(set, (of_source.block_size, of_source.file_size)))) != {1}:
+        # Of files of one block, or that are no cubes, the usual edges.
+        block, blocks = 32, 32
+    return new_layout(
+        kind, *of_source.voxel_type, block, blocks, config.blocks_of_new(stored.block_type, kind)
+    )
 
 
 def _copy_mag(source: View, target: View, box: BoundingBox, run: Run, resume: bool) -> RunReport:

@@ -47,10 +47,10 @@ from wkdask.runtime.run import Run, RunReport
 from wkdask.show import cards
 from wkdask.show.facts import LayerFacts, MagFacts
 from wkdask.show.shown import ShownLayer
-from wkdask.storage.header import DTYPES, BlockType, VolumeHeader, check_addressable
-from wkdask.storage.opening import open_volume
-from wkdask.storage.volume import Volume
-from wkdask.storage.wkw import as_wkw
+from wkdask.storage.header import DTYPES, BlockType, check_addressable
+from wkdask.storage.opening import new_layout, open_volume
+from wkdask.storage.volume import Layout, Volume
+from wkdask.storage.zarr_layout import Codec
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -61,6 +61,7 @@ if TYPE_CHECKING:
 __all__ = ["Dataset", "Layer", "MagView", "create", "mag_named", "open", "open_mag"]
 
 Path_ = str | os.PathLike[str]
+DataFormat = Literal["wkw", "zarr3", "zarr"]
 _MOST_PLOTTED = 1024
 _EMPTY = BoundingBox((0, 0, 0), (0, 0, 0))
 
@@ -216,6 +217,7 @@ class Dataset:
         bounding_box: BoundingBox | None = None,
         *,
         largest_segment_id: int | None = None,
+        data_format: DataFormat = "wkw",
     ) -> Layer:
         """Add a layer without mags.
 
@@ -233,6 +235,9 @@ class Dataset:
             Where data will be, in voxels of mag 1; `MagView.write` extends it.
         largest_segment_id
             Of a segmentation, if known.
+        data_format
+            `"wkw"`; or `"zarr3"`, which needs `wkdask[zarr]`: shards of zarr version 3, as
+            WEBKNOSSOS writes them; or `"zarr"`, version 2, in which each block is a file.
 
         Raises
         ------
@@ -241,13 +246,17 @@ class Dataset:
         ArgumentError
             If an argument can't be used, such as a name that leaves the dataset.
         """
-        channels = VolumeHeader(_dtype_name(dtype), whole(num_channels, "num_channels"))
+        properties.check_data_format(data_format)
+        voxel = new_layout(
+            data_format, _dtype_name(dtype), whole(num_channels, "num_channels")
+        ).voxel_type
         layer = LayerProperties(
             name=name,
             category=category,
             bounding_box=_checked_box(bounding_box or _EMPTY),
-            dtype=channels.dtype,
-            num_channels=channels.num_channels,
+            dtype=voxel.dtype,
+            num_channels=voxel.num_channels,
+            data_format=data_format,
             largest_segment_id=largest_segment_id,
         )
         properties.check_new_layer(layer)
@@ -271,9 +280,9 @@ class Dataset:
         Raises
         ------
         WkdaskError
-            If a mag can't be opened. Layers in other formats than WKW are left out.
+            If a mag can't be opened. Layers in formats that wkdask does not read are left out.
         """
-        layers = [layer for layer in self.layers.values() if layer.data_format == "wkw"]
+        layers = [layer for layer in self.layers.values() if layer.properties.can_be_read]
         views = {f"/{a.name}/{mag}": view for a in layers for mag, view in a.mags.items()}
         groups = labelled.to_groups(views, self.attrs, chunks, coords)
         return labelled.to_datatree(groups, self.name)
@@ -304,7 +313,7 @@ class Dataset:
         """
         from wkdask.show.viewer import Viewer
 
-        layers = [layer for layer in self.layers.values() if layer.data_format == "wkw"]
+        layers = [layer for layer in self.layers.values() if layer.properties.can_be_read]
         return Viewer(
             [each.shown() for each in layers if each.mags and not each.bounding_box.is_empty],
             **traits,
@@ -367,7 +376,7 @@ class Layer:
 
     @property
     def data_format(self) -> str:
-        """How voxels are stored; wkdask reads and writes `"wkw"`."""
+        """How voxels are stored; wkdask reads and writes `"wkw"`, `"zarr3"` and `"zarr"`."""
         return self.properties.data_format
 
     @property
@@ -409,8 +418,10 @@ class Layer:
         self,
         mag: MagLike,
         block_edge: SupportsIndex = 32,
-        blocks_per_file_edge: SupportsIndex = 32,
-        block_type: BlockType | None = None,
+        blocks_per_file_edge: SupportsIndex | None = None,
+        block_type: BlockType | Codec | None = None,
+        *,
+        data_format: DataFormat | None = None,
     ) -> MagView:
         """Add a mag without voxels, that is, full of zeros.
 
@@ -421,10 +432,15 @@ class Layer:
         block_edge
             Voxels per edge of a block, a power of two.
         blocks_per_file_edge
-            Blocks per edge of a file, a power of two.
+            Blocks per edge of a file, a power of two; None is 32, or 1 for `"zarr"`, which has no
+            files of several blocks.
         block_type
             `"raw"`, `"lz4"`, or `"lz4hc"`, which is smaller and slower to write; None is what
-            dask's setting `wkdask.block-type` says, `"lz4hc"` at first.
+            dask's setting `wkdask.block-type` says, `"lz4hc"` at first. Of Zarr layers `"raw"` or
+            `"zstd"`; None is `"zstd"`.
+        data_format
+            None is that of the layer; another one only for its first mag, of which the layer takes
+            the format.
 
         Raises
         ------
@@ -435,14 +451,20 @@ class Layer:
         """
         self._directories.refresh()
         found = self.properties
-        header = VolumeHeader(
+        kind = data_format or found.data_format
+        properties.check_data_format(kind)
+        blocks = blocks_per_file_edge
+        layout = new_layout(
+            kind,
             found.dtype,
             found.num_channels,
             whole(block_edge, "block_edge"),
-            whole(blocks_per_file_edge, "blocks_per_file_edge"),
-            config.blocks_of_new(block_type),
+            None if blocks is None else whole(blocks, "blocks_per_file_edge"),
+            config.blocks_of_new(block_type, kind),
         )
-        return self.open_entry(self._directories.add(Mag(mag), header))
+        if kind != found.data_format:
+            self._directories.change(lambda layer: layer.with_data_format(kind))
+        return self.open_entry(self._directories.add(Mag(mag), layout))
 
     def open_new(self, new: NewMag) -> MagView:
         """Return the view of a mag that is being made, which the JSON does not list yet."""
@@ -467,7 +489,7 @@ class Layer:
         self, from_mag: MagLike | None = ..., coarsest_mag: MagLike | None = ...,
         mags: Iterable[MagLike] | None = ..., *, dry_run: Literal[False] = ...,
         sampling_mode: SamplingMode = ..., mode: str = ...,
-        block_type: BlockType | None = ...,
+        block_type: BlockType | Codec | None = ...,
         executor: ExecutorLike = ..., retries: int = ..., resume: bool = ...,
         force: bool = ..., progress: bool = ...,
     ) -> RunReport: ...  # fmt: skip
@@ -477,7 +499,7 @@ class Layer:
         self, from_mag: MagLike | None = ..., coarsest_mag: MagLike | None = ...,
         mags: Iterable[MagLike] | None = ..., *, dry_run: Literal[True],
         sampling_mode: SamplingMode = ..., mode: str = ...,
-        block_type: BlockType | None = ...,
+        block_type: BlockType | Codec | None = ...,
         executor: ExecutorLike = ..., retries: int = ..., resume: bool = ...,
         force: bool = ..., progress: bool = ...,
     ) -> PyramidPlan: ...  # fmt: skip
@@ -487,7 +509,7 @@ class Layer:
         self, from_mag: MagLike | None = ..., coarsest_mag: MagLike | None = ...,
         mags: Iterable[MagLike] | None = ..., *, dry_run: bool,
         sampling_mode: SamplingMode = ..., mode: str = ...,
-        block_type: BlockType | None = ...,
+        block_type: BlockType | Codec | None = ...,
         executor: ExecutorLike = ..., retries: int = ..., resume: bool = ...,
         force: bool = ..., progress: bool = ...,
     ) -> RunReport | PyramidPlan: ...  # fmt: skip
@@ -500,7 +522,7 @@ class Layer:
         *,
         sampling_mode: SamplingMode = "anisotropic",
         mode: str = "default",
-        block_type: BlockType | None = None,
+        block_type: BlockType | Codec | None = None,
         executor: ExecutorLike = None,
         retries: int = 0,
         resume: bool = False,
@@ -577,7 +599,7 @@ class Layer:
         way = build.Coarser(from_mag, coarsest_mag, mags, sampling_mode)
         how = build.How(
             mode,
-            config.blocks_of_new(block_type),
+            config.blocks_of_new(block_type, self.data_format),
             Run(executor, retries=retries, progress=progress),
         )
         return build.build(self, way, how, resume=resume, force=force, dry_run=dry_run)
@@ -587,7 +609,7 @@ class Layer:
         self, from_mag: MagLike | None = ..., finest_mag: MagLike = ...,
         mags: Iterable[MagLike] | None = ..., *, dry_run: Literal[False] = ...,
         sampling_mode: SamplingMode = ..., mode: str = ...,
-        block_type: BlockType | None = ...,
+        block_type: BlockType | Codec | None = ...,
         executor: ExecutorLike = ..., retries: int = ..., resume: bool = ...,
         force: bool = ..., progress: bool = ...,
     ) -> RunReport: ...  # fmt: skip
@@ -597,7 +619,7 @@ class Layer:
         self, from_mag: MagLike | None = ..., finest_mag: MagLike = ...,
         mags: Iterable[MagLike] | None = ..., *, dry_run: Literal[True],
         sampling_mode: SamplingMode = ..., mode: str = ...,
-        block_type: BlockType | None = ...,
+        block_type: BlockType | Codec | None = ...,
         executor: ExecutorLike = ..., retries: int = ..., resume: bool = ...,
         force: bool = ..., progress: bool = ...,
     ) -> PyramidPlan: ...  # fmt: skip
@@ -607,7 +629,7 @@ class Layer:
         self, from_mag: MagLike | None = ..., finest_mag: MagLike = ...,
         mags: Iterable[MagLike] | None = ..., *, dry_run: bool,
         sampling_mode: SamplingMode = ..., mode: str = ...,
-        block_type: BlockType | None = ...,
+        block_type: BlockType | Codec | None = ...,
         executor: ExecutorLike = ..., retries: int = ..., resume: bool = ...,
         force: bool = ..., progress: bool = ...,
     ) -> RunReport | PyramidPlan: ...  # fmt: skip
@@ -620,7 +642,7 @@ class Layer:
         *,
         sampling_mode: SamplingMode = "anisotropic",
         mode: str = "default",
-        block_type: BlockType | None = None,
+        block_type: BlockType | Codec | None = None,
         executor: ExecutorLike = None,
         retries: int = 0,
         resume: bool = False,
@@ -667,7 +689,7 @@ class Layer:
         way = build.Finer(from_mag, finest_mag, mags, sampling_mode)
         how = build.How(
             mode,
-            config.blocks_of_new(block_type),
+            config.blocks_of_new(block_type, self.data_format),
             Run(executor, retries=retries, progress=progress),
         )
         return build.build(self, way, how, resume=resume, force=force, dry_run=dry_run)
@@ -880,7 +902,7 @@ class MagView(View):
 
     def compress(
         self,
-        block_type: BlockType = "lz4hc",
+        block_type: BlockType | Codec | None = None,
         executor: ExecutorLike = None,
         *,
         retries: int = 0,
@@ -889,12 +911,14 @@ class MagView(View):
         """Store the files with other blocks, in place.
 
         Each file is replaced by one that holds the same voxels. An interrupted run leaves files of
-        either kind, which can be read as before; run it again.
+        either kind, which can be read as before; run it again. A Zarr array has one codec for all
+        its files: it is written anew, as by `rechunk`.
 
         Parameters
         ----------
         block_type
-            `"lz4hc"`, `"lz4"`, or `"raw"` for the reverse.
+            `"lz4hc"`, `"lz4"`, or `"raw"` for the reverse; of Zarr layers `"zstd"` or `"raw"`. None
+            is `"lz4hc"` or `"zstd"`.
         executor
             A `distributed.Client`, a `concurrent.futures.Executor`, or None for the active client
             or dask's threads.
@@ -923,16 +947,17 @@ class MagView(View):
         'lz4hc'
         """
         self.check_writable()
-        volume = as_wkw(self.volume)
-        header = replace(volume.header, block_type=block_type)
+        volume = self.volume
+        wanted = block_type or ("lz4hc" if volume.layout.data_format == "wkw" else "zstd")
+        layout = volume.layout.stored_as(wanted)
         run = Run(executor, retries=retries, progress=progress)
-        return self._rewritten(rewrite.recompress(volume, block_type, run), header)
+        return self._rewritten(rewrite.recompress(volume, layout, run), layout)
 
     def rechunk(
         self,
         block_edge: SupportsIndex | None = None,
         blocks_per_file_edge: SupportsIndex | None = None,
-        block_type: BlockType | None = None,
+        block_type: BlockType | Codec | None = None,
         executor: ExecutorLike = None,
         *,
         retries: int = 0,
@@ -970,22 +995,22 @@ class MagView(View):
         8
         """
         self.check_writable()
-        volume = as_wkw(self.volume)
-        given = {
-            "block_edge": block_edge,
-            "blocks_per_file_edge": blocks_per_file_edge,
-            "block_type": block_type,
-        }
-        changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
-        header = replace(volume.header, **changes)
+        block, blocks = (
+            None if edge is None else whole(edge, name)
+            for edge, name in (
+                (block_edge, "block_edge"),
+                (blocks_per_file_edge, "blocks_per_file_edge"),
+            )
+        )
+        layout = self.volume.layout.with_edges(block, blocks).stored_as(block_type)
         run = Run(executor, retries=retries, progress=progress)
-        return self._rewritten(rewrite.rechunk(volume, header, run), header)
+        return self._rewritten(rewrite.rechunk(self.volume, layout, run), layout)
 
-    def _rewritten(self, report: RunReport, header: VolumeHeader) -> RunReport:
+    def _rewritten(self, report: RunReport, layout: Layout) -> RunReport:
         """Let the view, and the JSON where there is one, know how the voxels are stored now."""
-        self._volume = replace(as_wkw(self._volume), layout=header)
+        self._volume = replace(self._volume, layout=layout)
         if self._layer is not None and self.mag is not None:
-            self._layer.directories.note_file_edge(self.mag, header.file_size[0])
+            self._layer.directories.note_file_edge(self.mag, layout.file_size[0])
         return report
 
     def shown(self) -> ShownLayer:

@@ -63,7 +63,7 @@ def _describe_layer(layer: Layer) -> dict[str, Any]:
         "bounding_box": _describe_box(layer.bounding_box),
         "largest_segment_id": layer.largest_segment_id,
     }
-    if layer.data_format == "wkw":
+    if layer.properties.can_be_read:
         facts["mags"] = [_describe_entry(layer, entry.mag) for entry in layer.properties.mags]
     return facts
 

@@ -12,7 +12,14 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
 
-from wkdask.dataset.properties import FILE_NAME, LayerProperties, MagProperties, PropertiesFile
+from wkdask.dataset import groups
+from wkdask.dataset.properties import (
+    DATA_FORMATS,
+    FILE_NAME,
+    LayerProperties,
+    MagProperties,
+    PropertiesFile,
+)
 from wkdask.errors import (
     ArgumentError,
     ExistsError,
@@ -25,9 +32,10 @@ from wkdask.geometry import BoundingBox, Mag, is_remote
 from wkdask.storage import claims
 from wkdask.storage.opening import create_volume, is_volume, open_volume, volume_at
 from wkdask.storage.volume import JOURNALS_NAME, Layout, Volume
-from wkdask.storage.wkw import HEADER_NAME
 
 __all__ = ["MagDirectories", "NewMag"]
+
+_AXIS_ORDER = {"c": 0, "x": 1, "y": 2, "z": 3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +90,15 @@ class MagDirectories:
             if any(other.mag == mag for other in layer.mags):
                 raise ExistsError(f"layer {self.name!r} has a mag {mag} already.")
             # While nobody else may change the dataset: another process may add the same mag.
-            self._create(path, layout)
+            box = layer.bounding_box.align_with_mag(mag, ceil=True).in_mag(mag)
+            self._create(path, layout, box)
             return layer.with_mag(entry)
 
         self.check_format()
         path = self._default_path(mag)
         with claims.whole(str(path), "added"):
             self.change(added)
+        groups.describe(self.json, self.name)
         return entry
 
     def new_mag(self, mag: Mag, layout: Layout, box: BoundingBox) -> NewMag:
@@ -96,8 +106,10 @@ class MagDirectories:
         return NewMag(self._new_entry(mag, layout), layout, box)
 
     def _new_entry(self, mag: Mag, layout: Layout) -> MagProperties:
-        axes = {"axisOrder": {"c": 0, "x": 1, "y": 2, "z": 3}, "cubeLength": layout.file_size[0]}
-        return MagProperties(mag, f"./{self.name}/{mag}", axes)
+        said: dict[str, object] = {"axisOrder": _AXIS_ORDER}
+        if layout.data_format == "wkw":
+            said["cubeLength"] = layout.file_size[0]
+        return MagProperties(mag, f"./{self.name}/{mag}", said)
 
     @contextlib.contextmanager
     def made(self, new: Sequence[NewMag], doing: str, *, resume: bool) -> Iterator[None]:
@@ -126,6 +138,7 @@ class MagDirectories:
             self.change(
                 lambda layer: reduce(LayerProperties.with_mag, (e.entry for e in new), layer)
             )
+            groups.describe(self.json, self.name)
 
     def _begin(self, new: NewMag, undone: contextlib.ExitStack, *, resume: bool) -> None:
         """Make a volume, unless an earlier run did; how to delete it goes onto a stack."""
@@ -138,7 +151,7 @@ class MagDirectories:
                     "delete the directory, or use the same options."
                 )
             return
-        older = self._create(path, new.layout)
+        older = self._create(path, new.layout, new.box)
         if not resume:
             undone.callback(_remove, volume_at(path, new.layout), new.box, older)
 
@@ -159,17 +172,25 @@ class MagDirectories:
         Raises
         ------
         FormatError
-            If the layer is not stored as WKW.
+            If the layer is stored in a way that wkdask does not read.
         PropertiesError
             If the JSON says something else of the voxels than the volume.
         """
-        said = self.check_format().voxel_type
+        layer = self.check_format()
+        order = entry.extra.get("axisOrder", _AXIS_ORDER)
+        if layer.data_format != "wkw" and order != _AXIS_ORDER:
+            raise FormatError(
+                f"mag {entry.mag} of layer {self.name!r} has the axes {order}, but wkdask reads "
+                "(c, x, y, z) only. Convert it: wkdask.convert(path, target, axes=...)."
+            )
         volume = open_volume(self._path(entry))
-        found = volume.layout.voxel_type
-        if found != said:
+        kind, found = volume.layout.data_format, volume.layout.voxel_type
+        if (kind, found) != (layer.data_format, layer.voxel_type):
+            is_kind = kind != layer.data_format
+            says, is_ = (layer.data_format, kind) if is_kind else (layer.voxel_type, found)
             raise PropertiesError(
                 f"{self.json.directory / FILE_NAME} says that layer {self.name!r} has "
-                f"{said}, but {os.path.join(volume.path, HEADER_NAME)} says {found}. "
+                f"{says}, but {os.path.join(volume.path, volume.names.head)} says {is_}. "
                 "Correct the one that is wrong."
             )
         return volume
@@ -203,16 +224,17 @@ class MagDirectories:
         return Path(path).resolve().is_relative_to(self.json.directory.resolve())
 
     def check_format(self) -> LayerProperties:
-        """Return what the JSON says of the layer; raise `FormatError` unless it is WKW."""
+        """Return what the JSON says of the layer; raise `FormatError` if it can't be read."""
         layer = self.properties
-        if layer.data_format != "wkw":
+        if not layer.can_be_read:
             raise FormatError(
                 f"layer {self.name!r} is stored as {layer.data_format}, but wkdask reads "
-                "and writes voxels of WKW layers only."
+                f"{', '.join(DATA_FORMATS)} only. Convert it, for example by downloading it from "
+                "WEBKNOSSOS, which writes one of these."
             )
         return layer
 
-    def _create(self, path: Path, layout: Layout) -> bytes | None:
+    def _create(self, path: Path, layout: Layout, box: BoundingBox) -> bytes | None:
         """Make a volume; return the header that it replaces, such as one that a crash has left."""
         if not self.is_inside(path):
             raise ArgumentError(
@@ -224,13 +246,13 @@ class MagDirectories:
                 f"{path} holds voxels, though {FILE_NAME} does not list it: delete the "
                 "directory, or open it with wkdask.open_mag."
             )
-        header = path / HEADER_NAME
+        header = path / volume.names.head
         try:
             older = header.read_bytes() if header.is_file() else None
             header.unlink(missing_ok=True)
         except OSError as error:
             raise storage_error(error, path, "replacing an unused header") from None
-        create_volume(path, layout)
+        create_volume(path, layout, box.bottomright)
         return older
 
     def _path(self, entry: MagProperties) -> Path:
@@ -256,4 +278,4 @@ def _remove(volume: Volume, box: BoundingBox, older_header: bytes | None) -> Non
         volume.remove(box)
     if older_header is not None:
         Path(volume.path).mkdir(exist_ok=True)
-        (Path(volume.path) / HEADER_NAME).write_bytes(older_header)
+        (Path(volume.path) / volume.names.head).write_bytes(older_header)

@@ -45,14 +45,14 @@ def layer_facts(layer: LayerProperties, dataset: DatasetProperties) -> LayerFact
         corner=layer.bounding_box.topleft,
         voxel_size_nm=voxel_size_nm(labels),
         mag_names=[str(entry.mag) for entry in layer.mags],
-        data_format=layer.data_format,
+        unread_format="" if layer.can_be_read else layer.data_format,
         largest_segment_id=layer.largest_segment_id,
     )
 
 
 def mags_facts(layer: LayerProperties, open_mag: Open, *, with_files: bool) -> list[MagFacts]:
-    """Return what is told of each mag of a WKW layer; `with_files` looks which files exist."""
-    if layer.data_format != "wkw":
+    """Return what is told of each mag of a layer; `with_files` looks which files exist."""
+    if not layer.can_be_read:
         return []
     most = MOST_FILES // max(1, len(layer.mags)) if with_files else 0
     return [*_opened(layer.mags, open_mag, most)] + [

@@ -15,8 +15,7 @@ from wkdask.dataset.dataset import Dataset, Layer, MagView, mag_named, open_mag
 from wkdask.dataset.properties import FILE_NAME
 from wkdask.errors import MissingError, NameLookupError, WkdaskError
 from wkdask.geometry import Mag, MagLike, absolute
-from wkdask.storage.opening import is_volume
-from wkdask.storage.wkw import HEADER_NAME
+from wkdask.storage.opening import HEAD_FILES, is_volume
 
 __all__ = ["Found", "Kind", "can_open", "find", "is_bare_mag", "is_dataset", "kind_of", "other_mag"]
 
@@ -106,7 +105,7 @@ class Found:
         if not self.mags:
             raise NameLookupError(
                 f"{self.name!r} has no layers left to open. Give fewer names as drop_variables=; "
-                "layers without mags, or in other formats than WKW, are never opened."
+                "layers without mags, or in formats that wkdask does not read, are never opened."
             )
         if mag is None:
             common = [m for m in self._all() if all(m in mags for mags in self.mags.values())]
@@ -153,8 +152,8 @@ def _found(directory: Path) -> Found:
     if kind == "layer":
         return _of_bare_mags(directory)
     raise MissingError(
-        f"{directory} is no dataset ({FILE_NAME}), no mag ({HEADER_NAME}) and no directory of mags "
-        "such as 1 and 2-2-1."
+        f"{directory} is no dataset ({FILE_NAME}), no mag ({', '.join(HEAD_FILES)}) and no "
+        "directory of mags such as 1 and 2-2-1."
     )
 
 
@@ -190,7 +189,7 @@ def _of_dataset(dataset: Dataset) -> Found:
     layers = [
         layer
         for layer in dataset.layers.values()
-        if layer.data_format == "wkw" and layer.properties.mags
+        if layer.properties.can_be_read and layer.properties.mags
     ]
     return Found(
         {layer.name: _mags_of(layer) for layer in layers}, dataset.attrs, dataset.name, "dataset"
@@ -222,7 +221,7 @@ def _layer_at(directory: Path) -> Layer | None:
     if not is_dataset(directory.parent):
         return None
     layer = Dataset(directory.parent).layers.get(directory.name)
-    return layer if layer is not None and layer.data_format == "wkw" else None
+    return layer if layer is not None and layer.properties.can_be_read else None
 
 
 def _of_bare_mags(directory: Path) -> Found:

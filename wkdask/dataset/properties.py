@@ -44,12 +44,14 @@ from wkdask.units import UNITS
 
 __all__ = [
     "CATEGORIES",
+    "DATA_FORMATS",
     "FILE_NAME",
     "DatasetProperties",
     "LayerProperties",
     "MagProperties",
     "PropertiesFile",
     "Unreadable",
+    "check_data_format",
     "check_layer_name",
     "check_new_layer",
     "check_unit",
@@ -65,6 +67,9 @@ FILE_NAME = "datasource-properties.json"
 
 CATEGORIES = ("color", "segmentation")
 """What a layer may show."""
+
+DATA_FORMATS = ("wkw", "zarr3", "zarr")
+"""What is read and written; layers of other formats are only listed."""
 
 _KINDS = {"uint": (8, 16, 32, 64), "int": (8, 16, 32, 64), "float": (32, 64)}
 _BITS = {f"{kind}{bits}": (kind, bits) for kind, sizes in _KINDS.items() for bits in sizes}
@@ -141,7 +146,7 @@ class LayerProperties:
     num_channels: int = 1
     """Values per voxel."""
     data_format: str = "wkw"
-    """How voxels are stored: `"wkw"`, or a format that is only passed on."""
+    """How voxels are stored: one of `DATA_FORMATS`, or a format that is only passed on."""
     mags: tuple[MagProperties, ...] = ()
     """The levels; always in the order from fine to coarse."""
     largest_segment_id: int | None = None
@@ -181,11 +186,25 @@ class LayerProperties:
         """What a voxel holds."""
         return VoxelType(self.dtype, self.num_channels)
 
+    @property
+    def can_be_read(self) -> bool:
+        """Whether the layer is stored in a format that wkdask reads."""
+        return self.data_format in DATA_FORMATS
+
     def check_readable(self, mag: str | None = None) -> None:
         """Raise the error of a mag that can't be understood; None is any mag."""
         for each in self.unreadable:
             if mag in (None, each.name):
                 raise PropertiesError(each.error)
+
+    def with_data_format(self, data_format: str) -> LayerProperties:
+        """Return a layer of another format, which only one without mags can take."""
+        if self.mags or self.unreadable:
+            raise ArgumentError(
+                f"data_format is {data_format!r}, but layer {self.name!r} has mags of "
+                f"{self.data_format}, and all mags of a layer have one format."
+            )
+        return dataclasses.replace(self, data_format=data_format)
 
     def with_mag(self, mag_properties: MagProperties) -> LayerProperties:
         """Return a layer that lists this mag, in place of an entry for the same mag."""
@@ -289,6 +308,12 @@ def check_new_layer(layer: LayerProperties) -> None:
     """Refuse a segmentation of fractions; layers that are there already may hold anything."""
     if layer.category == "segmentation" and not layer.dtype.startswith(("uint", "int")):
         raise ArgumentError(f"a segmentation holds whole numbers, but dtype is {layer.dtype}.")
+
+
+def check_data_format(data_format: str) -> None:
+    """Refuse a format that wkdask does not write."""
+    if data_format not in DATA_FORMATS:
+        raise ArgumentError(f"data_format is {data_format!r}, but must be {_either(DATA_FORMATS)}.")
 
 
 def check_unit(unit: str) -> None:

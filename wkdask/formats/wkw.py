@@ -102,11 +102,8 @@ def _layer(image: Image, name: str) -> LayerProperties:
 
 def _header(level: Level, blocks_per_file_edge: SupportsIndex) -> VolumeHeader:
     edge = whole(blocks_per_file_edge, "blocks_per_file_edge")
-    return VolumeHeader(
-        level.dtype.name,
-        level.num_channels,
-        blocks_per_file_edge=edge,
-        block_type=config.blocks_of_new(None),
+    return VolumeHeader(level.dtype.name, level.num_channels, blocks_per_file_edge=edge).stored_as(
+        config.blocks_of_new(None)
     )
 
 

@@ -18,9 +18,7 @@ from wkdask.pyramid.mags import SamplingMode
 from wkdask.pyramid.plan import PyramidPlan, plan_pyramid
 from wkdask.pyramid.resample import SAMPLING_BYTES, Direction, check_mode, sample_mags
 from wkdask.runtime.run import Run, RunReport
-from wkdask.storage.header import BlockType
 from wkdask.storage.volume import Layout
-from wkdask.storage.wkw import as_wkw
 
 __all__ = ["Coarser", "DatasetLike", "Directories", "Finer", "How", "LayerLike", "build"]
 
@@ -150,8 +148,8 @@ class How:
 
     mode: str
     """How voxels become one; `"default"` is what fits the category of the layer."""
-    blocks: BlockType
-    """How blocks are stored."""
+    blocks: str | None
+    """How blocks are stored; None is as those of the mag that others are made from."""
     run: Run
     """Where."""
 
@@ -221,7 +219,7 @@ def _plan(layer: LayerLike[Entry], start: Mag, mags: list[Mag], how: How) -> Pyr
         source=start,
         mags=mags,
         mode=how.mode,
-        header=replace(as_wkw(layer[start].volume).header, block_type=how.blocks),
+        header=layer[start].volume.layout.stored_as(how.blocks),
         box=layer.bounding_box,
         voxel_size=layer.dataset.voxel_size,
         unit=layer.dataset.unit,

@@ -22,16 +22,15 @@ from wkdask.runtime.journal import Journal
 from wkdask.runtime.run import Run, RunReport
 from wkdask.storage import claims
 from wkdask.storage.atomic import TEMPORARY_SUFFIX, fsync_directory, os_errors, try_exchange
-from wkdask.storage.header import BlockType, VolumeHeader
-from wkdask.storage.volume import JOURNALS_NAME, Volume, Voxels, is_zero
-from wkdask.storage.wkw import HEADER_NAME, WkwVolume
+from wkdask.storage.header import VolumeHeader
+from wkdask.storage.opening import create_volume
+from wkdask.storage.volume import JOURNALS_NAME, FileNames, Layout, Volume, Voxels, is_zero
+from wkdask.storage.wkw import WkwVolume
 
 __all__ = ["Copying", "copy_voxels", "rechunk", "recompress"]
 
 # What a run that is killed leaves, beside the mag; the next one deletes it.
 _SUFFIX = ".rechunked"
-# The directories and files of a volume, from the mag directory inwards.
-_PARTS = tuple(map(re.compile, ("z[0-9]+", "y[0-9]+", r"x[0-9]+\.wkw")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,23 +88,25 @@ def copy_voxels(
         target.sweep(run.tag, box)
 
 
-def recompress(volume: WkwVolume, block_type: BlockType, run: Run) -> RunReport:
+def recompress(volume: Volume, layout: Layout, run: Run) -> RunReport:
     """Store the files of a volume with other blocks: each is replaced by one of the same voxels.
 
-    An interrupted run leaves some files of either kind, which WKW allows; run it again.
+    An interrupted run leaves some files of either kind, which WKW allows; run it again. A format
+    whose files must all be alike is written anew; see `rechunk`.
 
     Parameters
     ----------
     volume
         What is claimed whole during the run.
-    block_type
-        `"raw"`, `"lz4"` or `"lz4hc"`.
+    layout
+        How to store it; only the blocks differ.
     run
         Where and how the tasks run.
     """
+    if not isinstance(volume, WkwVolume) or not isinstance(layout, VolumeHeader):
+        return rechunk(volume, layout, run)
     with claims.whole(volume.path, "compressed"):
         volume.check()
-        layout = replace(volume.layout, block_type=block_type)
         target = replace(volume, layout=layout, is_claimed=True)
         box = volume.box_on_disk()
         # First where files get compressed: these may be written while the header says so, but not
@@ -119,15 +120,15 @@ def recompress(volume: WkwVolume, block_type: BlockType, run: Run) -> RunReport:
         return report
 
 
-def rechunk(volume: WkwVolume, header: VolumeHeader, run: Run) -> RunReport:
+def rechunk(volume: Volume, layout: Layout, run: Run) -> RunReport:
     """Store a volume with blocks and files of other edges, in a directory that replaces the old.
 
     Parameters
     ----------
     volume
         What is claimed whole during the run.
-    header
-        How to store it; dtype and channels are the same.
+    layout
+        How to store it; format, dtype and channels are the same.
     run
         Where and how the tasks run.
     """
@@ -136,18 +137,18 @@ def rechunk(volume: WkwVolume, header: VolumeHeader, run: Run) -> RunReport:
     with claims.whole(path, "rechunked"):
         volume.check()
         for leftover in _leftovers(path):
-            _dissolve(leftover, path)
+            _dissolve(leftover, path, volume.names)
         temporary = f"{path}.{uuid.uuid4().hex}{_SUFFIX}"
         try:
-            target = WkwVolume.create(temporary, header)
-            target = replace(target, options=volume.options, is_claimed=True)
             box = volume.box_on_disk()
+            target = create_volume(temporary, layout, volume.extent_of(box))
+            target = replace(target, options=volume.options, is_claimed=True)
             report = RunReport(0) if box.is_empty else copy_voxels(volume, target, box, run)
             with os_errors(path, "replacing"):
                 _exchange(temporary, path)
         finally:
             # The old files by now, or new ones after an error.
-            _dissolve(temporary, path)
+            _dissolve(temporary, path, volume.names)
     volume.note_change()
     return report
 
@@ -159,7 +160,7 @@ def _leftovers(path: str) -> Iterable[str]:
     return [os.path.join(parent, each) for each in os.listdir(parent) if name.fullmatch(each)]
 
 
-def _dissolve(old: str, new: str, depth: int = 0) -> None:
+def _dissolve(old: str, new: str, names: FileNames, depth: int = 0) -> None:
     """Delete the files of a volume; what else lies between them goes to the same place in another.
 
     Parameters
@@ -168,18 +169,20 @@ def _dissolve(old: str, new: str, depth: int = 0) -> None:
         A mag directory, or a directory in it.
     new
         The directory that stands for it in the other volume.
+    names
+        What the files of both are called.
     depth
         How many directories lie between it and the mag directory.
     """
     with contextlib.suppress(OSError):
         for name in os.listdir(old):
             path, kept = os.path.join(old, name), os.path.join(new, name)
-            is_part = _PARTS[depth].fullmatch(name) is not None
-            if depth < 2 and is_part and os.path.isdir(path):
-                _dissolve(path, kept, depth + 1)
+            is_part = re.fullmatch(names.patterns[depth], name) is not None
+            if depth + 1 < len(names.patterns) and is_part and os.path.isdir(path):
+                _dissolve(path, kept, names, depth + 1)
             elif depth == 0 and name == JOURNALS_NAME:
                 shutil.rmtree(path, ignore_errors=True)
-            elif is_part or name.endswith(TEMPORARY_SUFFIX) or (depth, name) == (0, HEADER_NAME):
+            elif is_part or name.endswith(TEMPORARY_SUFFIX) or (depth, name) == (0, names.head):
                 os.unlink(path)
             elif not os.path.lexists(kept):
                 os.makedirs(new, exist_ok=True)

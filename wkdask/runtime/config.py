@@ -14,7 +14,6 @@ from wkdask.errors import ArgumentError
 from wkdask.geometry import whole
 
 if TYPE_CHECKING:
-    from wkdask.storage.header import BlockType
     from wkdask.storage.volume import WriteOptions
 
 __all__ = [
@@ -44,10 +43,12 @@ def setting(name: str) -> Any:
     return dask.config.get(f"wkdask.{name}")
 
 
-def blocks_of_new(given: BlockType | None) -> BlockType:
-    """Return how blocks are stored: as was said, or else as is configured."""
-    configured: BlockType = setting("block-type")
-    return given or configured
+def blocks_of_new(given: str | None, data_format: str = "wkw") -> str | None:
+    """Return how blocks are stored: as was said, or else as is configured, which is for WKW only.
+
+    None, of other formats, is what the format thinks best.
+    """
+    return given or (str(setting("block-type")) if data_format == "wkw" else None)
 
 
 def write_options() -> WriteOptions | None:

@@ -113,7 +113,7 @@ def _layer_cells(layer: LayerFacts) -> tuple[str, ...]:
         layer.voxel_type,
         times(layer.size),
         lengths_text(lengths) if lengths else "",
-        ", ".join(layer.mag_names) if layer.data_format == "wkw" else f"({layer.data_format})",
+        f"({layer.unread_format})" if layer.unread_format else ", ".join(layer.mag_names),
     )
 
 
@@ -130,8 +130,8 @@ def _layer_facts(layer: LayerFacts) -> list[tuple[str, str]]:
 
 
 def _no_mags(layer: LayerFacts) -> str:
-    if layer.data_format != "wkw":
-        return f"stored as {layer.data_format}, which wkdask does not read"
+    if layer.unread_format:
+        return f"stored as {layer.unread_format}, which wkdask does not read"
     return "no mags: add_mag makes one"
 
 

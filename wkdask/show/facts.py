@@ -91,7 +91,8 @@ class LayerFacts:
     """Edges of a voxel of mag 1, if known."""
     mag_names: Sequence[str] = ()
     """From fine to coarse."""
-    data_format: str = "wkw"
+    unread_format: str = ""
+    """How the layer is stored, if wkdask does not read that."""
     largest_segment_id: int | None = None
     error: str = ""
     """Why it can't be understood; then nothing else is known."""

@@ -35,12 +35,22 @@ from wkdask.storage.intrinsics import (
 from wkdask.storage.volume import Voxels
 
 __all__ = [
+    "STREAM_BYTES",
     "BlockPacker",
+    "Bytes",
+    "Cells",
+    "address_in",
     "block_at",
     "block_bound",
+    "cells_of_axis",
+    "copy_pieces",
     "ends_summary",
+    "fill_from",
+    "gather_row",
     "is_in_line",
     "morton_index",
+    "row_blocks",
+    "scratch_memory",
     "unpack",
 ]
 
@@ -56,7 +66,7 @@ _KEPT_BYTES = 2**23
 # Buffers of blocks a whole power of two apart would fall into the same sets of the cache.
 _STAGGER_BYTES = 192
 # An output of that size does not stay in the cache, so that it need not go through it.
-_STREAM_BYTES = 2**25
+STREAM_BYTES = 2**25
 # Bytes that are read rather than skipped, because a system call costs as much.
 _GAP_BYTES = 4096
 
@@ -118,7 +128,7 @@ def unpack(
         Shape `(c, x, y, z)` of the region; channels and x must follow each other in memory.
     """
     row, row_bytes, run_bytes = _row_sizes(header, region)
-    scratch = _scratch(row_bytes + run_bytes)
+    scratch = scratch_memory(row_bytes + run_bytes)
     kind, code = _unpack(
         address_of("pread"),
         address_of("LZ4_decompress_safe") if header.is_compressed else 0,
@@ -129,7 +139,7 @@ def unpack(
         scratch[row_bytes:],
         tuple((axis.start, axis.step, len(axis)) for axis in region),
         (header.block_edge, header.voxel_bytes, _slot_head(header)),
-        (out.ctypes.data, out.strides[2], out.strides[3], int(out.nbytes >= _STREAM_BYTES)),
+        (out.ctypes.data, out.strides[2], out.strides[3], int(out.nbytes >= STREAM_BYTES)),
     )
     if not kind:
         return None
@@ -138,13 +148,22 @@ def unpack(
 
 def _row_sizes(header: VolumeHeader, region: Region) -> tuple[int, int, int]:
     """Return how many blocks are decoded before they are copied, their bytes, and packed bytes."""
-    edge, bound = header.block_edge, block_bound(header)
-    x, y, z = (axis[-1] // edge - axis[0] // edge + 1 for axis in region)
-    # The less is needed of each block, the less do long rows matter, and the more does the cache.
-    share = min(1.0, len(region[1]) * len(region[2]) / (y * z * edge * edge))
-    row = min(x, max(_FEW_BLOCKS, int(_ROW_BYTES * share) // header.block_bytes))
+    bound = block_bound(header)
+    row = row_blocks(region, header.block_size, header.block_bytes)
     run_bytes = max(bound, min(_RUN_BYTES, row * bound)) if header.is_compressed else 0
     return row, row * (_slot_head(header) + header.block_bytes), run_bytes
+
+
+def row_blocks(region: Region, block_size: Vec3, block_bytes: int) -> int:
+    """Return how many blocks along x are decoded before they are copied."""
+    x, y, z = (
+        axis[-1] // edge - axis[0] // edge + 1
+        for axis, edge in zip(region, block_size, strict=True)
+    )
+    # The less is needed of each block, the less do long rows matter, and the more does the cache.
+    whole = y * block_size[1] * z * block_size[2]
+    share = min(1.0, len(region[1]) * len(region[2]) / whole)
+    return min(x, max(_FEW_BLOCKS, int(_ROW_BYTES * share) // block_bytes))
 
 
 def _slot_head(header: VolumeHeader) -> int:
@@ -153,7 +172,7 @@ def _slot_head(header: VolumeHeader) -> int:
     return -(-max(_STAGGER_BYTES, head) // 64) * 64
 
 
-def _scratch(size_bytes: int) -> Bytes:
+def scratch_memory(size_bytes: int) -> Bytes:
     """Return working memory, which the thread keeps for its next read."""
     kept: Bytes | None = getattr(_thread, "scratch", None)
     if kept is None or len(kept) < size_bytes:
@@ -270,7 +289,7 @@ def _gathered(number: int) -> int:
 
 
 @part
-def _address(array: Bytes) -> Any:
+def address_in(array: Bytes) -> Any:
     """Return where an array begins, as a signed number like all others here.
 
     With one that has no sign numba would go on in floating point, and compile functions twice.
@@ -279,10 +298,10 @@ def _address(array: Bytes) -> Any:
 
 
 @part
-def _cells(axis: tuple[int, int, int], edge: int) -> Cells:
-    """Return per block of an axis: spread number, first voxel, voxels, and where they go."""
+def cells_of_axis(axis: tuple[int, int, int], edge: int) -> Cells:
+    """Return per block of an axis: spread number, first voxel, voxels, where they go, number."""
     start, step, count = axis
-    cells = np.empty((((count - 1) * step + start) // edge - start // edge + 1, 4), np.int64)
+    cells = np.empty((((count - 1) * step + start) // edge - start // edge + 1, 5), np.int64)
     used = 0
     done = 0
     while done < count:
@@ -293,6 +312,7 @@ def _cells(axis: tuple[int, int, int], edge: int) -> Cells:
         cells[used, 1] = at - cell * edge
         cells[used, 2] = stop - done
         cells[used, 3] = done
+        cells[used, 4] = cell
         used += 1
         done = stop
     return cells[:used]
@@ -311,7 +331,7 @@ def _ends_summary(ends: NDArray[np.int64], first: int) -> tuple[int, int, int]:
 
 
 @part
-def _fill(pread: int, descriptor: int, target: int, start: int, count: int) -> bool:
+def fill_from(pread: int, descriptor: int, target: int, start: int, count: int) -> bool:
     """Read bytes from a file to an address; False if there are not that many."""
     done = 0
     while done < count:
@@ -336,13 +356,17 @@ def _unpack(
     out: tuple[int, int, int, int],
 ) -> tuple[int, int]:
     edge, voxel_bytes, slot_head = sizes
-    xs, ys, zs = _cells(region[0], edge), _cells(region[1], edge), _cells(region[2], edge)
+    xs, ys, zs = (
+        cells_of_axis(region[0], edge),
+        cells_of_axis(region[1], edge),
+        cells_of_axis(region[2], edge),
+    )
     steps = region[0][1], region[1][1], region[2][1]
     row_bytes = edge * voxel_bytes
     block_bytes = edge * edge * row_bytes
     pitch = slot_head + block_bytes
     row, group = row_of
-    blocks = _address(row) + slot_head
+    blocks = address_in(row) + slot_head
     address, pitch_y, pitch_z, is_streamed = out
     for z in range(len(zs)):
         for y in range(len(ys)):
@@ -366,7 +390,7 @@ def _unpack(
                     )  # fmt: skip
                 if kind:
                     return kind, code
-                _gather(
+                gather_row(
                     (
                         address + zs[z, 3] * pitch_z + ys[y, 3] * pitch_y,
                         pitch_y,
@@ -403,7 +427,7 @@ def _fetch_row(
     for k in range(len(cells)):
         code = cells[k, 0] | code_yz
         start = data_offset + code * block_bytes + head
-        if not _fill(pread, descriptor, blocks + k * pitch + head, start, tail - head):
+        if not fill_from(pread, descriptor, blocks + k * pitch + head, start, tail - head):
             return _FAILED_READ, code
     return 0, 0
 
@@ -446,7 +470,7 @@ def _decode_row(
                 break
             stop = ends[following]
             top += 1
-        if not _fill(pread, descriptor, _address(packed), begin, stop - begin):
+        if not fill_from(pread, descriptor, address_in(packed), begin, stop - begin):
             return _FAILED_READ, _unreadable(
                 pread, descriptor, ends, data_offset, cells[k:top], code_yz, packed
             )
@@ -454,7 +478,7 @@ def _decode_row(
             code = cells[i, 0] | code_yz
             start = ends[code - 1] if code else data_offset
             arguments = (
-                _address(packed) + start - begin,
+                address_in(packed) + start - begin,
                 blocks + i * pitch,
                 ends[code] - start,
                 block_bytes,
@@ -490,7 +514,7 @@ def _fetch_plain(
     count = _literal_head(block_bytes)
     # What precedes the voxels comes with them, unless they lie far behind.
     is_near = head <= _GAP_BYTES
-    if not _fill(pread, descriptor, slot - count, begin, count + (tail if is_near else 0)):
+    if not fill_from(pread, descriptor, slot - count, begin, count + (tail if is_near else 0)):
         return -1
     last = byte_at(slot - 1)
     is_plain = byte_at(slot - count) >> 4 == 15 and last == (block_bytes - 15) % 255
@@ -499,7 +523,7 @@ def _fetch_plain(
     if not is_plain:
         return 0
     rest = tail - head
-    if not is_near and not _fill(pread, descriptor, slot + head, begin + count + head, rest):
+    if not is_near and not fill_from(pread, descriptor, slot + head, begin + count + head, rest):
         return -1
     return 1
 
@@ -519,13 +543,13 @@ def _unreadable(
     for i in range(len(cells)):
         code = cells[i, 0] | code_yz
         start = ends[code - 1] if code else data_offset
-        if not _fill(pread, descriptor, _address(packed), start, ends[code] - start):
+        if not fill_from(pread, descriptor, address_in(packed), start, ends[code] - start):
             break
     return code
 
 
 @part
-def _gather(
+def gather_row(
     target: tuple[int, int, int],
     source: tuple[int, int, int, int],
     cells: Cells,
@@ -551,7 +575,7 @@ def _gather(
         pieces, length = (1, cells[k, 2] * size) if step == 1 else (cells[k, 2], size)
         for z in range(nz):
             for x in range(pieces):
-                _copy_each(
+                copy_pieces(
                     to + z * pitch_z + x * size, pitch_y,
                     from_ + z * skip_z + x * step * size, skip_y, ny, length,
                 )  # fmt: skip
@@ -565,11 +589,11 @@ def _gather(
                 if is_streamed and not (row | length) & 15:
                     _stream_each(row, length, voxels, pitch, count, length)
                 else:
-                    _copy_each(row, length, voxels, pitch, count, length)
+                    copy_pieces(row, length, voxels, pitch, count, length)
 
 
 @part
-def _copy_each(
+def copy_pieces(
     target: int, target_pitch: int, source: int, source_pitch: int, count: int, size: int
 ) -> None:
     """Copy pieces of one size; the sizes that occur most without a call."""
@@ -630,10 +654,10 @@ def _pack(
         code = first + k
         x, y, z = _gathered(code), _gathered(code >> 1), _gathered(code >> 2)
         source = address + z * edge * pitch_z + y * edge * pitch_y + x * row_bytes
-        target = _address(packed) + used
-        block = _address(raw) if lz4 else target
+        target = address_in(packed) + used
+        block = address_in(raw) if lz4 else target
         for dz in range(edge):
-            _copy_each(
+            copy_pieces(
                 block + dz * edge * row_bytes,
                 row_bytes,
                 source + dz * pitch_z,

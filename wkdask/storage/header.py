@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -168,6 +168,21 @@ class VolumeHeader:
     def voxel_type(self) -> VoxelType:
         """What a voxel holds."""
         return VoxelType(self.dtype, self.num_channels)
+
+    @property
+    def data_format(self) -> str:
+        """What the JSON of a dataset calls the format."""
+        return "wkw"
+
+    def stored_as(self, block_type: str | None) -> VolumeHeader:
+        """Return the same header with other blocks; None keeps them."""
+        return self if block_type is None else replace(self, block_type=cast(BlockType, block_type))
+
+    def with_edges(self, block_edge: int | None, blocks_per_file_edge: int | None) -> VolumeHeader:
+        """Return the same header with other edges; None keeps an edge."""
+        given = {"block_edge": block_edge, "blocks_per_file_edge": blocks_per_file_edge}
+        changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+        return replace(self, **changes)
 
     def to_bytes(self, data_offset_bytes: int = 0) -> bytes:
         """Return the 16 bytes; `data_offset_bytes` is 0 in `header.wkw`."""

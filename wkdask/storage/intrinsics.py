@@ -1,4 +1,4 @@
-"""C functions for compiled code: LZ4 of the `lz4` package, and the C library's `pread`.
+"""C functions for compiled code: LZ4 of `lz4`, zstd of `numcodecs`, `pread` of the C library.
 
 It knows symbols, addresses and how compiled code calls them. Python's own calls would cost about a
 microsecond and the GIL for every block; an address is called from a loop that needs neither.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 from llvmlite import ir
 from llvmlite.ir import IRBuilder, Value
@@ -20,12 +21,17 @@ from numba.core import cgutils
 from numba.core.base import BaseContext
 from numba.extending import intrinsic as numba_intrinsic
 
+from wkdask.errors import extra_error
+
 __all__ = [
     "address_of",
     "byte_at",
+    "c_function",
     "call_lz4",
     "call_pread",
     "call_unlz4",
+    "call_unzstd",
+    "call_zstd",
     "copy_bytes",
     "finish_streams",
     "state_bytes",
@@ -46,16 +52,41 @@ def _intrinsic(function: Callable[..., Generated]) -> Callable[..., int]:
 
 @cache
 def address_of(name: str) -> int:
-    """Return where a C function lies: of LZ4, or else of the C library."""
-    library = ctypes.CDLL(_block.__file__ if name.startswith("LZ4_") else None)
+    """Return where a C function lies: of LZ4, of zstd, or else of the C library."""
+    return ctypes.cast(c_function(name), ctypes.c_void_p).value or 0
+
+
+def c_function(name: str) -> Any:
+    """Return a C function for calls from Python.
+
+    Raises
+    ------
+    MissingExtraError
+        If it is one of zstd, which only Zarr layers need, and numcodecs is not installed.
+    ImportError
+        If a package was built without it.
+    """
+    package, path = _library(name)
     try:
-        function = getattr(library, name)
+        return getattr(ctypes.CDLL(path), name)
     except AttributeError:
         raise ImportError(
-            f"the C function {name} is not to be found in {_block.__file__}. "
-            "Install the lz4 package as a wheel: pip install --force-reinstall lz4"
+            f"the C function {name} is not to be found in {path}. "
+            f"Install the {package} package as a wheel: pip install --force-reinstall {package}"
         ) from None
-    return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
+def _library(name: str) -> tuple[str, str | None]:
+    """Return the package and the file of a C function, by the beginning of its name."""
+    if name.startswith("LZ4_"):
+        return "lz4", _block.__file__
+    if not name.startswith("ZSTD_"):
+        return "", None
+    try:
+        from numcodecs import zstd
+    except ImportError:
+        raise extra_error("zarr", "zarr") from None
+    return "numcodecs", zstd.__file__
 
 
 @cache
@@ -101,6 +132,14 @@ call_lz4 = _c_function(
     types.int32, types.int64, types.int64, types.int64, types.int32, types.int32, types.int32
 )
 """`LZ4_compress_*_extState*(state, source, target, source_bytes, target_bytes, level)`."""
+
+call_unzstd = _c_function(
+    types.int64, types.int64, types.int64, types.int64, types.int64, types.int64
+)
+"""`ZSTD_decompressDCtx(context, target, target_bytes, source, source_bytes)`."""
+
+call_zstd = call_unzstd
+"""`ZSTD_compress2(context, target, target_bytes, source, source_bytes)`."""
 
 call_pread = _c_function(types.int64, types.int32, types.int64, types.int64, types.int64)
 """`pread(descriptor, target, count, offset_bytes)`."""

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import os
 
+from wkdask.geometry import Vec3
 from wkdask.storage.header import VolumeHeader
 from wkdask.storage.volume import Layout, Volume
 from wkdask.storage.wkw import HEADER_NAME, WkwVolume
+from wkdask.storage.zarr import HEAD_NAMES, ZarrVolume, is_array
+from wkdask.storage.zarr_layout import ZarrLayout
 
-__all__ = ["create_volume", "is_volume", "open_volume", "volume_at"]
+__all__ = ["HEAD_FILES", "create_volume", "is_volume", "new_layout", "open_volume", "volume_at"]
+
+HEAD_FILES = (HEADER_NAME, *HEAD_NAMES.values())
+"""The files that make a directory a mag, of all formats."""
 
 
 def open_volume(path: str | os.PathLike[str]) -> Volume:
@@ -20,25 +26,71 @@ def open_volume(path: str | os.PathLike[str]) -> Volume:
     >>> open_volume("tissue/1") == volume
     True
     """
+    is_wkw = os.path.lexists(os.path.join(path, HEADER_NAME))
+    if not is_wkw and any(os.path.lexists(os.path.join(path, n)) for n in HEAD_NAMES.values()):
+        return ZarrVolume.open(path)
     return WkwVolume.open(path)
 
 
-def create_volume(path: str | os.PathLike[str], layout: Layout) -> Volume:
-    """Make an empty volume."""
+def create_volume(path: str | os.PathLike[str], layout: Layout, extent: Vec3 = (0, 0, 0)) -> Volume:
+    """Make an empty volume; of a zarr array the extent is known from the beginning."""
+    if isinstance(layout, ZarrLayout):
+        return ZarrVolume.create(path, layout, extent)
     return WkwVolume.create(path, _header(layout))
 
 
 def volume_at(path: str | os.PathLike[str], layout: Layout) -> Volume:
     """Return the volume of a layout at a path, where it may not have been made yet."""
+    if isinstance(layout, ZarrLayout):
+        return ZarrVolume(os.fspath(path), layout)
     return WkwVolume(os.fspath(path), _header(layout))
 
 
 def is_volume(path: str | os.PathLike[str]) -> bool:
     """Return whether a volume lies at a path."""
-    return os.path.isfile(os.path.join(path, HEADER_NAME))
+    return os.path.isfile(os.path.join(path, HEADER_NAME)) or is_array(path)
+
+
+def new_layout(
+    data_format: str,
+    dtype: str,
+    num_channels: int,
+    block_edge: int = 32,
+    blocks_per_file_edge: int | None = None,
+    block_type: str | None = None,
+) -> Layout:
+    """Return how a new volume of a format is stored.
+
+    Parameters
+    ----------
+    data_format
+        `"wkw"`, `"zarr3"` or `"zarr"`.
+    dtype, num_channels
+        What a voxel holds.
+    block_edge
+        Voxels per edge of a block.
+    blocks_per_file_edge
+        Blocks per edge of a file; None is 32, or 1 for `"zarr"`, which has no shards.
+    block_type
+        How blocks are stored; None is `"zstd"` for zarr, and must be given for WKW.
+    """
+    if data_format == "wkw":
+        return VolumeHeader(
+            dtype, num_channels, block_edge,
+            32 if blocks_per_file_edge is None else blocks_per_file_edge,
+            block_type or "lz4hc",  # type: ignore[arg-type]
+        )  # fmt: skip
+    is_sharded = data_format == "zarr3"
+    blocks = 1 if not is_sharded else 32 if blocks_per_file_edge is None else blocks_per_file_edge
+    return ZarrLayout(
+        dtype, num_channels, (block_edge,) * 3, (block_edge * blocks,) * 3,
+        block_type or "zstd",  # type: ignore[arg-type]
+        data_format,  # type: ignore[arg-type]
+        is_sharded, "c/" if is_sharded else "", has_checksum=is_sharded,
+    )  # fmt: skip
 
 
 def _header(layout: Layout) -> VolumeHeader:
     if not isinstance(layout, VolumeHeader):
-        raise TypeError(f"the layout is {layout!r}, but volumes are made as WKW only")
+        raise TypeError(f"the layout is {layout!r}, but volumes are made as WKW or zarr only")
     return layout

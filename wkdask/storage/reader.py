@@ -32,13 +32,18 @@ from wkdask.storage.atomic import (
     write_all,
 )
 from wkdask.storage.header import HEADER_BYTES, VolumeHeader
-from wkdask.storage.volume import Voxels, WriteOptions, is_zero
+from wkdask.storage.volume import Layout, Voxels, WriteOptions, is_zero
 from wkdask.storage.writer import pieces_of
 
 __all__ = [
     "WkwFile",
+    "check_target",
+    "create_head",
     "create_header",
+    "open_existing",
     "patch",
+    "regular_bytes",
+    "unreadable",
 ]
 
 _NO_ENDS = np.empty(0, dtype=np.int64)
@@ -80,16 +85,7 @@ class WkwFile:
         StorageError
             If the file system refuses.
         """
-        try:
-            # Without O_NONBLOCK, opening a pipe would wait for its writer.
-            descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
-        except FileNotFoundError:
-            if is_dangling(path, 2):
-                # Such as a disk that is not mounted: the voxels are elsewhere, and not zero.
-                raise _format_error(path, "is or lies behind a link to nothing") from None
-            raise
-        except OSError as error:
-            raise storage_error(error, path, "opening") from None
+        descriptor = open_existing(path, 2, flags)
         try:
             header, size_bytes = _checked_header(descriptor, path, demanded)
             return cls(
@@ -118,7 +114,7 @@ class WkwFile:
         region
             Which voxels; not empty.
         """
-        self._check_target(out, region)
+        check_target(out, region, self.header)
         for _ in range(_READ_ATTEMPTS):
             failure = codec.unpack(self.descriptor, self.header, self.ends, region, out)
             if failure is None:
@@ -164,23 +160,7 @@ class WkwFile:
 
     def error(self, reason: str) -> FormatError:
         """Return the error that names this file."""
-        return _format_error(self.path, reason)
-
-    def _check_target(self, out: Voxels, region: Region) -> None:
-        """Raise unless voxels of a region can be written to `out`, which compiled code trusts."""
-        edge, shape = self.header.file_edge, (self.header.num_channels, *map(len, region))
-        if not all(axis and axis[0] >= 0 and axis[-1] < edge and axis.step > 0 for axis in region):
-            raise ArgumentError(f"the region {region} is empty or leaves a file of edge {edge}.")
-        if (out.shape, out.dtype) != (shape, np.dtype(self.header.dtype)):
-            raise ArgumentError(
-                f"the voxels have shape {shape} and dtype {self.header.dtype}, but are read into "
-                f"an array of shape {out.shape} and dtype {out.dtype}."
-            )
-        if not out.flags.writeable or not codec.is_in_line(out):
-            raise ArgumentError(
-                "the voxels are read into an array that is read-only or in which channels and x "
-                'do not follow each other. Make it by np.empty(shape, dtype, order="F").'
-            )
+        return unreadable(self.path, reason)
 
     def _span(self, block: tuple[int, int, int]) -> tuple[int, int]:
         """Return where the bytes of a block begin, and how many there are."""
@@ -203,17 +183,75 @@ class WkwFile:
         return data
 
 
-def create_header(path: str, header: VolumeHeader) -> bool:
-    """Make a `header.wkw`, whole or not at all; return False if there is one, which stays.
+def open_existing(path: str, depth: int, flags: int = os.O_RDONLY) -> int:
+    """Open a file of voxels, which may be missing, and return its descriptor.
 
-    It is on the disk at the end, with the names of all directories that were made for it: no file
-    can be read without.
+    Parameters
+    ----------
+    path
+        The file.
+    depth
+        How many directories lie between it and the directory of its volume, and one more.
+    flags
+        `os.O_RDONLY` or `os.O_RDWR`.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the file does not exist; the only error of the system that is left as it is.
+    FormatError
+        If it is no regular file, or lies behind a link to nothing.
+    StorageError
+        If the file system refuses.
+    """
+    try:
+        # Without O_NONBLOCK, opening a pipe would wait for its writer.
+        return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        if is_dangling(path, depth):
+            # Such as a disk that is not mounted: the voxels are elsewhere, and not zero.
+            raise unreadable(path, "is or lies behind a link to nothing") from None
+        raise
+    except OSError as error:
+        raise storage_error(error, path, "opening") from None
+
+
+def check_target(out: Voxels, region: Region, layout: Layout) -> None:
+    """Raise unless voxels of a region of a file fit into `out`, which compiled code trusts."""
+    size, shape = layout.file_size, (layout.num_channels, *map(len, region))
+    if not all(
+        axis and axis[0] >= 0 and axis[-1] < edge and axis.step > 0
+        for axis, edge in zip(region, size, strict=True)
+    ):
+        raise ArgumentError(f"the region {region} is empty or leaves a file of size {size}.")
+    if (out.shape, out.dtype) != (shape, np.dtype(layout.dtype)):
+        raise ArgumentError(
+            f"the voxels have shape {shape} and dtype {layout.dtype}, but are read into "
+            f"an array of shape {out.shape} and dtype {out.dtype}."
+        )
+    if not out.flags.writeable or not codec.is_in_line(out):
+        raise ArgumentError(
+            "the voxels are read into an array that is read-only or in which channels and x "
+            'do not follow each other. Make it by np.empty(shape, dtype, order="F").'
+        )
+
+
+def create_header(path: str, header: VolumeHeader) -> bool:
+    """Make a `header.wkw`; see `create_head`."""
+    return create_head(path, header.to_bytes())
+
+
+def create_head(path: str, data: bytes) -> bool:
+    """Make the file that says how a volume is stored, whole or not at all.
+
+    Return False if there is one, which stays. It is on the disk at the end, with the names of all
+    directories that were made for it: no file can be read without.
     """
     with os_errors(path, "writing"):
         make_durable(os.path.dirname(path))
     sweep_beside(path)
     with private(path) as (descriptor, temporary), os_errors(path, "writing"):
-        write_all(descriptor, header.to_bytes(), 0)
+        write_all(descriptor, data, 0)
         os.fsync(descriptor)
         is_new = claim(temporary, path)
         fsync_directory(os.path.dirname(path))
@@ -269,25 +307,31 @@ def patch(
 # --- checks -------------------------------------------------------------------------------------
 
 
-def _checked_header(descriptor: int, path: str, demanded: VolumeHeader) -> tuple[VolumeHeader, int]:
-    """Return the header of a file and its size in bytes."""
+def regular_bytes(descriptor: int, path: str) -> int:
+    """Return the size of an open file, or raise if it is none that can hold voxels."""
     status = os.fstat(descriptor)
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, "Is a directory")
     if not stat.S_ISREG(status.st_mode):
-        raise _format_error(path, "is no regular file")
+        raise unreadable(path, "is no regular file")
+    return status.st_size
+
+
+def _checked_header(descriptor: int, path: str, demanded: VolumeHeader) -> tuple[VolumeHeader, int]:
+    """Return the header of a file and its size in bytes."""
+    size_bytes = regular_bytes(descriptor, path)
     try:
         header = VolumeHeader.from_file_bytes(os.pread(descriptor, HEADER_BYTES, 0))
     except FormatError as error:
-        raise _format_error(path, str(error)) from None
+        raise unreadable(path, str(error)) from None
     if not header.same_voxels_as(demanded):
-        raise _format_error(path, f"does not fit: it has {header.difference_to(demanded)}")
+        raise unreadable(path, f"does not fit: it has {header.difference_to(demanded)}")
     needed = header.data_offset_bytes
     if not header.is_compressed:
         needed += header.blocks_per_file * header.block_bytes
-    if status.st_size < needed:
-        raise _format_error(path, f"has {status.st_size} bytes, but needs at least {needed}")
-    return header, status.st_size
+    if size_bytes < needed:
+        raise unreadable(path, f"has {size_bytes} bytes, but needs at least {needed}")
+    return header, size_bytes
 
 
 def _checked_ends(
@@ -299,20 +343,20 @@ def _checked_ends(
     first = header.data_offset_bytes
     # Alone at first, so that a hole in place of a large table costs nothing.
     if int.from_bytes(read_all(descriptor, 8, HEADER_BYTES), "little") < first:
-        raise _format_error(path, "has a jump table that points into itself")
+        raise unreadable(path, "has a jump table that points into itself")
     data = read_all(descriptor, first - HEADER_BYTES, HEADER_BYTES)
     if len(data) != first - HEADER_BYTES:
-        raise _format_error(path, "has a jump table that is cut short")
+        raise unreadable(path, "has a jump table that is cut short")
     ends = np.frombuffer(data, dtype="<i8")
     last, least, most = codec.ends_summary(ends, first)
     # What ascends from the data on is no negative number either, such as one above 2**63.
     if least < 0 or last > size_bytes:
-        raise _format_error(
+        raise unreadable(
             path, f"has a jump table that runs backwards or leaves its {size_bytes} bytes"
         )
     shortest, longest = header.block_bytes // _LZ4_MAX_RATIO, codec.block_bound(header)
     if least < shortest or most > longest:
-        raise _format_error(
+        raise unreadable(
             path,
             f"has blocks of {least} to {most} bytes, but LZ4 makes {shortest} to "
             f"{longest} of {header.block_bytes}",
@@ -352,7 +396,8 @@ def _shape(header: VolumeHeader) -> tuple[int, int, int, int]:
     return header.num_channels, edge, edge, edge
 
 
-def _format_error(path: str, reason: str) -> FormatError:
+def unreadable(path: str, reason: str) -> FormatError:
+    """Return the error of a file that can't be read, which says what to do."""
     return FormatError(
         f"{path} {reason}. It is not read as zeros: restore it, or delete it to make it zeros."
     )

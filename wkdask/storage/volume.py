@@ -70,6 +70,8 @@ class FileNames(NamedTuple):
     """Regular expressions of the names of directories and, last, of files; groups are numbers."""
     axes: tuple[int, int, int]
     """Which of all numbers are those of a cell `(x, y, z)`."""
+    others: tuple[str, ...] = ()
+    """What else may lie in the directory."""
 
     def cell(self, numbers: tuple[int, ...]) -> Vec3:
         """Return the cell of a file by the numbers in its path."""
@@ -105,6 +107,10 @@ class Layout(Protocol):
         """Voxels per axis of a block, the smallest box that is read or decoded alone."""
 
     @property
+    def data_format(self) -> str:
+        """What the JSON of a dataset calls the format: `"wkw"`, `"zarr3"` or `"zarr"`."""
+
+    @property
     def fill_value(self) -> float:
         """What a voxel holds that was never written."""
 
@@ -115,6 +121,12 @@ class Layout(Protocol):
     @property
     def write_unit(self) -> str:
         """What a box of `write_size` is called: `"file"` or `"block"`."""
+
+    def stored_as(self, block_type: str | None) -> Self:
+        """Return the same layout with other blocks; None keeps them."""
+
+    def with_edges(self, block_edge: int | None, blocks_per_file_edge: int | None) -> Self:
+        """Return the same layout with other edges of blocks and files; None keeps an edge."""
 
     def difference_to(self, demanded: object) -> str:
         """Return in words what differs from another layout; an empty text if nothing does."""
@@ -307,6 +319,10 @@ class Volume(ABC):
         return BoundingBox.from_corners(
             corners.min(axis=0) * size, (corners.max(axis=0) + 1) * size
         )
+
+    def extent_of(self, box: BoundingBox) -> Vec3:
+        """Return how far the volume reaches, at least to the end of a box, where it has an end."""
+        return box.bottomright
 
     def check_voxels(self, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> None:
         """Raise unless an array of this dtype and shape `(c, x, y, z)` can be written here."""

@@ -383,8 +383,8 @@ def _prepared(
             "compute=False to store."
         )
     edges = (block_edge, blocks_per_file_edge)
-    header = VolumeHeader(
-        str(array.dtype), array.sizes.get("c", 1), *edges, config.blocks_of_new(block_type)
+    header = VolumeHeader(str(array.dtype), array.sizes.get("c", 1), *edges).stored_as(
+        config.blocks_of_new(block_type)
     )
     place = Destination.of(target, array, name, category)
     grid = place.grid(array)
