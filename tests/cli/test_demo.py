@@ -188,7 +188,7 @@ class TestGiven:
         given.add_layer("no mags", "color", "uint8", bounding_box=BOX)
         given.add_layer("no box", "color", "uint8").add_mag(1)
         value = json.loads((given.path / JSON).read_text())
-        remote = {**value["dataLayers"][0], "name": "remote", "dataFormat": "zarr3"}
+        remote = {**value["dataLayers"][0], "name": "remote", "dataFormat": "n5"}
         value["dataLayers"].insert(0, remote)
         (given.path / JSON).write_text(json.dumps(value))
         result = demo_command(given.path)

@@ -55,7 +55,7 @@ def furnished(tissue: wkdask.Dataset) -> wkdask.Dataset:
     tissue.add_layer("later", "color", "float32")
     value = json.loads((tissue.path / JSON).read_text())
     value["id"]["name"] = "another name"
-    value["dataLayers"].append({**value["dataLayers"][0], "name": "remote", "dataFormat": "zarr3"})
+    value["dataLayers"].append({**value["dataLayers"][0], "name": "remote", "dataFormat": "n5"})
     (tissue.path / JSON).write_text(json.dumps(value))
     return wkdask.open(tissue.path)
 
@@ -143,7 +143,7 @@ class TestInfo:
         remote = {
             "name": "remote",
             "category": "color",
-            "data_format": "zarr3",
+            "data_format": "n5",
             "dtype": "uint8",
             "num_channels": 3,
             "bounding_box": box_facts(color.bounding_box),
@@ -181,7 +181,7 @@ class TestInfo:
             ["mag 4", "lz4hc", "0 files", "0 bytes"],
             ["later", "float32"],
             ["no mags"],
-            ["zarr3"],
+            ["n5"],
         ):
             assert any(all(word in line for word in words) for line in lines), words
 

@@ -49,7 +49,7 @@ def dataset(tmp_path: Path) -> wkdask.Dataset:
         mag.get_view().write(np.full(BOX.size, 7, np.uint8))
     path = ds.path / "datasource-properties.json"
     said = json.loads(path.read_text())
-    said["dataLayers"][0]["dataFormat"] = "zarr3"
+    said["dataLayers"][0]["dataFormat"] = "n5"
     path.write_text(json.dumps(said))
     return wkdask.open(ds.path)
 

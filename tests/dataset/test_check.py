@@ -86,7 +86,7 @@ class TestClean:
 
     def test_layers_of_another_format_are_left_out(self, dataset):
         value = json.loads((dataset.path / JSON).read_text())
-        value["dataLayers"].append({**value["dataLayers"][0], "name": "z", "dataFormat": "zarr3"})
+        value["dataLayers"].append({**value["dataLayers"][0], "name": "z", "dataFormat": "n5"})
         (dataset.path / JSON).write_text(json.dumps(value))
         assert wkdask.check(dataset.path).ok
 

@@ -639,9 +639,9 @@ REFUSED: list[tuple[Attempt, type[BaseException], list[str], str]] = [
     (add_mag(blocks_per_file_edge="8"), ARGUMENT, ["blocks_per_file_edge", "'8'"], "text"),
     (add_mag(block_type="zip"), ARGUMENT, ["'zip'", "raw, lz4, lz4hc"], "an unknown block type"),
     (add_mag(block_type=1), ARGUMENT, ["block_type is 1", "raw"], "the format's number"),
-    (lambda ds: ds["remote"][1], FORMAT, ["remote", "zarr3", "WKW"], "another format"),
-    (lambda ds: ds["remote"].mags, FORMAT, ["remote", "zarr3"], "another format"),
-    (lambda ds: ds["remote"].add_mag(2), FORMAT, ["remote", "zarr3"], "another format"),
+    (lambda ds: ds["remote"][1], FORMAT, ["remote", "n5", "wkw"], "another format"),
+    (lambda ds: ds["remote"].mags, FORMAT, ["remote", "n5"], "another format"),
+    (lambda ds: ds["remote"].add_mag(2), FORMAT, ["remote", "n5"], "another format"),
     (write(np.zeros((1, 1, 1), "int8")), errors.DtypeError, ["int8", "uint8"], "dtype"),
     (write(np.zeros((2, 1, 1, 1), "uint8")), ARGUMENT, ["(2, 1, 1, 1)", "c = 1"], "channels"),
     (write(np.zeros((1, 1), "uint8")), ARGUMENT, ["(1, 1)"], "two axes"),
@@ -656,7 +656,7 @@ REFUSED: list[tuple[Attempt, type[BaseException], list[str], str]] = [
 def furnished(color: wkdask.Layer) -> wkdask.Dataset:
     """A dataset with voxels in color and a layer that is stored elsewhere."""
     color.add_mag(1, **SMALL).write(random_voxels((5, 5, 5)), (3, 5, 7))
-    remote = {**text_of(color.dataset)["dataLayers"][0], "name": "remote", "dataFormat": "zarr3"}
+    remote = {**text_of(color.dataset)["dataLayers"][0], "name": "remote", "dataFormat": "n5"}
     rewrite(color.dataset, lambda value: value["dataLayers"].append(remote))
     return wkdask.open(color.dataset.path)
 
@@ -673,7 +673,7 @@ def test_refused(furnished, tmp_path, snapshot, attempt, kind, words, reason):
 def test_other_formats_are_listed(furnished):
     assert [*furnished.layers] == ["color", "remote"]
     remote = furnished["remote"]
-    assert (remote.data_format, remote.bounding_box) == ("zarr3", BOX)
+    assert (remote.data_format, remote.bounding_box) == ("n5", BOX)
     assert (remote.dtype, remote.num_channels) == (np.dtype("uint8"), 1)
 
 

@@ -131,7 +131,7 @@ def test_what_a_dataset_says_is_escaped(tmp_path: Path) -> None:
 
 @given(st.text(max_size=30))
 def test_any_text_is_escaped(text: str) -> None:
-    layer = LayerFacts(EVIL + text, category=text, dtype=EVIL, data_format=EVIL)
+    layer = LayerFacts(EVIL + text, category=text, dtype=EVIL, unread_format=EVIL)
     assert "script" not in Reader(layer_html(layer, [])).tags
 
 

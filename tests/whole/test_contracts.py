@@ -360,7 +360,7 @@ def test_imported_packages_are_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     optional = [name for extra in ("tiff", "viewer", "zarr") for name in extras[extra]]
-    by_extras = {re.split("[><=]", name)[0] for name in optional}
+    by_extras = {re.split("[><=]", name)[0].replace("-", "_") for name in optional}
     declared = {re.split(r"[\[><=]", name)[0] for name in project["dependencies"]}
     by_others = {"cloudpickle": "dask", "yaml": "dask", "llvmlite": "numba", "pandas": "xarray"}
     # These come with anywidget; pillow is imported by another name.

@@ -333,7 +333,7 @@ def test_layers_in_other_formats_are_left_out(tmp_path: Path) -> None:
     file = ds.path / "datasource-properties.json"
     text = file.read_text()
     at = text.index('"dataFormat": "wkw"', text.index('"cells"'))
-    file.write_text(text[:at] + '"dataFormat": "zarr3"' + text[at + len('"dataFormat": "wkw"') :])
+    file.write_text(text[:at] + '"dataFormat": "n5"' + text[at + len('"dataFormat": "wkw"') :])
     assert list(xr.open_dataset(ds.path).data_vars) == ["color"]
     assert list(xr.open_datatree(ds.path).children) == ["color"]
     assert list(wkdask.open(ds.path).to_datatree().children) == ["color"]

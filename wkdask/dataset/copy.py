@@ -40,7 +40,7 @@ Layouts: TypeAlias = Mapping[Mag, Layout]
 class _Stored:
     """How a copy is stored, where it differs from its source."""
 
-    block_type: str | None
+    blocks: str | None
     data_format: str | None
 
 
@@ -195,14 +195,14 @@ def _layouts(layer: Layer, stored: _Stored) -> Layouts:
 def _layout(of_source: Layout, stored: _Stored) -> Layout:
     kind = stored.data_format or of_source.data_format
     if kind == of_source.data_format:
-        return of_source.stored_as(stored.block_type)
+        return of_source.stored_as(stored.blocks)
     block, file = of_source.block_size[0], of_source.file_size[0]
     blocks = file // block
     if blocks == 1 or set(map(len, map(set, (of_source.block_size, of_source.file_size)))) != {1}:
         # Of files of one block, or that are no cubes, the usual edges.
         block, blocks = 32, 32
     return new_layout(
-        kind, *of_source.voxel_type, block, blocks, config.blocks_of_new(stored.block_type, kind)
+        kind, *of_source.voxel_type, block, blocks, config.blocks_of_new(stored.blocks, kind)
     )
 
 

@@ -451,8 +451,11 @@ class Layer:
         """
         self._directories.refresh()
         found = self.properties
+        if data_format is None:
+            self._directories.check_format()
+        else:
+            properties.check_data_format(data_format)
         kind = data_format or found.data_format
-        properties.check_data_format(kind)
         blocks = blocks_per_file_edge
         layout = new_layout(
             kind,

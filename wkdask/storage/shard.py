@@ -49,7 +49,7 @@ from wkdask.storage.volume import Voxels
 from wkdask.storage.writer import Output
 from wkdask.storage.zarr_layout import ZarrLayout
 
-__all__ = ["ShardFile", "ShardFormat"]
+__all__ = ["ShardFile", "ShardFormat", "ShardPacker"]
 
 Index = NDArray[np.int64]
 """Of each block of a file, in C order of `(x, y, z)`: where it begins, and its bytes. A block that

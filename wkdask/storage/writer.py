@@ -106,7 +106,12 @@ class PieceWriter:
     @property
     def size_bytes(self) -> int:
         """The bytes of the file so far; 0 if it holds only zeros, which need no file."""
-        return 0 if self._is_zero and not self._keep_zeros else self._output.end
+        return self._output.end if self.is_needed else 0
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether a file must be written: for zeros alone it is not."""
+        return self._keep_zeros or not self._is_zero
 
     @property
     def pieces(self) -> Iterator[BoundingBox]:
@@ -328,7 +333,7 @@ def writing_as(
         yield writer
         writer.check_complete()
         with os_errors(path, "writing"):
-            if not writer.size_bytes:
+            if not writer.is_needed:
                 if not is_new:
                     remove(path, options.fsync)
                 return
