@@ -104,7 +104,7 @@ def wait_for(page: Any, value: int) -> float:
 
 def run_cell(page: Any, number: int) -> None:
     page.locator(".jp-Notebook .jp-CodeCell").nth(number).locator(".cm-content").click(
-        timeout=60_000
+        timeout=180_000
     )
     page.keyboard.press("Control+Enter")
 
@@ -119,9 +119,9 @@ def test_slider_to_pixels(
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(f"{address}/lab/tree/viewer.ipynb?token={TOKEN}")
         run_cell(page, 0)
-        page.locator(".wk-box").first.wait_for(timeout=60_000)
+        page.locator(".wk-box").first.wait_for(timeout=180_000)
         run_cell(page, 1)
-        page.locator("canvas[data-plane=xy]").wait_for(timeout=60_000)
+        page.locator("canvas[data-plane=xy]").wait_for(timeout=180_000)
         wait_for(page, 70)
         assert not page.locator("[data-wkdask-viewer]").first.is_visible()
         slider = page.locator("input[data-axis=z]")
