@@ -83,13 +83,19 @@ def file_facts(volume: Volume, box: BoundingBox, most: int = MOST_FILES) -> File
     share = np.zeros([len(axis) for axis in axes])
     each = max(1, most // max(1, share.size))
     seen = found = size_bytes = 0
+    all_found = all_bytes = 0.0
     for index in np.ndindex(share.shape):
         cells = _some([axes[i][at] for i, at in enumerate(index)], each)
         there = [n for n in (volume.file_bytes(cell) for cell in cells) if n is not None]
         share[index] = len(there) / len(cells)
         seen, found, size_bytes = seen + len(cells), found + len(there), size_bytes + sum(there)
+        files_per_seen = math.prod(len(axes[i][at]) for i, at in enumerate(index)) / len(cells)
+        all_found += len(there) * files_per_seen
+        all_bytes += sum(there) * files_per_seen
     borders = tuple(_borders(axes[i], size[i], box, i) for i in range(3))
-    return FileFacts(files.volume, seen, found, size_bytes, borders, share)
+    return FileFacts(
+        files.volume, seen, found, size_bytes, round(all_found), round(all_bytes), borders, share
+    )
 
 
 def _cut(start: int, count: int) -> list[range]:

@@ -835,11 +835,26 @@ class View:
         >>> sorted(mag.plot(z=20))
         ['xy', 'xz', 'zy']
         """
-        over = None if labels is None else labels.to_xarray(chunks=None)
+        over = None if labels is None else self._labels_over(labels).to_xarray(chunks=None)
         axes: dict[str, Axes] = self.to_xarray(chunks=None).wkw.plot(
             x, y, z, labels=over, **options
         )
         return axes
+
+    def _labels_over(self, labels: View) -> View:
+        """Return labels where this view has voxels; they are zero where there are none."""
+        if not isinstance(labels, View):
+            raise ArgumentError(
+                f"labels is {labels!r}, but must be a view of a segmentation, or its layer."
+            )
+        if labels.category == "color":
+            raise ArgumentError("labels is a view of grey values, but must be of a segmentation.")
+        if labels.mag is None or self.mag is None:
+            return labels
+        box = self.bounding_box.scaled_by(self.mag)
+        box = box.align_with_mag(labels.mag, ceil=True).in_mag(labels.mag)
+        starts = zip(box.topleft, labels.global_offset, strict=True)
+        return labels.get_view([a - b for a, b in starts], box.size, read_only=True)
 
     def shown(self) -> ShownLayer:
         """Return what `show` and pictures need to know of the view; it reads from there."""

@@ -108,7 +108,12 @@ def equal(
 @click.option(
     "--blocks-per-file-edge", type=int, default=32, show_default=True, help="Of WKW files."
 )
-@click.option("--retries", type=click.IntRange(min=0), default=0, help="For tasks that fail.")
+@click.option(
+    "--retries",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Tries again of a task.",
+)
 @click.option("--resume", is_flag=True, help="Go on where an earlier run with --resume ended.")
 @scheduler_options
 @json_option

@@ -51,7 +51,10 @@ _resume_option = click.option(
     "--resume", is_flag=True, help="Go on with what an earlier run with --resume left."
 )
 _retries_option = click.option(
-    "--retries", type=click.IntRange(min=0), default=0, help="Tries more after an error."
+    "--retries",
+    type=click.IntRange(min=0),
+    default=0,
+    help="How often a failed task is retried.",
 )
 
 

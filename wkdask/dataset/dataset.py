@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import warnings
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -313,11 +314,15 @@ class Dataset:
         """
         from wkdask.show.viewer import Viewer
 
-        layers = [layer for layer in self.layers.values() if layer.properties.can_be_read]
-        return Viewer(
-            [each.shown() for each in layers if each.mags and not each.bounding_box.is_empty],
-            **traits,
-        )
+        shown = []
+        for name, layer in self.layers.items():
+            said = layer.properties
+            if said.can_be_read and said.mags and not said.bounding_box.is_empty:
+                try:
+                    shown.append(layer.shown())
+                except WkdaskError as error:
+                    warnings.warn(f"layer {name!r} is left out: {error}", stacklevel=2)
+        return Viewer(shown, **traits)
 
     def __repr__(self) -> str:
         return cards.dataset_text(*self._told)
@@ -737,7 +742,7 @@ class Layer:
         z: float | None = None,
         *,
         mag: MagLike | None = None,
-        labels: Layer | None = None,
+        labels: Layer | View | None = None,
         **options: Any,
     ) -> dict[str, Axes]:
         """Draw the three planes through a point, from a mag that fits; see `View.plot`.
@@ -749,11 +754,11 @@ class Layer:
         mag
             None is the finest whose box has at most 1,024 voxels along each axis, or the coarsest.
         labels
-            A segmentation that is drawn over it.
+            A segmentation that is drawn over it, or a view of one.
         options
             `channel`, `vmin` and `vmax`, as in `ArrayAccessor.plot`.
         """
-        over = None if labels is None else labels.to_plot()
+        over = labels.to_plot() if isinstance(labels, Layer) else labels
         drawn = self.to_plot() if mag is None else self[mag]
         return drawn.plot(x, y, z, labels=over, **options)
 

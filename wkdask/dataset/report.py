@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from wkdask.dataset.check import check
 from wkdask.dataset.dataset import Dataset, Layer
-from wkdask.errors import NameLookupError, WkdaskError
+from wkdask.errors import ArgumentError, MissingExtraError, NameLookupError, WkdaskError
 from wkdask.geometry import Mag
 from wkdask.show import html
 from wkdask.show.drawing import bars_svg
@@ -34,13 +34,17 @@ def shown_layers(
 ) -> list[ShownLayer]:
     """Return layers of a dataset by name, where None is the first; of `mag` only, if given."""
     dataset = Dataset(path)
-    found = []
+    found: list[ShownLayer] = []
     for name in names:
         first = next(iter(dataset.layers), None) if name is None else name
         if first is None:
             raise NameLookupError(f"{dataset.path} has no layers.")
         layer = dataset[first]
         shown = layer.shown()
+        if found and not shown.is_segmentation:
+            raise ArgumentError(
+                f"layer {first!r} holds grey values: only a segmentation can be drawn over another."
+            )
         if mag is not None:
             wanted = layer[mag].shown()
             shown = replace(shown, mags=[m for m in wanted.mags if m.factors == Mag(mag).factors])
@@ -76,6 +80,8 @@ def _layer_parts(layer: Layer) -> Iterator[str]:
     try:
         shown = layer.shown()
         yield html.beside(_thumbnail(shown), _histogram(shown))
+    except MissingExtraError:
+        raise
     except WkdaskError as error:
         yield html.text(f"No picture: {error}")
 
@@ -108,7 +114,10 @@ def _bars(values: NDArray[np.generic]) -> str:
     finite = values[np.isfinite(values)].astype(np.float64)
     if not finite.size:
         return html.text("no finite value in three planes")
-    low, high = (0.0, 256.0) if values.dtype == np.uint8 else (finite.min(), finite.max() + 1)
+    low, high = 0.0, 256.0
+    if values.dtype != np.uint8:
+        low, high = float(finite.min()), float(finite.max())
+        high += values.dtype.kind != "f" or low == high
     counts, _ = np.histogram(finite, _BINS, (low, high))
     zeros = f"{(finite == 0).mean():.1%} zeros, mean {finite.mean():.4g}"
     return html.text(f"values of three planes: {zeros}") + bars_svg(counts.tolist(), low, high)

@@ -65,7 +65,10 @@ def write_options() -> WriteOptions | None:
     # Not above: `dask config list` imports this module, and needs no voxels.
     from wkdask.storage.volume import WriteOptions
 
-    return WriteOptions(*given)
+    try:
+        return WriteOptions(*given)
+    except ArgumentError as error:
+        raise ArgumentError(f"a setting below wkdask can't be used: {error}") from None
 
 
 def window() -> int:

@@ -11,7 +11,7 @@ from html import escape
 from wkdask.show import html
 from wkdask.show.drawing import LEGEND, box_svg
 from wkdask.show.facts import FileFacts, LayerFacts, MagFacts
-from wkdask.show.text import bytes_text, columns, lengths_text, times
+from wkdask.show.text import bytes_text, columns, lengths_text, printable, times
 
 __all__ = [
     "dataset_html",
@@ -31,7 +31,7 @@ _LAYER_HEAD = ("layer", "category", "dtype", "size (x, y, z)", "extent", "mags")
 
 def dataset_text(name: str, path: str, size: Sequence[object], layers: Sequence[LayerFacts]) -> str:
     """Return a dataset as lines: its name, path, voxel size, and a row for each layer."""
-    lines = [f"<wkdask.Dataset {name!r}>", f"  path        {path}", _size_line(size)]
+    lines = [f"<wkdask.Dataset {name!r}>", f"  path        {printable(path)}", _size_line(size)]
     return "\n".join([*lines, *_layer_lines(layers)])
 
 
@@ -170,7 +170,7 @@ def _file_cells(files: FileFacts | None) -> tuple[str, str]:
     if files is None:
         return "", ""
     about = "about " if files.is_sampled else ""
-    found, size_bytes = files.estimate(files.found), files.estimate(files.size_bytes)
+    found, size_bytes = files.all_found, files.all_bytes
     return f"{about}{found:,} of {files.total:,}", about + bytes_text(size_bytes)
 
 

@@ -24,6 +24,10 @@ class FileFacts:
     """Those of them that exist."""
     size_bytes: int
     """Bytes of those that were found."""
+    all_found: int
+    """Files that exist, as far as can be told from those that were looked at."""
+    all_bytes: int
+    """Bytes of these."""
     borders: tuple[tuple[float, ...], ...]
     """Where cells of `share` begin and end along x, y and z, as parts of the box from 0 to 1."""
     share: NDArray[np.float64]
@@ -33,10 +37,6 @@ class FileFacts:
     def is_sampled(self) -> bool:
         """Whether some files were not looked at."""
         return self.seen < self.total
-
-    def estimate(self, seen: int) -> int:
-        """Return a count of the files that were looked at as one of all files."""
-        return round(seen * self.total / self.seen) if self.seen else 0
 
 
 @dataclass(frozen=True, slots=True)

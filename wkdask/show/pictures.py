@@ -16,6 +16,10 @@ from wkdask.show.shown import AXES, Plane, ShownLayer, plane_axes, read_plane
 __all__ = ["Look", "draw_plane", "window_around"]
 
 
+# Voxels that are longer along one axis are drawn longer: pixels per axis, for each voxel read.
+_MOST_STRETCH = 4
+
+
 @dataclass(frozen=True, slots=True)
 class Look:
     """How layers are drawn; by default grey values as they need it, and ids half transparent."""
@@ -72,7 +76,7 @@ def draw_plane(
         plane = _plane(layer, axis, at, window, most)
         if plane is None:
             continue
-        grid = grid or _Grid.of(plane, layer, axis, window)
+        grid = grid or _Grid.of(plane, layer, axis, window, _MOST_STRETCH * most)
         drawn = _over(drawn, grid.sampled(plane), layer, look)
     assert drawn is not None
     return drawn
@@ -95,11 +99,16 @@ class _Grid:
     down: NDArray[np.floating]
 
     @classmethod
-    def of(cls, plane: Plane, layer: ShownLayer, axis: str, window: BoundingBox) -> _Grid:
-        """Return square pixels as large as the smaller edge of a plane's."""
+    def of(
+        cls, plane: Plane, layer: ShownLayer, axis: str, window: BoundingBox, most: int
+    ) -> _Grid:
+        """Return square pixels as large as the smaller edge of a plane's, at most so many."""
         axes = plane_axes(axis)
         edges = [1.0 if layer.voxel_size_nm is None else layer.voxel_size_nm[i] for i in axes]
         pixel = min(step * edge for step, edge in zip(plane.steps, edges, strict=True))
+        pixel = max(
+            pixel, *(window.size[i] * edge / most for i, edge in zip(axes, edges, strict=True))
+        )
         right, down = (
             window.topleft[i]
             + (np.arange(max(1, round(window.size[i] * edge / pixel))) + 0.5) * (pixel / edge)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-__all__ = ["bytes_text", "columns", "length_text", "lengths_text", "times"]
+__all__ = ["bytes_text", "columns", "length_text", "lengths_text", "printable", "times"]
 
 _LENGTHS = ((1e9, "m"), (1e6, "mm"), (1e3, "µm"), (1, "nm"))
 
@@ -54,9 +54,20 @@ def lengths_text(nm: Sequence[float]) -> str:
     return f"{' x '.join(f'{each / scale:.4g}' for each in nm)} {unit}"
 
 
+def printable(text: str) -> str:
+    r"""Return text in which characters that would control a terminal are written out.
+
+    Examples
+    --------
+    >>> print(printable("tissue\n\x1b[2J"))
+    tissue\n\x1b[2J
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def columns(rows: Sequence[Sequence[object]]) -> list[str]:
     """Return rows of cells as lines whose columns stand under each other."""
-    cells = [[str(cell) for cell in row] for row in rows]
+    cells = [[printable(str(cell)) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ("  ".join(map(str.ljust, row, widths)) for row in cells)
     return [line.rstrip() for line in lines]

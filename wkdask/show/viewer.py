@@ -7,6 +7,7 @@ is opened. It keeps no voxels; the page keeps a bounded number of tiles.
 from __future__ import annotations
 
 import base64
+import html
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from wkdask.errors import ArgumentError, extra_error
+from wkdask.errors import ArgumentError, WkdaskError, extra_error
 from wkdask.geometry import BoundingBox
 from wkdask.show.pictures import Look, draw_plane, window_around
 from wkdask.show.pixels import LABELS_OPACITY, grey_limits, png
@@ -30,6 +31,8 @@ __all__ = ["TILE", "Viewer", "read_tile"]
 
 TILE = 256
 """Voxels of a tile per axis; `viewer.js` has the same number."""
+_TRAITS = ("position", "zoom", "layers", "planes", "height")
+_AXIS_OF = {"xy": "z", "zy": "x", "xz": "y"}
 _HERE = Path(__file__).parent
 _FIRST_PIXELS = 512
 """About how many screen pixels a plane has at first, for the zoom that shows all of it."""
@@ -48,7 +51,7 @@ class Viewer(anywidget.AnyWidget):  # type: ignore[misc]
         Screen pixels per voxel of mag 1, along the axis with the shortest voxels.
     layers : list of dict
         For each layer `name`, `visible`, `opacity` from 0 to 1, and what is black and white, `low`
-        and `high`. Set a new list to change it.
+        and `high`. Set a new list to change it; what it does not say stays as it was.
     planes : str
         `"three"`, or the one that is shown: `"xy"`, `"zy"` or `"xz"`.
     height : int
@@ -77,22 +80,27 @@ class Viewer(anywidget.AnyWidget):  # type: ignore[misc]
     _described = traitlets.Dict().tag(sync=True)
     _key = traitlets.Unicode().tag(sync=True)
 
-    def __init__(self, layers: Sequence[ShownLayer], **traits: Any) -> None:
+    def __init__(self, layers: Sequence[ShownLayer], /, **traits: Any) -> None:
         if not layers:
             raise ArgumentError("there is no layer with voxels to show.")
         self._shown = sorted(layers, key=lambda layer: layer.is_segmentation)
+        if unknown := set(traits) - set(_TRAITS):
+            raise ArgumentError(
+                f"a viewer has no {', '.join(sorted(unknown))}; it has {', '.join(_TRAITS)}."
+            )
         first = self._shown[0]
         limits = [_limits(layer) for layer in self._shown]
         box = first.box
         for layer in self._shown[1:]:
             box = box.extended_by(layer.box)
+        self._states = [
+            _state(layer, ends, layer is first or layer.is_segmentation)
+            for layer, ends in zip(self._shown, limits, strict=True)
+        ]
         start = {
             "position": list(first.centre),
             "zoom": _first_zoom(first),
-            "layers": [
-                _state(layer, ends, layer is first or layer.is_segmentation)
-                for layer, ends in zip(self._shown, limits, strict=True)
-            ],
+            "layers": self._states,
         }
         super().__init__(
             **{**start, **traits},
@@ -102,14 +110,29 @@ class Viewer(anywidget.AnyWidget):  # type: ignore[misc]
         self.on_msg(self._answer)
 
     def picture(self) -> bytes:
-        """Return the plane xy of the layers that are visible, as it is seen, as a PNG file."""
+        """Return the plane of the layers that are visible, of three planes xy, as a PNG file."""
         states = {state["name"]: state for state in self.layers}
         shown = [each for each in self._shown if states[each.name]["visible"]] or self._shown
         opacity = next((s["opacity"] for s in self.layers if "low" not in s), 1.0)
         limits = {s["name"]: (s["low"], s["high"]) for s in self.layers if "low" in s}
         window = window_around(shown[0], self.position, _FIRST_PIXELS)
-        at = self.position[2] if _is_inside(shown[0], self.position[2]) else None
-        return png(draw_plane(shown, "z", at, window=window, look=Look(opacity, limits)))
+        axis = _AXIS_OF.get(self.planes, "z")
+        place = self.position[AXES.index(axis)]
+        at = place if _is_inside(shown[0], axis, place) else None
+        return png(draw_plane(shown, axis, at, window=window, look=Look(opacity, limits)))
+
+    @traitlets.validate("layers")
+    def _named(self, proposal: Any) -> Any:
+        """Take what is given of the layers that are named; all else stays as it was."""
+        given = {each.get("name"): each for each in proposal["value"]}
+        known = {state["name"]: state for state in self._states}
+        if unknown := given.keys() - known.keys():
+            raise traitlets.TraitError(
+                f"layers names {', '.join(map(repr, unknown))}, but the viewer has "
+                f"{', '.join(map(repr, known))}."
+            )
+        self._states = [{**state, **given.get(name, {})} for name, state in known.items()]
+        return self._states
 
     @traitlets.validate("position", "zoom")
     def _finite(self, proposal: Any) -> Any:
@@ -139,16 +162,19 @@ class Viewer(anywidget.AnyWidget):  # type: ignore[misc]
         """Show the viewer, and a picture that stays where there is no kernel."""
         from IPython.display import HTML, display
 
-        image = base64.b64encode(self.picture()).decode()
-        display(
-            HTML(
-                f'<div data-wkdask-viewer="{self._key}"><img alt="planes through '
-                f'{tuple(map(int, self.position))}" src="data:image/png;base64,{image}"></div>'
-            )
-        )
+        display(HTML(f'<div data-wkdask-viewer="{self._key}">{self._still()}</div>'))
         bundle = self._repr_mimebundle_()
         data, about = bundle if isinstance(bundle, tuple) else (bundle, {})
         display(data, metadata=about, raw=True)
+
+    def _still(self) -> str:
+        """Return the picture that stays, as HTML; or why there is none, such as a broken file."""
+        try:
+            image = base64.b64encode(self.picture()).decode()
+        except WkdaskError as error:
+            return f"<p>No picture: {html.escape(str(error))}</p>"
+        place = tuple(map(int, self.position))
+        return f'<img alt="planes through {place}" src="data:image/png;base64,{image}">'
 
 
 def read_tile(layers: Sequence[ShownLayer], message: Any) -> Pixels:
@@ -211,11 +237,17 @@ def _limits(layer: ShownLayer) -> tuple[float, float]:
     if layer.dtype == "uint8" or layer.is_segmentation:
         return 0.0, 255.0
     window = window_around(layer, layer.centre, _FIRST_PIXELS)
-    return grey_limits([read_plane(layer, "z", layer.centre[2], window=window).pixels])
+    try:
+        return grey_limits([read_plane(layer, "z", layer.centre[2], window=window).pixels])
+    except WkdaskError:
+        # The tiles that can't be read say why.
+        dtype = np.dtype(layer.dtype)
+        return (0.0, 1.0) if dtype.kind == "f" else (0.0, float(np.iinfo(dtype).max))
 
 
-def _is_inside(layer: ShownLayer, z: float) -> bool:
-    return layer.box.topleft[2] <= z < layer.box.bottomright[2]
+def _is_inside(layer: ShownLayer, axis: str, place: float) -> bool:
+    number = AXES.index(axis)
+    return layer.box.topleft[number] <= place < layer.box.bottomright[number]
 
 
 def _state(layer: ShownLayer, limits: tuple[float, float], is_visible: bool) -> dict[str, Any]:
