@@ -263,3 +263,18 @@ def test_a_run_that_fails_leaves_nothing(tmp_path: Path, kind: str) -> None:
         layer.downsample(coarsest_mag=4)
     after = {each for each in (tmp_path / "a").rglob("*") if ".wkdask" not in str(each)}
     assert after == before
+
+
+def test_convert(tmp_path: Path) -> None:
+    voxels = some()[0]
+    ds = wkdask.convert(
+        voxels, tmp_path / "a", layer_name="tissue", voxel_size=(8, 8, 40), to="zarr3",
+        blocks_per_file_edge=2,
+    )  # fmt: skip
+    assert isinstance(ds, wkdask.Dataset)
+    assert ds["tissue"].data_format == "zarr3"
+    np.testing.assert_array_equal(ds["tissue"][1].get_view().read()[0], voxels)
+    back = wkdask.convert(ds, tmp_path / "b")
+    assert isinstance(back, wkdask.Dataset)
+    assert back["tissue"].data_format == "wkw"
+    assert wkdask.equal(ds, back)

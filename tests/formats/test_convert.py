@@ -217,7 +217,7 @@ class TestStreaming:
         assert image.box == BoundingBox((5, 40, 0), (100, 60, 40))
         image.levels[0].cut((32,) * 3)
         assert counted.reads == []
-        layer = add_image(tissue, image, "em", run=Run(), blocks_per_file_edge=1)
+        layer = add_image(tissue, image, "em", run=Run(), stored=importing.Stored(blocks=1))
         sizes = [math.prod(s.stop - s.start for s in index) for index in counted.reads]
         assert sum(sizes) == 100 * 60 * 40
         assert len(sizes) == len(list(layer[1].volume.files())) == 4 * 3 * 2
@@ -229,7 +229,7 @@ class TestStreaming:
         monkeypatch.setattr(importing, "_READ_BYTES", 32**3)
         monkeypatch.setattr("wkdask.storage.writer._PIECE_BYTES", 16**3, raising=True)
         image, counted = counted_image((100, 60, 40))
-        layer = add_image(tissue, image, "em", run=Run(), blocks_per_file_edge=4)
+        layer = add_image(tissue, image, "em", run=Run(), stored=importing.Stored(blocks=4))
         assert len(list(layer[1].volume.files())) == 1
         sizes = [math.prod(s.stop - s.start for s in index) for index in counted.reads]
         assert sum(sizes) == 100 * 60 * 40
@@ -239,7 +239,7 @@ class TestStreaming:
 
     def test_a_second_run_reads_nothing(self, tissue):
         image, counted = counted_image((100, 60, 40))
-        options = {"run": Run(), "resume": True, "blocks_per_file_edge": 1}
+        options = {"run": Run(), "resume": True, "stored": importing.Stored(blocks=1)}
         add_image(tissue, image, "em", **options)
         first = len(counted.reads)
         add_image(tissue, image, "em", **options)
@@ -251,7 +251,7 @@ class TestStreaming:
     def test_a_run_that_failed_goes_on(self, tissue):
         image, counted = counted_image((100, 60, 40))
         array, counted.array = counted.array, None
-        options = {"resume": True, "blocks_per_file_edge": 1}
+        options = {"resume": True, "stored": importing.Stored(blocks=1)}
         with pytest.raises(FormatError, match="can't be read at"):
             add_image(tissue, image, "em", run=Run(), **options)
         assert not wkdask.open(tissue.path)["em"].mags
@@ -313,7 +313,12 @@ class TestErrors:
             ("a.npy", {"voxel_size": SIZE, "category": "x"}, ArgumentError, "category is 'x'"),
             ("a.npy", {"voxel_size": SIZE, "layer_name": "a/b"}, ArgumentError, "layer name"),
             ("a.npy", {"voxel_size": SIZE, "offset": (-1, 0, 0)}, ArgumentError, "begins at 0"),
-            ("a.npy", {"voxel_size": SIZE, "to": "n5"}, ArgumentError, "wkw, ome-zarr, zarr"),
+            (
+                "a.npy",
+                {"voxel_size": SIZE, "to": "n5"},
+                ArgumentError,
+                "wkw, zarr3, ome-zarr, zarr",
+            ),
             ("a.npy", {"voxel_size": SIZE, "to": "zarr", "resume": True}, ArgumentError, "resume"),
             ("a.npy", {"voxel_size": SIZE, "blocks_per_file_edge": 3}, ArgumentError, "power"),
             ("complex.npy", {"voxel_size": SIZE}, ArgumentError, "dtype is 'complex64'"),

@@ -184,7 +184,7 @@ class TestAnyVolume:
     def test_it_is_no_wkw(self, volume: FakeVolume) -> None:
         with pytest.raises(ArgumentError, match="is no WKW volume"):
             as_wkw(volume)
-        with pytest.raises(TypeError, match="as WKW only"):
+        with pytest.raises(TypeError, match="as WKW or zarr only"):
             volume_at(volume.path, volume.layout)
 
 

@@ -102,17 +102,18 @@ def equal(
 @click.option("--mag", "mags", multiple=True, help="A mag to convert, repeatable.  [default: all]")
 @click.option(
     "--to",
-    type=click.Choice(["wkw", "ome-zarr", "zarr"]),
+    type=click.Choice(["wkw", "zarr3", "ome-zarr", "zarr"]),
     help="The format of TARGET.  [default: ome-zarr if its name ends in .zarr, else wkw]",
 )
 @click.option(
-    "--blocks-per-file-edge", type=int, default=32, show_default=True, help="Of WKW files."
+    "--blocks-per-file-edge",
+    type=int,
+    default=32,
+    show_default=True,
+    help="Of files of a dataset.",
 )
 @click.option(
-    "--retries",
-    type=click.IntRange(min=0),
-    default=0,
-    help="Tries again of a task.",
+    "--retries", type=click.IntRange(min=0), default=0, help="How often a failed task is retried."
 )
 @click.option("--resume", is_flag=True, help="Go on where an earlier run with --resume ended.")
 @scheduler_options
@@ -127,9 +128,9 @@ def convert(
     mags: tuple[str, ...],
     **options: Any,
 ) -> None:
-    """Convert SOURCE to WKW, or a WKW layer to OME-Zarr, with mags, boxes and voxel size.
+    """Convert SOURCE to WKW, or a layer to OME-Zarr, with mags, boxes and voxel size.
 
-    SOURCE is a WKW dataset or mag directory, OME-Zarr, a zarr array, a .npy file, or a TIFF stack:
+    SOURCE is a dataset or mag directory, OME-Zarr, a zarr array, a .npy file, or a TIFF stack:
     a directory of slices, a quoted pattern for them, or a file of many pages. TARGET is a dataset,
     which may exist and gets another layer, or a path that ends in .zarr.
 

@@ -20,8 +20,8 @@ from wkdask.errors import ArgumentError, ExistsError, FormatError, MissingError
 from wkdask.formats import ome_zarr, tiff
 from wkdask.formats.image import Image, of_array, of_layer, of_npy, of_view
 from wkdask.formats.names import Gaps
-from wkdask.formats.wkw import check, image_added
-from wkdask.geometry import MagLike, Vec3Like, absolute
+from wkdask.formats.wkw import Stored, check, image_added
+from wkdask.geometry import MagLike, Vec3Like, absolute, whole
 from wkdask.runtime.executors import ExecutorLike
 from wkdask.runtime.run import Run
 from wkdask.units import unit_named
@@ -31,9 +31,10 @@ __all__ = ["TARGET_FORMATS", "TargetFormat", "convert", "read"]
 Source: TypeAlias = Any
 """What is read: a path, an array, or a dataset, layer or view of wkdask."""
 
-TargetFormat = Literal["wkw", "ome-zarr", "zarr"]
-TARGET_FORMATS: tuple[TargetFormat, ...] = ("wkw", "ome-zarr", "zarr")
+TargetFormat = Literal["wkw", "zarr3", "ome-zarr", "zarr"]
+TARGET_FORMATS: tuple[TargetFormat, ...] = ("wkw", "zarr3", "ome-zarr", "zarr")
 """What can be written."""
+_DATASETS = ("wkw", "zarr3")
 
 Path_ = str | os.PathLike[str]
 
@@ -97,11 +98,11 @@ def convert(
     mags
         The only mags to convert.
     to
-        `"wkw"`, `"ome-zarr"`, or `"zarr"` for an array of zarr v3 of one mag; None is as the target
-        is named.
+        `"wkw"`; `"zarr3"` for a dataset with [Zarr layers](zarr.md); `"ome-zarr"`; or `"zarr"` for
+        an array of zarr v3 of one mag. None is as the target is named.
     blocks_per_file_edge
-        Of WKW files that are made, a power of two. A task holds one file of a dask array, and at
-        most 256 MiB of other sources.
+        Of files of a dataset that are made, a power of two. A task holds one file of a dask array,
+        and at most 256 MiB of other sources.
     executor
         A `distributed.Client`, a `concurrent.futures.Executor`, or None for the active client or
         dask's threads.
@@ -109,7 +110,7 @@ def convert(
         How often a task is tried again after an exception.
     resume
         Whether to go on with a layer that an earlier run of the same call began, and to skip the
-        files that it finished, if it had resume too. Only WKW can be resumed.
+        files that it finished, if it had resume too. Only datasets can be resumed.
     progress
         Whether to show bars.
 
@@ -140,21 +141,22 @@ def convert(
     """
     run = Run(executor, "raise", retries, progress)
     kind = _kind(target, to)
-    if resume and kind != "wkw":
+    if resume and kind not in _DATASETS:
         raise ArgumentError(f"resume works for WKW only, but the target is {kind}. Leave it out.")
     meant = _Meant(axes, offset, t, gaps)
     images = _chosen(source, layer_name, kind, meant)
     first = replace(images[0], name=layer_name or images[0].name)
     images = [replace(first, category=category or first.category), *images[1:]]
     images = [image.with_mags(mags) for image in images]
-    known = _measured(images, target if kind == "wkw" else None, voxel_size, unit)
+    known = _measured(images, target if kind in _DATASETS else None, voxel_size, unit)
     if kind == "ome-zarr":
         ome_zarr.write(known, _path(target), run=run)
         return Path(_path(target))
     if kind == "zarr":
         ome_zarr.write_array(known[0], _path(target), run=run)
         return Path(_path(target))
-    return _into_dataset(known, target, run, resume, blocks_per_file_edge)
+    stored = Stored(kind, whole(blocks_per_file_edge, "blocks_per_file_edge"))
+    return _into_dataset(known, target, run, resume, stored)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +223,7 @@ def _read(source: Source, meant: _Meant) -> tuple[Image, ...]:
     path = absolute(source)
     if is_dataset(path):
         return _read(Dataset(path), meant)
-    if is_bare_mag(path):
+    if is_bare_mag(path) and not ome_zarr.is_zarr(path):
         meant.check_none_but((), "WKW")
         return (of_view(open_mag(path)),)
     if tiff.is_tiff(path) and not ome_zarr.is_zarr(path):
@@ -243,9 +245,9 @@ def _kind(target: Path_ | Dataset, to: TargetFormat | None) -> TargetFormat:
     if to is not None and to not in TARGET_FORMATS:
         raise ArgumentError(f"to is {to!r}, but must be one of {', '.join(TARGET_FORMATS)}.")
     if isinstance(target, Dataset):
-        if to not in (None, "wkw"):
+        if to not in (None, *_DATASETS):
             raise ArgumentError(f"to is {to!r}, but the target is a WKW dataset.")
-        return "wkw"
+        return to or "wkw"
     name = os.fspath(target).rstrip(os.sep)
     if to is None and name.lower().endswith(_NOT_WRITTEN):
         raise ArgumentError(
@@ -274,7 +276,7 @@ def _chosen(
     if not source.layers:
         raise ArgumentError(f"{source.path} has no layers: there is nothing to convert.")
     layers = list(source.layers.values()) if layer_name is None else [source[layer_name]]
-    if kind == "wkw" or len(layers) == 1:
+    if kind in _DATASETS or len(layers) == 1:
         return list(map(of_layer, layers))
     names = ", ".join(layer.name for layer in layers)
     colors = [layer for layer in layers if layer.category == "color"]
@@ -330,7 +332,7 @@ def _into_dataset(
     target: Path_ | Dataset,
     run: Run,
     resume: bool,
-    blocks_per_file_edge: SupportsIndex,
+    stored: Stored,
 ) -> Dataset:
     named = {image.name or "": image for image in images}
     if "" in named:
@@ -341,7 +343,7 @@ def _into_dataset(
             "(--layer-name)."
         )
     for name, image in named.items():
-        check(image, name, run, blocks_per_file_edge)
+        check(image, name, run, stored)
     found = _existing(target)
     taken = [name for name in named if found is not None and name in found.layers]
     if found is not None and taken and not resume:
@@ -360,9 +362,6 @@ def _into_dataset(
         dataset = target if isinstance(target, Dataset) else made
         for name, image in named.items():
             stack.enter_context(
-                image_added(
-                    dataset, image, name, run=run, resume=resume,
-                    blocks_per_file_edge=blocks_per_file_edge,
-                )
-            )  # fmt: skip
+                image_added(dataset, image, name, run=run, resume=resume, stored=stored)
+            )
     return dataset

@@ -5,28 +5,43 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, SupportsIndex
+from typing import Any
 
 from wkdask.arrays.view import View
 from wkdask.dataset.dataset import Dataset, Layer, MagView
 from wkdask.dataset.new import new_layer
 from wkdask.dataset.properties import LayerProperties, check_new_layer
 from wkdask.formats.image import Image, Level
-from wkdask.geometry import BoundingBox, Vec3, whole
+from wkdask.geometry import BoundingBox, Vec3
 from wkdask.grids import slices_in
 from wkdask.runtime import config, memory
 from wkdask.runtime.run import Run
-from wkdask.storage.header import VolumeHeader, check_addressable
+from wkdask.storage.header import check_addressable
+from wkdask.storage.opening import new_layout
 from wkdask.storage.volume import Layout, Voxels
 
-__all__ = ["check", "image_added"]
+__all__ = ["Stored", "check", "image_added"]
 
 # What a task reads of a source at a time.
 _READ_BYTES = 2**28
 
 
-def check(image: Image, name: str, run: Run, blocks_per_file_edge: SupportsIndex = 32) -> None:
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """How a layer that is made is stored."""
+
+    data_format: str = "wkw"
+    """`"wkw"` or `"zarr3"`."""
+    blocks: int = 32
+    """Blocks per edge of a file, a power of two."""
+
+
+_USUAL = Stored()
+
+
+def check(image: Image, name: str, run: Run, stored: Stored = _USUAL) -> None:
     """Raise if an image could not be added, before anything is made.
 
     Raises
@@ -37,8 +52,8 @@ def check(image: Image, name: str, run: Run, blocks_per_file_edge: SupportsIndex
         If files are too large for the workers.
     """
     finest = image.levels[0]
-    header = _header(finest, blocks_per_file_edge)
-    check_new_layer(_layer(image, name))
+    header = _layout(finest, stored)
+    check_new_layer(_layer(image, name, stored))
     check_addressable(image.box)
     unit = header.file_size if finest.is_computed else _unit_size(header)
     size = list(map(min, unit, finest.box.size))
@@ -58,7 +73,7 @@ def image_added(
     *,
     run: Run,
     resume: bool = False,
-    blocks_per_file_edge: SupportsIndex = 32,
+    stored: Stored = _USUAL,
 ) -> Iterator[Layer]:
     """Add a layer with all levels of an image.
 
@@ -77,12 +92,12 @@ def image_added(
         Where, how often tasks are tried again, and whether to show bars.
     resume
         Whether to go on with a layer that an earlier run of the same call has left unfinished.
-    blocks_per_file_edge
-        Blocks per edge of a file, a power of two.
+    stored
+        How voxels are stored.
     """
-    with new_layer(dataset, _layer(image, name), resume=resume) as layer:
+    with new_layer(dataset, _layer(image, name, stored), resume=resume) as layer:
         new = [
-            layer.directories.new_mag(level.mag, _header(level, blocks_per_file_edge), level.box)
+            layer.directories.new_mag(level.mag, _layout(level, stored), level.box)
             for level in image.levels
         ]
         with layer.directories.made(new, "converted to", resume=resume):
@@ -91,20 +106,21 @@ def image_added(
             yield layer
 
 
-def _layer(image: Image, name: str) -> LayerProperties:
+def _layer(image: Image, name: str, stored: Stored) -> LayerProperties:
     """Return what the JSON says of an image, but for its mags."""
     finest = image.levels[0]
     return LayerProperties(
         name, image.category or "color", image.box, finest.dtype.name, finest.num_channels,
-        largest_segment_id=image.largest_segment_id,
+        data_format=stored.data_format, largest_segment_id=image.largest_segment_id,
     )  # fmt: skip
 
 
-def _header(level: Level, blocks_per_file_edge: SupportsIndex) -> VolumeHeader:
-    edge = whole(blocks_per_file_edge, "blocks_per_file_edge")
-    return VolumeHeader(level.dtype.name, level.num_channels, blocks_per_file_edge=edge).stored_as(
-        config.blocks_of_new(None)
-    )
+def _layout(level: Level, stored: Stored) -> Layout:
+    kind = stored.data_format
+    return new_layout(
+        kind, level.dtype.name, level.num_channels, 32, stored.blocks,
+        config.blocks_of_new(None, kind),
+    )  # fmt: skip
 
 
 def _store(mag: MagView, level: Level, run: Run, resume: bool) -> None:

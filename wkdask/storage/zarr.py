@@ -189,13 +189,11 @@ class ZarrVolume(FileVolume):
 
 
 def is_array(path: str | os.PathLike[str]) -> bool:
-    """Return whether the metadata of a zarr array lie in a directory, of any kind."""
-    if os.path.isfile(os.path.join(path, HEAD_NAMES["zarr"])):
-        return True
-    with contextlib.suppress(OSError, ValueError, FormatError, RecursionError):
-        head = atomic.read_file(os.path.join(path, HEAD_NAMES["zarr3"]), _MOST_HEAD_BYTES)
-        said = json.loads(head)
-        return isinstance(said, dict) and said.get("node_type") == "array"
+    """Return whether a zarr array lies in a directory that can be a mag."""
+    for name in HEAD_NAMES.values():
+        with contextlib.suppress(OSError, FormatError):
+            from_metadata(atomic.read_file(os.path.join(path, name), _MOST_HEAD_BYTES))
+            return True
     return False
 
 

@@ -251,6 +251,8 @@ def from_metadata(data: bytes) -> tuple[ZarrLayout, Vec3]:
         raise FormatError("is not a JSON object")
     try:
         layout, shape = _read_v2(said) if said.get("zarr_format") == 2 else _read_v3(said)
+    except FormatError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise FormatError(
             f"is no metadata of a zarr array: {type(error).__name__} {error}"
