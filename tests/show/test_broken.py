@@ -143,3 +143,24 @@ def test_a_bad_setting_is_named_as_one(dataset: wkdask.Dataset) -> None:
         pytest.raises(ArgumentError, match="a setting below wkdask can't be used: hc_level is 77"),
     ):
         dataset["color"][1]
+
+
+def test_limits_are_those_of_what_is_there(dataset: wkdask.Dataset) -> None:
+    """Grey values far from zero, and nothing in the middle plane."""
+    voxels = np.full(BOX.size, 30_000, np.uint16)
+    voxels[:40] = 20_000
+    voxels[:, :, 32] = 0
+    dataset["color"][1].write(voxels)
+    viewer = dataset["color"].show()
+    assert (viewer.layers[0]["low"], viewer.layers[0]["high"]) == (20_000, 30_000)
+    assert viewer._described["layers"][0]["range"] == [0, 40_000]
+
+
+def test_reports_are_short(dataset: wkdask.Dataset) -> None:
+    break_files(dataset, "cells")
+    for number in range(60):
+        (dataset.path / "color" / "1" / f"{number}.txt").touch()
+    report = wkdask.check(dataset.path)
+    assert 20 < len(repr(report).splitlines()) < 60
+    assert "more" in repr(report)
+    assert len(str(report).splitlines()) == len(report.findings) + 1

@@ -25,6 +25,7 @@ from wkdask.runtime.executors import ExecutorLike, check_executor
 from wkdask.runtime.progress import Progress
 from wkdask.runtime.stream import stream_calls
 from wkdask.show import html
+from wkdask.show.text import printable
 from wkdask.storage import atomic
 from wkdask.storage.atomic import TEMPORARY_SUFFIX
 from wkdask.storage.opening import is_volume, open_volume
@@ -105,9 +106,15 @@ class CheckReport:
         ]
         return html.card("CheckReport", self.path, parts)
 
+    def __repr__(self) -> str:
+        lines = str(self).splitlines()
+        more = len(lines) - 1 - _SHOWN_FINDINGS
+        told = [*lines[:_SHOWN_FINDINGS], f"and {more:,} more", lines[-1]] if more > 0 else lines
+        return "\n".join([f"<wkdask.CheckReport {self.path!r}>", *(f"  {line}" for line in told)])
+
     def __str__(self) -> str:
         errors = sum(finding.is_error for finding in self.findings)
-        lines = [f"{finding.kind}: {finding.text}" for finding in self.findings]
+        lines = [f"{finding.kind}: {printable(finding.text)}" for finding in self.findings]
         lines.append(
             f"{self.files} files, {self.size_bytes} bytes, level {self.level}: {errors} errors, "
             f"{len(self.findings) - errors} other findings"

@@ -64,6 +64,9 @@ class Difference:
     box: BoundingBox | None = None
     """The smallest box around what differs in the same piece of the volume, absolute."""
 
+    def __repr__(self) -> str:
+        return f"<wkdask.Comparison: {self}>"
+
     def __str__(self) -> str:
         where = [f"layer {self.layer}"] if self.layer is not None else []
         where += [f"mag {self.mag}"] if self.mag is not None else []

@@ -79,6 +79,9 @@ class PyramidPlan:
             "task_bytes": self.task_bytes,
         }
 
+    def __repr__(self) -> str:
+        return f"<wkdask.PyramidPlan\n{self}>"
+
     def __str__(self) -> str:
         rows = [_HEADINGS, *map(_cells, self.mags)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -545,8 +545,8 @@ class Viewer {
       };
       const sliders = { opacity: range("opacity", "opacity", 0, 1) };
       if (!layer.isIds) {
-        sliders.low = range("low", "black", layer.limits[0], layer.limits[1]);
-        sliders.high = range("high", "white", layer.limits[0], layer.limits[1]);
+        sliders.low = range("low", "black", ...layer.range);
+        sliders.high = range("high", "white", ...layer.range);
       }
       return { box, sliders };
     });

@@ -7,6 +7,7 @@ is opened. It keeps no voxels; the page keeps a bounded number of tiles.
 from __future__ import annotations
 
 import base64
+import contextlib
 import html
 import uuid
 from collections.abc import Sequence
@@ -218,6 +219,7 @@ def _described(
                 "name": layer.name,
                 "category": layer.category,
                 "limits": list(ends),
+                "range": list(_range(layer, ends)),
                 "mags": [
                     {
                         "factors": list(mag.factors),
@@ -237,12 +239,27 @@ def _limits(layer: ShownLayer) -> tuple[float, float]:
     if layer.dtype == "uint8" or layer.is_segmentation:
         return 0.0, 255.0
     window = window_around(layer, layer.centre, _FIRST_PIXELS)
-    try:
-        return grey_limits([read_plane(layer, "z", layer.centre[2], window=window).pixels])
-    except WkdaskError:
-        # The tiles that can't be read say why.
-        dtype = np.dtype(layer.dtype)
-        return (0.0, 1.0) if dtype.kind == "f" else (0.0, float(np.iinfo(dtype).max))
+    # The tiles that can't be read say why.
+    with contextlib.suppress(WkdaskError):
+        planes = [
+            read_plane(layer, axis, at, window=window).pixels
+            for axis, at in zip(AXES, layer.centre, strict=True)
+        ]
+        values = [plane[plane != 0] for plane in planes]
+        if any(len(each) for each in values):
+            return grey_limits(values)
+    dtype = np.dtype(layer.dtype)
+    return (0.0, 1.0) if dtype.kind == "f" else (0.0, float(np.iinfo(dtype).max))
+
+
+def _range(layer: ShownLayer, limits: tuple[float, float]) -> tuple[float, float]:
+    """Return between which values black and white can be chosen: wider than at first."""
+    low, high = limits
+    dtype = np.dtype(layer.dtype)
+    least, most = (-np.inf, np.inf)
+    if dtype.kind in "iu":
+        least, most = float(np.iinfo(dtype).min), float(np.iinfo(dtype).max)
+    return max(least, min(0.0, 2 * low - high)), min(most, 2 * high - low)
 
 
 def _is_inside(layer: ShownLayer, axis: str, place: float) -> bool:
