@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ from wkdask.errors import (
 from wkdask.geometry import BoundingBox
 from wkdask.grids import region_of
 from wkdask.storage.opening import is_volume, new_layout, open_volume, volume_at
+from wkdask.storage.shard import ShardFormat
 from wkdask.storage.zarr import ZarrVolume
 from wkdask.storage.zarr_layout import DTYPES, ZarrLayout, from_metadata
 from wkdask.testing import snapshot
@@ -363,3 +365,25 @@ def test_links_to_nothing_are_no_zeros(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="link to nothing"):
         volume.read((range(3),) * 3)
     assert not volume.is_missing(BoundingBox((0, 0, 0), (3, 3, 3)))
+
+
+def test_pieces_stay_in_one_part_before_they_enter_the_next() -> None:
+    layout = new_layout("zarr3", "uint8", 1, 32, 32)
+    volume = ZarrVolume("a", layout)  # type: ignore[arg-type]
+    pieces = list(ShardFormat(volume.layout).pieces())
+    assert sum(piece.volume for piece in pieces) == 1024**3
+    parts = [tuple(at // 512 for at in piece.topleft) for piece in pieces]
+    changes = sum(a != b for a, b in itertools.pairwise(parts))
+    assert changes == 7
+    assert max(piece.volume for piece in pieces) <= 2**23
+
+
+@pytest.mark.parametrize("blocks", [(3, 5, 7), (1, 1, 9), (33, 2, 1)])
+def test_files_of_any_number_of_blocks(tmp_path: Path, blocks: Any) -> None:
+    size = tuple(16 * n for n in blocks)
+    layout = replace(layout_of(), block_size=(16, 16, 16), file_size=size)
+    voxels = some(layout, size)
+    volume = written(tmp_path / "a", layout, voxels)
+    np.testing.assert_array_equal(volume.read(tuple(map(range, size))), voxels)
+    array = zarr.open_array(str(tmp_path / "a"), mode="r")
+    np.testing.assert_array_equal(array[:], voxels)

@@ -27,6 +27,7 @@ EDGE = 32
 BOX = wkdask.BoundingBox((0, 0, 0), (EDGE,) * 3)
 NAMES = ("color", "cells", "x")
 BLOCKS = st.sampled_from(["raw", "lz4", "lz4hc"])
+FORMATS = st.sampled_from(["wkw", "zarr3", "zarr"])
 Voxels = NDArray[Any]
 
 pytestmark = pytest.mark.filterwarnings("ignore:writing parts of compressed files")
@@ -55,13 +56,26 @@ class Walk(RuleBasedStateMachine):
     # --- what can be done -------------------------------------------------------------------
 
     @precondition(lambda self: len(self.model) < len(NAMES))
-    @rule(dtype=st.sampled_from(["uint8", "uint32"]), block_type=BLOCKS, channels=st.integers(1, 2))
-    def add_layer(self, dtype: str, block_type: Any, channels: int) -> None:
+    @rule(
+        dtype=st.sampled_from(["uint8", "uint32"]),
+        block_type=BLOCKS,
+        channels=st.integers(1, 2),
+        kind=FORMATS,
+    )
+    def add_layer(self, dtype: str, block_type: Any, channels: int, kind: Any) -> None:
         name = NAMES[len(self.model)]
         category = "segmentation" if name == "cells" else "color"
-        layer = self.dataset.add_layer(name, category, dtype, channels, bounding_box=BOX)
-        layer.add_mag(1, 8, int(self.rng.integers(0, 2)) + 1, block_type)
+        layer = self.dataset.add_layer(
+            name, category, dtype, channels, bounding_box=BOX, data_format=kind
+        )
+        blocks = int(self.rng.integers(0, 2)) + 1
+        layer.add_mag(1, 8, blocks, self.fitting(name, block_type))
         self.model[name] = {Mag(1): np.zeros((channels, EDGE, EDGE, EDGE), dtype)}
+
+    def fitting(self, name: str, block_type: str) -> Any:
+        """Return how blocks are stored in the format of a layer."""
+        is_wkw = self.dataset[name].data_format == "wkw"
+        return block_type if is_wkw or block_type == "raw" else "zstd"
 
     def drawn(self, data: Any) -> tuple[str, Mag, wkdask.MagView, Voxels]:
         name = data.draw(st.sampled_from(sorted(self.model)))
@@ -108,12 +122,14 @@ class Walk(RuleBasedStateMachine):
     @precondition(lambda self: self.model)
     @rule(data=st.data(), block_type=BLOCKS)
     def compress(self, data: Any, block_type: Any) -> None:
-        self.drawn(data)[2].compress(block_type)
+        name, _, view, _ = self.drawn(data)
+        view.compress(self.fitting(name, block_type))
 
     @precondition(lambda self: self.model)
     @rule(data=st.data(), block_type=BLOCKS, blocks=st.sampled_from([1, 2, 4]))
     def rechunk(self, data: Any, block_type: Any, blocks: int) -> None:
-        self.drawn(data)[2].rechunk(8, blocks, block_type)
+        name, _, view, _ = self.drawn(data)
+        view.rechunk(8, blocks, self.fitting(name, block_type))
 
     @precondition(lambda self: self.model)
     @rule(data=st.data())
@@ -141,13 +157,17 @@ class Walk(RuleBasedStateMachine):
             mags[Mag(2)] = cubes.max(axis=(2, 4, 6))
 
     @precondition(lambda self: self.model)
-    @rule(data=st.data(), by=st.sampled_from(["copy", "convert", "to_wkw"]))
-    def copy(self, data: Any, by: str) -> None:
+    @rule(
+        data=st.data(),
+        by=st.sampled_from(["copy", "convert", "to_wkw"]),
+        kind=st.one_of(st.none(), FORMATS),
+    )
+    def copy(self, data: Any, by: str, kind: Any) -> None:
         name, mag, view, voxels = self.drawn(data)
         self.copies += 1
         target = self.root / f"copy{self.copies}"
         if by == "copy":
-            wkdask.copy(self.dataset, target)
+            wkdask.copy(self.dataset, target, data_format=kind)
             assert wkdask.equal(self.dataset, wkdask.open(target))
             return
         if by == "convert":
@@ -175,6 +195,8 @@ class Walk(RuleBasedStateMachine):
         self.open_again()
         for name, mags in self.model.items():
             for mag, voxels in mags.items():
+                if self.dataset[name].data_format != "wkw":
+                    continue
                 with wkw.Dataset.open(str(self.dataset.path / name / str(mag))) as opened:
                     assert np.array_equal(opened.read((0, 0, 0), voxels.shape[1:]), voxels)
         if not self.model:

@@ -13,9 +13,9 @@ import math
 import os
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from typing import Any
 
@@ -339,17 +339,29 @@ class ShardPacker:
 
 
 def _pieces(layout: ZarrLayout) -> Iterator[BoundingBox]:
-    """Yield the pieces of a file in order: boxes of whole blocks that fit into memory."""
+    """Yield the pieces of a file in order: boxes of whole blocks that fit into memory.
+
+    Neighbours follow each other, as in Morton order: who makes pieces from large parts of a source
+    needs each part once.
+    """
     blocks = list(layout.blocks_per_file)
     while math.prod(blocks) * layout.block_bytes > _PIECE_BYTES and max(blocks) > 1:
         # x last: long rows are copied at once.
         axis = max((2, 1, 0), key=lambda i: blocks[i])
         blocks[axis] = -(-blocks[axis] // 2)
     sizes = [n * b for n, b in zip(blocks, layout.block_size, strict=True)]
-    axes = [range(0, f, s) for f, s in zip(layout.file_size, sizes, strict=True)]
-    for corner in product(*axes):
+    counts = [-(-f // s) for f, s in zip(layout.file_size, sizes, strict=True)]
+    for place in sorted(product(*map(range, counts)), key=partial(_along_halves, counts)):
+        corner = [at * s for at, s in zip(place, sizes, strict=True)]
         ends = zip(corner, sizes, layout.file_size, strict=True)
         yield BoundingBox(corner, [min(s, f - at) for at, s, f in ends])
+
+
+def _along_halves(counts: Sequence[int], place: tuple[int, ...]) -> int:
+    """Return a number that ascends through one half of all axes before it enters the other."""
+    bits = [(count - 1).bit_length() for count in counts]
+    x, y, z = (at << (max(bits) - own) for at, own in zip(place, bits, strict=True))
+    return codec.morton_index((x, y, z))
 
 
 def _blocks_in(box: BoundingBox, layout: ZarrLayout) -> int:
