@@ -58,8 +58,8 @@ def test_a_layer_that_cannot_be_opened_is_left_out(dataset: wkdask.Dataset) -> N
 def test_traits_of_a_viewer(dataset: wkdask.Dataset) -> None:
     import traitlets
 
-    with pytest.raises(ArgumentError, match="no postion; it has position"):
-        dataset.show(postion=(1, 2, 3))
+    with pytest.raises(ArgumentError, match="no where; it has position"):
+        dataset.show(where=(1, 2, 3))
     viewer = dataset.show(layers=[{"name": "cells", "visible": False}])
     assert [(state["name"], state["visible"]) for state in viewer.layers] == [
         ("color", True),
