@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -226,6 +227,8 @@ REFUSED = [
     ("dtype", lambda said: said.update(data_type="complex64"), "complex64"),
     ("channels", lambda said: said.update(shape=[2, 16, 16, 16]), "channels"),
     ("NaN", lambda said: said.update(fill_value="NaN"), "fill value"),
+    ("no byte", lambda said: said.update(fill_value=300), "fill value"),
+    ("infinite", lambda said: said.update(data_type="float32", fill_value="Infinity"), "fill"),
     ("no shape", lambda said: said.pop("shape"), "no metadata"),
     ("a negative shape", lambda said: said.update(shape=[1, -1, 1, 1]), "lengths"),
     ("a group", lambda said: said.update(node_type="group"), "array"),
@@ -387,3 +390,38 @@ def test_files_of_any_number_of_blocks(tmp_path: Path, blocks: Any) -> None:
     np.testing.assert_array_equal(volume.read(tuple(map(range, size))), voxels)
     array = zarr.open_array(str(tmp_path / "a"), mode="r")
     np.testing.assert_array_equal(array[:], voxels)
+
+
+ODD = [None, -1, 0, 2**70, 1.5, "", "x", [], {}, [1], {"name": 3}, True, [[]], "zstd", 10**400]
+
+
+@pytest.mark.parametrize("kind", ["zarr3", "zarr"])
+def test_odd_metadata_are_refused_or_understood(kind: str) -> None:
+    """Every value of the metadata, at any depth, replaced by something else or left out."""
+
+    def places(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+        items = node.items() if isinstance(node, dict) else enumerate(node)
+        for key, value in items:
+            yield (*path, key)
+            if isinstance(value, dict | list):
+                yield from places(value, (*path, key))
+
+    text = json.dumps(layout_of(kind, "uint16").to_metadata((16, 16, 16)))
+    refused = 0
+    for *above, last in list(places(json.loads(text))):
+        for odd in [*ODD, "left out"]:
+            said = json.loads(text)
+            node = said
+            for key in above:
+                node = node[key]
+            if odd == "left out":
+                del node[last]
+            else:
+                node[last] = odd
+            try:
+                layout, _ = from_metadata(json.dumps(said).encode())
+            except FormatError:
+                refused += 1
+            else:
+                assert layout.block_bytes < 2**31
+    assert refused > 100

@@ -15,7 +15,7 @@ import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import lru_cache, partial
 from itertools import product
 from typing import Any
 
@@ -368,7 +368,7 @@ def _blocks_in(box: BoundingBox, layout: ZarrLayout) -> int:
     return math.prod(n // b for n, b in zip(box.size, layout.block_size, strict=True))
 
 
-@cache
+@lru_cache(maxsize=16)
 def _block_order(layout: ZarrLayout) -> NDArray[np.int64]:
     """Return the number of each block in the order in which pieces hold them."""
     numbers = np.arange(math.prod(layout.blocks_per_file)).reshape(layout.blocks_per_file)
@@ -379,7 +379,7 @@ def _block_order(layout: ZarrLayout) -> NDArray[np.int64]:
     return np.concatenate(of_pieces)
 
 
-@cache
+@lru_cache(maxsize=16)
 def _background(layout: ZarrLayout) -> Bytes:
     """Return a block that was never written."""
     shape = (layout.num_channels, *layout.block_size)

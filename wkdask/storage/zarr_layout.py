@@ -376,10 +376,12 @@ def _fill(said: Any, dtype: str) -> float:
         return 0
     if dtype.startswith("float"):
         value = float(said)
-        if math.isnan(value):
+        if not math.isfinite(value):
             raise _unknown("fill value", said)
         return value
-    if type(said) not in (int, bool):
+    limits = np.iinfo(dtype) if dtype in DTYPES else None
+    is_whole = type(said) in (int, bool)
+    if not is_whole or (limits and not limits.min <= said <= limits.max):
         raise _unknown("fill value", said)
     return int(said)
 
