@@ -27,7 +27,7 @@ ROUNDS = int(os.environ.get("WKDASK_TEST_KILLS", "4"))
 OPERATIONS = {
     "downsample": "layer.downsample(1, mags=[2, 4], mode='max', resume=True)",
     "upsample": "ds['coarse'].upsample(resume=True)",
-    "compress": "layer[1].compress('lz4hc')",
+    "compress": "layer[1].compress()",
     "rechunk": "layer[1].rechunk(blocks_per_file_edge=random.choice([1, 4]))",
     "copy": "wkdask.copy(ds['other'], ds, layer_name='copied', resume=True)",
     "copy of all": "wkdask.copy(ds, path + '-copy', resume=True)",
@@ -71,15 +71,17 @@ def voxels() -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     return np.random.default_rng(0).integers(1, 255, (EDGE,) * 3, dtype=np.uint8)
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
+@pytest.fixture(params=["wkw", "zarr3"])
+def path(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    kind = request.param
+    blocks = "lz4" if kind == "wkw" else "raw"
     dataset = wkdask.create(tmp_path / "tissue", voxel_size=(8, 8, 8))
     box = wkdask.BoundingBox((0, 0, 0), (EDGE,) * 3)
     for name in ("color", "other"):
-        layer = dataset.add_layer(name, "color", "uint8", bounding_box=box)
-        layer.add_mag(1, 8, 2, "lz4").write(voxels())
-    coarse = dataset.add_layer("coarse", "color", "uint8", bounding_box=box)
-    coarse.add_mag(2, 8, 2, "lz4").write(voxels()[::2, ::2, ::2])
+        layer = dataset.add_layer(name, "color", "uint8", bounding_box=box, data_format=kind)
+        layer.add_mag(1, 8, 2, blocks).write(voxels())
+    coarse = dataset.add_layer("coarse", "color", "uint8", bounding_box=box, data_format=kind)
+    coarse.add_mag(2, 8, 2, blocks).write(voxels()[::2, ::2, ::2])
     return dataset.path
 
 
