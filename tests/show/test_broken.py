@@ -164,3 +164,9 @@ def test_reports_are_short(dataset: wkdask.Dataset) -> None:
     assert 20 < len(repr(report).splitlines()) < 60
     assert "more" in repr(report)
     assert len(str(report).splitlines()) == len(report.findings) + 1
+
+
+def test_a_comparison_says_what_it_is(dataset: wkdask.Dataset) -> None:
+    found = wkdask.equal(dataset["color"], dataset["cells"])
+    assert repr(found).startswith("<wkdask.Comparison: ")
+    assert repr(found.difference).startswith("Difference(")

@@ -64,9 +64,6 @@ class Difference:
     box: BoundingBox | None = None
     """The smallest box around what differs in the same piece of the volume, absolute."""
 
-    def __repr__(self) -> str:
-        return f"<wkdask.Comparison: {self}>"
-
     def __str__(self) -> str:
         where = [f"layer {self.layer}"] if self.layer is not None else []
         where += [f"mag {self.mag}"] if self.mag is not None else []
@@ -94,6 +91,9 @@ class Comparison:
         found = self.difference
         facts = found and {each.name: _plain(getattr(found, each.name)) for each in fields(found)}
         return {"equal": bool(self), "voxels": self.voxels, "difference": facts}
+
+    def __repr__(self) -> str:
+        return f"<wkdask.Comparison: {self}>"
 
     def __str__(self) -> str:
         return "equal" if self.difference is None else f"different: {self.difference}"
