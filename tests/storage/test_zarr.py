@@ -27,10 +27,11 @@ from wkdask.errors import (
 )
 from wkdask.geometry import BoundingBox
 from wkdask.grids import region_of
+from wkdask.storage.header import DTYPES
 from wkdask.storage.opening import is_volume, new_layout, open_volume, volume_at
 from wkdask.storage.shard import ShardFormat
 from wkdask.storage.zarr import ZarrVolume
-from wkdask.storage.zarr_layout import DTYPES, ZarrLayout, from_metadata
+from wkdask.storage.zarr_layout import ZarrLayout, from_metadata
 from wkdask.testing import snapshot
 
 zarr = pytest.importorskip("zarr")

@@ -286,9 +286,13 @@ class FileVolume(Volume):
 
     def _directories(self, box: BoundingBox) -> Iterator[str]:
         """Yield the directories with files of a box, and the directories of journals."""
-        yield from dict.fromkeys(os.path.dirname(self.file_path(cell)) for cell in self.cells(box))
+        yield from self._file_directories(box)
         for directory, _, _ in os.walk(os.path.join(self.path, JOURNALS_NAME)):
             yield directory
+
+    def _file_directories(self, box: BoundingBox) -> Iterator[str]:
+        """Yield the directories with files of a box."""
+        yield from dict.fromkeys(os.path.dirname(self.file_path(cell)) for cell in self.cells(box))
 
     def remove(self, box: BoundingBox) -> None:
         """Delete the files of a box and what says how they are stored; see `Volume.remove`."""

@@ -7,16 +7,18 @@ as something that it is not. Only a file that does not exist counts as zeros.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wkdask.errors import ArgumentError, FormatError, storage_error
-from wkdask.geometry import BoundingBox
+from wkdask.geometry import BoundingBox, Vec3
 from wkdask.grids import Overlap, Region, overlaps, region_of
 from wkdask.storage import codec
 from wkdask.storage.atomic import (
@@ -36,18 +38,22 @@ from wkdask.storage.volume import Layout, Voxels, WriteOptions, is_zero
 from wkdask.storage.writer import pieces_of
 
 __all__ = [
+    "READ_ATTEMPTS",
     "WkwFile",
     "check_target",
     "create_head",
     "create_header",
-    "open_existing",
+    "opening",
     "patch",
+    "read_at_times",
+    "read_span",
     "regular_bytes",
     "unreadable",
 ]
 
 _NO_ENDS = np.empty(0, dtype=np.int64)
-_READ_ATTEMPTS = 3
+READ_ATTEMPTS = 3
+"""How often a block is read that the system refuses, such as because of a signal."""
 # LZ4 expands at most 255 times: a length byte stands for no more than 255 voxels' bytes.
 _LZ4_MAX_RATIO = 255
 
@@ -85,18 +91,10 @@ class WkwFile:
         StorageError
             If the file system refuses.
         """
-        descriptor = open_existing(path, 2, flags)
-        try:
+        with opening(path, 2, flags) as descriptor:
             header, size_bytes = _checked_header(descriptor, path, demanded)
-            return cls(
-                descriptor, path, header, _checked_ends(descriptor, path, header, size_bytes)
-            )
-        except OSError as error:
-            os.close(descriptor)
-            raise storage_error(error, path, "reading") from None
-        except BaseException:
-            os.close(descriptor)
-            raise
+            ends = _checked_ends(descriptor, path, header, size_bytes)
+            return cls(descriptor, path, header, ends)
 
     def __enter__(self) -> WkwFile:
         return self
@@ -115,7 +113,7 @@ class WkwFile:
             Which voxels; not empty.
         """
         check_target(out, region, self.header)
-        for _ in range(_READ_ATTEMPTS):
+        for _ in range(READ_ATTEMPTS):
             failure = codec.unpack(self.descriptor, self.header, self.ends, region, out)
             if failure is None:
                 return
@@ -125,9 +123,8 @@ class WkwFile:
                     f"block {block} is no LZ4 block of {self.header.block_bytes} bytes"
                 )
             # Raises the error of the system, unless that has passed, as signals do.
-            self._read_bytes(*self._span(block))
-        error = OSError(errno.EIO, f"Block {block} can be read at times only")
-        raise storage_error(error, self.path, "reading")
+            read_span(self.descriptor, self.path, *self._span(block))
+        raise read_at_times(self.path, block)
 
     def decode_all(self) -> None:
         """Read every block and keep nothing."""
@@ -138,7 +135,7 @@ class WkwFile:
     def patch_block(self, part: Overlap, voxels: Voxels) -> None:
         """Write voxels `(c, x, y, z)` into one block of a raw file."""
         start, count = self._span(part.cell)
-        data = bytearray(self._read_bytes(start, count))
+        data = bytearray(read_span(self.descriptor, self.path, start, count))
         block = np.frombuffer(data, self.header.dtype).reshape(_shape(self.header), order="F")
         block[(slice(None), *part.source_slices)] = voxels
         with os_errors(self.path, "writing"):
@@ -171,27 +168,17 @@ class WkwFile:
         start = int(self.ends[index - 1]) if index else first
         return start, int(self.ends[index]) - start
 
-    def _read_bytes(self, start: int, count: int) -> bytes:
-        with os_errors(self.path, "reading"):
-            data = read_all(self.descriptor, count, start)
-        if len(data) != count:
-            # The file was longer when it was opened, so the error does not advise to delete it.
-            raise FormatError(
-                f"{self.path} was cut while it was read: it ends at byte {start + len(data)}, but "
-                f"is needed to byte {start + count}. Read it again when nobody writes it."
-            )
-        return data
 
-
-def open_existing(path: str, depth: int, flags: int = os.O_RDONLY) -> int:
-    """Open a file of voxels, which may be missing, and return its descriptor.
+@contextlib.contextmanager
+def opening(path: str, depth: int, flags: int = os.O_RDONLY) -> Iterator[int]:
+    """Open a file of voxels, which may be missing; it stays open unless the block raises.
 
     Parameters
     ----------
     path
         The file.
     depth
-        How many directories lie between it and the directory of its volume, and one more.
+        How many directories lie between the file and the directory of its volume.
     flags
         `os.O_RDONLY` or `os.O_RDWR`.
 
@@ -200,13 +187,13 @@ def open_existing(path: str, depth: int, flags: int = os.O_RDONLY) -> int:
     FileNotFoundError
         If the file does not exist; the only error of the system that is left as it is.
     FormatError
-        If it is no regular file, or lies behind a link to nothing.
+        If it lies behind a link to nothing.
     StorageError
-        If the file system refuses.
+        If the file system refuses, also inside the block.
     """
     try:
         # Without O_NONBLOCK, opening a pipe would wait for its writer.
-        return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         if is_dangling(path, depth):
             # Such as a disk that is not mounted: the voxels are elsewhere, and not zero.
@@ -214,6 +201,33 @@ def open_existing(path: str, depth: int, flags: int = os.O_RDONLY) -> int:
         raise
     except OSError as error:
         raise storage_error(error, path, "opening") from None
+    try:
+        yield descriptor
+    except OSError as error:
+        os.close(descriptor)
+        raise storage_error(error, path, "reading") from None
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_span(descriptor: int, path: str, start: int, count: int) -> bytes:
+    """Return bytes of a file that was long enough when it was opened."""
+    with os_errors(path, "reading"):
+        data = read_all(descriptor, count, start)
+    if len(data) != count:
+        # The file was longer when it was opened, so the error does not advise to delete it.
+        raise FormatError(
+            f"{path} was cut while it was read: it ends at byte {start + len(data)}, but "
+            f"is needed to byte {start + count}. Read it again when nobody writes it."
+        )
+    return data
+
+
+def read_at_times(path: str, block: Vec3) -> Exception:
+    """Return the error of a block that compiled loops could not read, but Python could."""
+    error = OSError(errno.EIO, f"Block {block} can be read at times only")
+    return storage_error(error, path, "reading")
 
 
 def check_target(out: Voxels, region: Region, layout: Layout) -> None:

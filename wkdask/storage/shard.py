@@ -8,7 +8,6 @@ exist, and a block that the index leaves out, hold the fill value.
 from __future__ import annotations
 
 import ctypes
-import errno
 import math
 import os
 import threading
@@ -23,11 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wkdask._compile import compiled, part
-from wkdask.errors import FormatError, extra_error, storage_error
+from wkdask.errors import extra_error
 from wkdask.geometry import BoundingBox
 from wkdask.grids import Region, region_of
 from wkdask.storage import codec
-from wkdask.storage.atomic import os_errors, read_all
+from wkdask.storage.atomic import read_all
 from wkdask.storage.codec import (
     Bytes,
     address_in,
@@ -44,7 +43,15 @@ from wkdask.storage.intrinsics import (
     copy_bytes,
     finish_streams,
 )
-from wkdask.storage.reader import check_target, open_existing, regular_bytes, unreadable
+from wkdask.storage.reader import (
+    READ_ATTEMPTS,
+    check_target,
+    opening,
+    read_at_times,
+    read_span,
+    regular_bytes,
+    unreadable,
+)
 from wkdask.storage.volume import Voxels
 from wkdask.storage.writer import Output
 from wkdask.storage.zarr_layout import ZarrLayout
@@ -58,7 +65,6 @@ is missing begins at -1."""
 _PIECE_BYTES = 2**23
 _MISSING = 2**64 - 1
 _FAILED_READ, _FAILED_DECODE = 1, 2
-_READ_ATTEMPTS = 3
 # Of zstd.h: parameters of a context, and the most bytes that a block may have.
 _LEVEL_PARAMETER, _CHECKSUM_PARAMETER = 100, 201
 _STAGGER_BYTES = 192
@@ -89,7 +95,7 @@ class ShardFile:
         layout
             What the array says of it.
         depth
-            See `reader.open_existing`.
+            See `reader.opening`.
 
         Raises
         ------
@@ -100,19 +106,10 @@ class ShardFile:
         StorageError
             If the file system refuses.
         """
-        descriptor = open_existing(path, depth)
-        try:
+        with opening(path, depth) as descriptor:
             size_bytes = regular_bytes(descriptor, path)
-            return cls(
-                descriptor, path, layout, _checked_index(descriptor, path, layout, size_bytes),
-                size_bytes,
-            )  # fmt: skip
-        except OSError as error:
-            os.close(descriptor)
-            raise storage_error(error, path, "reading") from None
-        except BaseException:
-            os.close(descriptor)
-            raise
+            index = _checked_index(descriptor, path, layout, size_bytes)
+            return cls(descriptor, path, layout, index, size_bytes)
 
     def __enter__(self) -> ShardFile:
         return self
@@ -123,28 +120,21 @@ class ShardFile:
     def read_into(self, out: Voxels, region: Region) -> None:
         """Read a region; see `reader.WkwFile.read_into`."""
         check_target(out, region, self.layout)
-        for _ in range(_READ_ATTEMPTS):
+        for _ in range(READ_ATTEMPTS):
             failure = self._unpack(out, region)
             if failure is None:
                 return
             kind, number = failure
-            start, count = map(int, self.index[number])
+            x, y, z = map(int, np.unravel_index(number, self.layout.blocks_per_file))
+            block = x, y, z
             if kind == _FAILED_DECODE:
-                block = tuple(map(int, np.unravel_index(number, self.layout.blocks_per_file)))
                 raise unreadable(
                     self.path,
                     f"block {block} is no zstd block of {self.layout.block_bytes} bytes",
                 )
             # Raises the error of the system, unless that has passed, as signals do.
-            with os_errors(self.path, "reading"):
-                found = len(read_all(self.descriptor, count, start))
-            if found != count:
-                raise FormatError(
-                    f"{self.path} was cut while it was read: it ends at byte {start + found}, but "
-                    f"is needed to byte {start + count}. Read it again when nobody writes it."
-                )
-        error = OSError(errno.EIO, "A block can be read at times only")
-        raise storage_error(error, self.path, "reading")
+            read_span(self.descriptor, self.path, *map(int, self.index[number]))
+        raise read_at_times(self.path, block)
 
     def decode_all(self) -> None:
         """Read every block and keep nothing."""

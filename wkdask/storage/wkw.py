@@ -19,7 +19,7 @@ from wkdask.storage import atomic, reader, writer
 from wkdask.storage.files import FileVolume
 from wkdask.storage.header import HEADER_BYTES, VolumeHeader
 from wkdask.storage.reader import WkwFile
-from wkdask.storage.volume import JOURNALS_NAME, FileNames, Produce, Volume
+from wkdask.storage.volume import FileNames, Produce, Volume
 
 __all__ = ["HEADER_NAME", "WkwVolume", "as_wkw"]
 
@@ -136,16 +136,14 @@ class WkwVolume(FileVolume):
                 reader.patch(path, self.layout, common, voxels, self.options)
         return inside.volume * self.layout.voxel_bytes
 
-    def _directories(self, box: BoundingBox) -> Iterator[str]:
-        """Yield the directories with files of a box, and the directories of journals."""
+    def _file_directories(self, box: BoundingBox) -> Iterator[str]:
+        """Yield the directories with files of a box; a directory has files along all of x."""
         edge = self.layout.file_edge
         _, ys, zs = (
             range(start // edge, -(-stop // edge))
             for start, stop in zip(box.topleft, box.bottomright, strict=True)
         )
         yield from (os.path.dirname(self.file_path((0, y, z))) for z in zs for y in ys)
-        for directory, _, _ in os.walk(os.path.join(self.path, JOURNALS_NAME)):
-            yield directory
 
     def _missing_head(self) -> Exception:
         return _no_header(self.path)

@@ -71,7 +71,7 @@ class ZarrVolume(FileVolume):
             (n for n in HEAD_NAMES.values() if os.path.lexists(os.path.join(directory, n))),
             HEAD_NAMES["zarr3"],
         )
-        layout, extent, _ = _read_head(os.path.join(directory, name))
+        layout, extent = _read_head(os.path.join(directory, name))
         return cls(directory, layout, extent=extent)
 
     @classmethod
@@ -156,11 +156,13 @@ class ZarrVolume(FileVolume):
     def _grow(self, needed: Sequence[int]) -> None:
         """Make the array larger; several processes may do so at the same time."""
         with atomic.alone(self.head_path):
-            _, extent, said = _read_head(self.head_path)
+            data = _head_bytes(self.head_path)
+            _, extent = _understood(self.head_path, data)
             grown = [max(a, b) for a, b in zip(needed, extent, strict=True)]
             if tuple(grown) == extent:
                 return
             x, y, z = _rounded(grown, self.layout.file_size)
+            said = json.loads(data)
             said["shape"] = [self.layout.num_channels, x, y, z]
             with atomic.replacing(self.head_path, fsync=True) as descriptor:
                 atomic.write_all(descriptor, _to_bytes(said), 0)
@@ -176,7 +178,7 @@ class ZarrVolume(FileVolume):
 
     def _checked_extent(self) -> Vec3:
         """Return the extent of the array now; raise if it is stored in another way."""
-        found, extent, _ = _read_head(self.head_path)
+        found, extent = _read_head(self.head_path)
         if found != self.layout:
             raise FormatError(
                 f"{self.head_path} has {found.difference_to(self.layout)}, which is what the view "
@@ -197,19 +199,25 @@ def is_array(path: str | os.PathLike[str]) -> bool:
     return False
 
 
-def _read_head(path: str) -> tuple[ZarrLayout, Vec3, dict[str, object]]:
-    """Return the layout, the extent, and all that the metadata of an array say."""
+def _read_head(path: str) -> tuple[ZarrLayout, Vec3]:
+    """Return the layout and the extent that the metadata of an array say."""
+    return _understood(path, _head_bytes(path))
+
+
+def _head_bytes(path: str) -> bytes:
     try:
-        data = atomic.read_file(path, _MOST_HEAD_BYTES)
+        return atomic.read_file(path, _MOST_HEAD_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         raise _no_head(os.path.dirname(path)) from None
     except OSError as error:
         raise storage_error(error, path, "reading the metadata") from None
+
+
+def _understood(path: str, data: bytes) -> tuple[ZarrLayout, Vec3]:
     try:
-        layout, extent = from_metadata(data)
+        return from_metadata(data)
     except FormatError as error:
         raise FormatError(f"{path} {error}.") from None
-    return layout, extent, json.loads(data)
 
 
 def _no_head(directory: str) -> MissingError:

@@ -18,6 +18,7 @@ import numpy as np
 
 from wkdask.errors import ArgumentError, FormatError
 from wkdask.geometry import Vec3
+from wkdask.storage.header import DTYPES
 from wkdask.storage.volume import VoxelType
 
 __all__ = ["CODECS", "ZARR_FORMATS", "Codec", "ZarrFormat", "ZarrLayout", "from_metadata"]
@@ -29,12 +30,6 @@ ZARR_FORMATS: tuple[ZarrFormat, ...] = ("zarr3", "zarr")
 Codec = Literal["zstd", "raw"]
 CODECS: tuple[Codec, ...] = ("zstd", "raw")
 """How a block is stored."""
-
-DTYPES = tuple(
-    f"{kind}{bits}"
-    for kind, sizes in (("uint", (8, 16, 32, 64)), ("int", (8, 16, 32, 64)), ("float", (32, 64)))
-    for bits in sizes
-)
 
 _AXES = ["c", "x", "y", "z"]
 _TRANSPOSED = {"name": "transpose", "configuration": {"order": [3, 2, 1, 0]}}
