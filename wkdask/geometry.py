@@ -45,8 +45,8 @@ def absolute(path: str | os.PathLike[str]) -> str:
         raise ArgumentError(f"the path {text!r} has a NUL character.")
     if is_remote(text):
         raise ArgumentError(
-            f"{text} is remote, but wkdask opens files of this machine only: download it, or mount "
-            "it."
+            f"{text} is remote, but a path of this machine is needed here. What is remote can be "
+            "opened and copied: wkdask.copy(wkdask.open(address), path)."
         )
     return os.path.abspath(os.path.expanduser(text))
 

@@ -37,7 +37,7 @@ from wkdask.errors import (
 )
 from wkdask.geometry import BoundingBox
 from wkdask.grids import Region, region_of
-from wkdask.storage import files
+from wkdask.storage import place as places
 from wkdask.storage import wkw as volume_module
 from wkdask.storage.header import BLOCK_TYPES, DTYPES, BlockType, VolumeHeader
 from wkdask.storage.volume import WriteOptions
@@ -801,7 +801,7 @@ class TestVersion:
         seen = {volume.version()}
         for _ in range(50):
             volume.write(box_at(0, 0, 0, 1, 1, 1), self.ONE)
-            files._CHANGES.clear()
+            places._CHANGES.clear()
             assert volume.version() not in seen
             seen.add(volume.version())
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from wkdask.arrays.labelled import Labels
 from wkdask.errors import ArgumentError
-from wkdask.geometry import BoundingBox, Vec3
+from wkdask.geometry import BoundingBox, Vec3, is_remote
 from wkdask.show.facts import FileFacts, MagFacts
 from wkdask.storage.volume import Volume
 from wkdask.units import nm_per
@@ -48,8 +48,12 @@ class AnyView(Protocol):
 
 
 def mag_facts(view: AnyView, most_files: int = 0) -> MagFacts:
-    """Return what is told of a view; of its files only if some may be looked at."""
+    """Return what is told of a view; of its files only if some may be looked at.
+
+    Files at an address are not: each would be a request.
+    """
     layout, labels, box = view.volume.layout, view.labels, view.bounding_box
+    most_files = 0 if is_remote(view.volume.path) else most_files
     told = layout.describe()
     return MagFacts(
         name="" if labels.mag is None else str(labels.mag),

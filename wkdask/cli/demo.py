@@ -130,7 +130,7 @@ def _new_dataset(output: str | None, given: Dataset | None) -> Dataset:
     path = Path(output or _unused("wkdask-demo", os.path.lexists))
     if given is None:
         return create(path, voxel_size=_VOXEL_SIZE_NM)
-    if path.resolve().is_relative_to(given.path.resolve()):
+    if path.resolve().is_relative_to(Path(given.path).resolve()):
         raise ArgumentError(
             f"{path} lies in {given.path}, which is only read: name another with --output."
         )

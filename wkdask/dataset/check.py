@@ -20,7 +20,7 @@ from wkdask.dataset.dataset import Dataset, Layer
 from wkdask.dataset.lookup import is_bare_mag
 from wkdask.dataset.properties import FILE_NAME
 from wkdask.errors import ArgumentError, WkdaskError, storage_error
-from wkdask.geometry import BoundingBox, Vec3, absolute
+from wkdask.geometry import BoundingBox, Vec3, absolute, is_remote
 from wkdask.runtime.executors import ExecutorLike, check_executor
 from wkdask.runtime.progress import Progress
 from wkdask.runtime.stream import stream_calls
@@ -238,6 +238,10 @@ def _volumes(
             except WkdaskError as error:
                 findings.append(Finding("properties", root, str(error)))
             else:
+                if is_remote(mag.path):
+                    text = f"{mag.path} is remote, so its files are not checked"
+                    findings.append(Finding("link", mag.path, text))
+                    continue
                 yield mag.volume, mag.bounding_box
         findings += _unlisted(layer)
 
@@ -249,7 +253,7 @@ def _unlisted(layer: Layer) -> Iterator[Finding]:
         for entry in layer.properties.mags
         for name in (str(entry.mag), "-".join(map(str, entry.mag)), Path(entry.path or "").name)
     }
-    for directory in sorted((layer.dataset.path / layer.name).glob("*")):
+    for directory in sorted(Path(layer.dataset.path / layer.name).glob("*")):
         path = str(directory)
         if directory.name not in listed and is_volume(directory):
             yield Finding("stray", path, f"{path} is a mag that {FILE_NAME} does not list")

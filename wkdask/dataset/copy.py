@@ -19,7 +19,7 @@ from wkdask.dataset.dataset import DataFormat, Dataset, Layer
 from wkdask.dataset.lookup import is_dataset
 from wkdask.dataset.new import new_dataset, new_layer
 from wkdask.dataset.properties import check_data_format
-from wkdask.errors import ArgumentError, ExistsError
+from wkdask.errors import ArgumentError, ExistsError, RemoteError
 from wkdask.geometry import BoundingBox, Mag, Vec3
 from wkdask.pyramid import rewrite
 from wkdask.runtime import config
@@ -169,9 +169,8 @@ def _copied(
     with new_layer(target, said, resume=resume) as layer:
         directories = layer.directories
         views = [source[mag] for mag in layouts if mag not in directories.listed]
-        # All files, because voxels may lie outside of the layer's box.
         new = [
-            directories.new_mag(mag, layouts[mag], view.volume.box_on_disk())
+            directories.new_mag(mag, layouts[mag], _box_of(view))
             for view in views
             if (mag := view.mag) is not None
         ]
@@ -183,6 +182,15 @@ def _copied(
                 _copy_mag(view, layer.open_new(each), each.box, run, resume)
                 for view, each in zip(views, new, strict=True)
             )
+
+
+def _box_of(view: View) -> BoundingBox:
+    """Return what is copied of a mag: all files, because voxels may lie outside of its box."""
+    try:
+        return view.volume.box_on_disk()
+    except RemoteError:
+        # Of a web server, which can't list files.
+        return view.bounding_box
 
 
 def _layouts(layer: Layer, stored: _Stored) -> Layouts:

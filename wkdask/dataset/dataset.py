@@ -10,7 +10,7 @@ import contextlib
 import os
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, overload
@@ -37,7 +37,17 @@ from wkdask.errors import (
     WkdaskError,
     storage_error,
 )
-from wkdask.geometry import BoundingBox, Mag, MagLike, Vec3, Vec3Like, absolute, vec3, whole
+from wkdask.geometry import (
+    BoundingBox,
+    Mag,
+    MagLike,
+    Vec3,
+    Vec3Like,
+    absolute,
+    is_remote,
+    vec3,
+    whole,
+)
 from wkdask.grids import ChunksLike
 from wkdask.pyramid import build, rewrite
 from wkdask.pyramid.mags import SamplingMode
@@ -50,6 +60,7 @@ from wkdask.show.facts import LayerFacts, MagFacts
 from wkdask.show.shown import ShownLayer
 from wkdask.storage.header import DTYPES, BlockType, check_addressable
 from wkdask.storage.opening import new_layout, open_volume
+from wkdask.storage.place import Address
 from wkdask.storage.volume import Layout, Volume
 from wkdask.storage.zarr_layout import Codec
 
@@ -67,13 +78,21 @@ _MOST_PLOTTED = 1024
 _EMPTY = BoundingBox((0, 0, 0), (0, 0, 0))
 
 
-def open(path: Path_) -> Dataset:  # noqa: A001
+def open(  # noqa: A001
+    path: Path_, *, storage_options: Mapping[str, Any] | None = None
+) -> Dataset:
     """Open a dataset, a directory with `datasource-properties.json`.
 
     Parameters
     ----------
     path
-        The directory.
+        The directory, or its address, `"https://..."` or `"s3://..."`, which needs
+        `wkdask[remote]`. What lies at an address is read, and never changed.
+    storage_options
+        How an address is reached: settings of obstore's store of that kind, such as
+        `{"endpoint": ..., "skip_signature": True}` for S3 or `{"headers": {...}}` for a web server.
+        They also count for mags that lie at other addresses. Without them, credentials are found
+        as the programs of the store find them.
 
     Raises
     ------
@@ -81,6 +100,8 @@ def open(path: Path_) -> Dataset:  # noqa: A001
         If the directory or the file is missing.
     PropertiesError
         If the file can't be understood.
+    RemoteError
+        If a server does not answer.
 
     Examples
     --------
@@ -88,7 +109,7 @@ def open(path: Path_) -> Dataset:  # noqa: A001
     >>> wkdask.open("tissue").voxel_size
     (11.24, 11.24, 28.0)
     """
-    return Dataset(path)
+    return Dataset(path, storage_options)
 
 
 def create(
@@ -137,24 +158,36 @@ def create(
     return Dataset(directory)
 
 
-def open_mag(path: Path_) -> MagView:
+def open_mag(
+    path: Path_,
+    *,
+    bounding_box: BoundingBox | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> MagView:
     """Open a bare mag directory; its box is that of the files on disk.
 
     Parameters
     ----------
     path
-        A directory with `header.wkw`. Where its name is a mag, such as `2-2-1`, that is its mag.
+        A directory with `header.wkw`, `zarr.json` or `.zarray`, or its address. Where its name is a
+        mag, such as `2-2-1`, that is its mag.
+    bounding_box
+        Which voxels of the mag it has, which is found out otherwise. Web servers don't list files,
+        so that it must be given for WKW there.
+    storage_options
+        See `open`.
 
     Raises
     ------
     MissingError
-        If there is no such directory, or no `header.wkw` in it.
+        If there is no such directory, or no such file in it.
     FormatError
-        If `header.wkw` is not a WKW header.
+        If `header.wkw` is not a WKW header, or the array is none that wkdask reads.
     """
-    volume = open_volume(path)
+    volume = open_volume(path, storage_options)
     mag = mag_named(os.path.basename(volume.path))
-    return MagView(volume, volume.box_on_disk(), Labels(mag=mag))
+    box = volume.box_on_disk() if bounding_box is None else bounding_box
+    return MagView(volume, box, Labels(mag=mag), read_only=is_remote(volume.path))
 
 
 def mag_named(name: str) -> Mag | None:
@@ -168,8 +201,8 @@ class Dataset:
     Each change reads `datasource-properties.json` again and replaces it atomically.
     """
 
-    def __init__(self, path: Path_) -> None:
-        self._json = PropertiesFile(absolute(path))
+    def __init__(self, path: Path_, storage_options: Mapping[str, Any] | None = None) -> None:
+        self._json = PropertiesFile(path, storage_options)
 
     @property
     def json(self) -> PropertiesFile:
@@ -177,8 +210,8 @@ class Dataset:
         return self._json
 
     @property
-    def path(self) -> Path:
-        """The directory, absolute."""
+    def path(self) -> Path | Address:
+        """The directory, absolute; of a dataset at an address, that."""
         return self._json.directory
 
     @property

@@ -8,7 +8,7 @@ from typing import Any
 from wkdask.dataset.dataset import Dataset, Layer, MagView, open_mag
 from wkdask.dataset.lookup import is_bare_mag
 from wkdask.errors import WkdaskError
-from wkdask.geometry import Mag
+from wkdask.geometry import Mag, is_remote
 from wkdask.show.text import bytes_text, times
 
 __all__ = ["as_text", "describe", "has_errors"]
@@ -17,7 +17,8 @@ __all__ = ["as_text", "describe", "has_errors"]
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return what a dataset, or a bare mag directory, holds; ready for JSON."""
     if is_bare_mag(path):
-        return {"path": os.path.abspath(path), "mags": [_describe_mag(open_mag(path))]}
+        mag = open_mag(path)
+        return {"path": mag.path, "mags": [_describe_mag(mag)]}
     dataset = Dataset(path)
     known = dataset.json.content
     facts: dict[str, Any] = {
@@ -78,7 +79,11 @@ def _describe_entry(layer: Layer, mag: Mag) -> dict[str, Any]:
 
 def _describe_mag(mag: MagView) -> dict[str, Any]:
     layout = mag.volume.layout
-    sizes_bytes = [size_bytes for _, size_bytes in mag.volume.files()]
+    files: dict[str, int | None] = {"files": None, "bytes": None}
+    # Web servers don't list files, and object stores a thousand at a time.
+    if not is_remote(mag.path):
+        sizes_bytes = [size_bytes for _, size_bytes in mag.volume.files()]
+        files = {"files": len(sizes_bytes), "bytes": sum(sizes_bytes)}
     return {
         "mag": None if mag.mag is None else str(mag.mag),
         "path": mag.path,
@@ -86,8 +91,7 @@ def _describe_mag(mag: MagView) -> dict[str, Any]:
         "num_channels": layout.num_channels,
         "bounding_box": _describe_box(mag.bounding_box),
         **layout.describe(),
-        "files": len(sizes_bytes),
-        "bytes": sum(sizes_bytes),
+        **files,
     }
 
 
@@ -114,10 +118,12 @@ def _mag_lines(mags: Any) -> list[str]:
 def _mag_text(mag: dict[str, Any]) -> str:
     if "error" in mag:
         return f"can't be opened: {mag['error']}"
+    files = "remote"
+    if mag["files"] is not None:
+        files = f"{mag['files']} files, {bytes_text(mag['bytes'])}"
     return (
         f"{_box(mag['bounding_box'])}, {_voxel_type(mag)}, {mag['block_type']}, "
-        f"block edge {mag['block_edge']}, file edge {mag['file_edge']}, {mag['files']} files, "
-        f"{bytes_text(mag['bytes'])}"
+        f"block edge {mag['block_edge']}, file edge {mag['file_edge']}, {files}"
     )
 
 

@@ -31,6 +31,7 @@ from wkdask.errors import (
 from wkdask.geometry import BoundingBox, Mag, is_remote
 from wkdask.storage import claims
 from wkdask.storage.opening import create_volume, is_volume, open_volume, volume_at
+from wkdask.storage.place import Address
 from wkdask.storage.volume import JOURNALS_NAME, Layout, Volume
 
 __all__ = ["MagDirectories", "NewMag"]
@@ -124,6 +125,7 @@ class MagDirectories:
         ExistsError
             If one of them is listed, or its directory holds voxels.
         """
+        self.json.check_writable()
         with contextlib.ExitStack() as claimed:
             for each in new:
                 claimed.enter_context(claims.whole(str(self._path(each.entry)), doing))
@@ -142,7 +144,7 @@ class MagDirectories:
 
     def _begin(self, new: NewMag, undone: contextlib.ExitStack, *, resume: bool) -> None:
         """Make a volume, unless an earlier run did; how to delete it goes onto a stack."""
-        path = self._path(new.entry)
+        path = Path(self._path(new.entry))
         if resume and is_volume(path):
             found = open_volume(path).layout
             if found != new.layout:
@@ -183,7 +185,9 @@ class MagDirectories:
                 f"mag {entry.mag} of layer {self.name!r} has the axes {order}, but wkdask reads "
                 "(c, x, y, z) only. Convert it: wkdask.convert(path, target, axes=...)."
             )
-        volume = open_volume(self._path(entry))
+        path = self._path(entry)
+        options = self.json.storage_options if is_remote(str(path)) else None
+        volume = open_volume(path, options, layer.data_format)
         kind, found = volume.layout.data_format, volume.layout.voxel_type
         if (kind, found) != (layer.data_format, layer.voxel_type):
             is_kind = kind != layer.data_format
@@ -220,8 +224,14 @@ class MagDirectories:
         self.change(extended)
 
     def is_inside(self, path: str | os.PathLike[str]) -> bool:
-        """Return whether a path stays in the dataset, symbolic links followed."""
-        return Path(path).resolve().is_relative_to(self.json.directory.resolve())
+        """Return whether a path stays in the dataset, symbolic links followed.
+
+        Nothing does in a dataset of another machine, where nothing is changed.
+        """
+        directory = self.json.directory
+        if isinstance(directory, Address) or is_remote(os.fspath(path)):
+            return False
+        return Path(path).resolve().is_relative_to(directory.resolve())
 
     def check_format(self) -> LayerProperties:
         """Return what the JSON says of the layer; raise `FormatError` if it can't be read."""
@@ -255,21 +265,34 @@ class MagDirectories:
         create_volume(path, layout, box.bottomright)
         return older
 
-    def _path(self, entry: MagProperties) -> Path:
+    def _path(self, entry: MagProperties) -> Path | Address:
+        directory = self.json.directory
         if entry.path is not None and is_remote(entry.path):
-            raise FormatError(
-                f"mag {entry.mag} of layer {self.name!r} lies at {entry.path}, which is remote: "
-                "wkdask reads and writes files of this machine only. Download it, or mount it."
-            )
+            return Address(entry.path)
         if entry.path is not None:
-            return self.json.directory / entry.path
-        path = self._default_path(entry.mag)
+            if isinstance(directory, Address) and entry.path.startswith("/"):
+                raise FormatError(
+                    f"mag {entry.mag} of layer {self.name!r} lies at {entry.path} of the machine "
+                    f"of {directory}, which can't be reached from here."
+                )
+            return directory / entry.path
+        path = directory / self.name / str(entry.mag)
         # Older writers name isotropic mags by three numbers.
-        long_name = path.with_name("-".join(map(str, entry.mag)))
-        return long_name if not path.exists() and long_name.exists() else path
+        name = "-".join(map(str, entry.mag))
+        if name == str(entry.mag) or self._is_there(path):
+            return path
+        long_name = directory / self.name / name
+        return long_name if self._is_there(long_name) else path
+
+    def _is_there(self, path: Path | Address) -> bool:
+        if isinstance(path, Path):
+            return path.exists()
+        return is_volume(path, self.json.storage_options)
 
     def _default_path(self, mag: Mag) -> Path:
-        return self.json.directory / self.name / str(mag)
+        """Return the directory of a new mag."""
+        self.json.check_writable()
+        return Path(self.json.directory) / self.name / str(mag)
 
 
 def _remove(volume: Volume, box: BoundingBox, older_header: bytes | None) -> None:

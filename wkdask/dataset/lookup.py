@@ -5,21 +5,24 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from wkdask.dataset.dataset import Dataset, Layer, MagView, mag_named, open_mag
 from wkdask.dataset.properties import FILE_NAME
 from wkdask.errors import MissingError, NameLookupError, WkdaskError
-from wkdask.geometry import Mag, MagLike, absolute
+from wkdask.geometry import Mag, MagLike, is_remote
 from wkdask.storage.opening import HEAD_FILES, is_volume
+from wkdask.storage.place import Address
+from wkdask.storage.remote import place_of
 
 __all__ = ["Found", "Kind", "can_open", "find", "is_bare_mag", "is_dataset", "kind_of", "other_mag"]
 
 Path_ = str | os.PathLike[str]
+Options = Mapping[str, Any] | None
 Opener = Callable[[], MagView]
 Kind = Literal["mag", "layer", "dataset"]
 
@@ -28,17 +31,20 @@ _NODES: dict[Kind, str] = {"mag": "/", "layer": "/{mag}", "dataset": "/{name}/{m
 _BELOW: dict[Kind, Kind] = {"dataset": "layer", "layer": "mag", "mag": "mag"}
 
 
-def is_dataset(path: Path_) -> bool:
+def is_dataset(path: Path_, storage_options: Options = None) -> bool:
     """Return whether a dataset lies at a path; nothing is listed or read."""
+    if is_remote(os.fspath(path)):
+        where, place = place_of(path, storage_options)
+        return place.size_bytes(os.path.join(where, FILE_NAME)) is not None
     return os.path.isfile(os.path.join(path, FILE_NAME))
 
 
-def is_bare_mag(path: Path_) -> bool:
+def is_bare_mag(path: Path_, storage_options: Options = None) -> bool:
     """Return whether a mag directory lies at a path, and no dataset; nothing is listed or read."""
-    return is_volume(path) and not is_dataset(path)
+    return not is_dataset(path, storage_options) and is_volume(path, storage_options)
 
 
-def kind_of(path: Path_) -> Kind | None:
+def kind_of(path: Path_, storage_options: Options = None) -> Kind | None:
     """Return what lies at a path, by the names of the files there; None if it is nothing of ours.
 
     Examples
@@ -48,13 +54,32 @@ def kind_of(path: Path_) -> Kind | None:
     >>> [kind_of(path) for path in ("tissue", "tissue/color", "tissue/color/1", "tissue/none")]
     ['dataset', 'layer', 'mag', None]
     """
-    directory = Path(absolute(path))
-    if is_dataset(directory):
+    return _kind(_where(path, storage_options))
+
+
+def _where(path: Path_, storage_options: Options) -> _Where:
+    text, _ = place_of(path, storage_options)
+    return _Where(Address(text) if is_remote(text) else Path(text), storage_options)
+
+
+class _Where(NamedTuple):
+    """A directory, and how it is reached."""
+
+    directory: Path | Address
+    options: Options
+
+    @property
+    def parent(self) -> _Where:
+        return self._replace(directory=self.directory.parent)
+
+
+def _kind(where: _Where) -> Kind | None:
+    if is_dataset(*where):
         return "dataset"
-    if is_bare_mag(directory):
+    if is_volume(*where):
         return "mag"
     with contextlib.suppress(WkdaskError):  # a broken JSON around it makes it no layer
-        if next(_mags_in(directory), None) or _layer_at(directory):
+        if next(_mags_in(where.directory), None) or _layer_at(where):
             return "layer"
     return None
 
@@ -126,40 +151,46 @@ class Found:
         return [mag for mags in self.mags.values() for mag in mags]
 
 
-def find(path: Path_, leave_out: Collection[str] = ()) -> Found:
+def find(path: Path_, leave_out: Collection[str] = (), storage_options: Options = None) -> Found:
     """Return the mags at a path, which may be that of a dataset, a layer or a mag.
 
     Parameters
     ----------
     path
-        A directory. Below a dataset, its labels are known; else only what the files say.
+        A directory or its address. Below a dataset, its labels are known; else only what the files
+        say.
     leave_out
         Layers that are left out.
+    storage_options
+        See `dataset.open`.
     """
-    found = _found(Path(absolute(path)))
+    found = _found(_where(path, storage_options))
     mags = {name: mags for name, mags in found.mags.items() if name not in leave_out}
     return replace(found, mags=mags)
 
 
-def _found(directory: Path) -> Found:
-    kind = kind_of(directory)
+def _found(where: _Where) -> Found:
+    kind = _kind(where)
     if kind == "dataset":
-        return _of_dataset(Dataset(directory))
+        return _of_dataset(Dataset(*where))
     if kind == "mag":
-        return _of_mag(directory)
-    if layer := _layer_at(directory):
+        return _of_mag(where)
+    if layer := _layer_at(where):
         return _of_layer(layer)
     if kind == "layer":
-        return _of_bare_mags(directory)
+        return _of_bare_mags(Path(where.directory))
     raise MissingError(
-        f"{directory} is no dataset ({FILE_NAME}), no mag ({', '.join(HEAD_FILES)}) and no "
+        f"{where.directory} is no dataset ({FILE_NAME}), no mag ({', '.join(HEAD_FILES)}) and no "
         "directory of mags such as 1 and 2-2-1."
     )
 
 
 def can_open(path: Any) -> bool:
-    """Return whether `find` would find something at a path, of any kind; it never raises."""
-    if not isinstance(path, str | os.PathLike):
+    """Return whether `find` would find something at a path, of any kind; it never raises.
+
+    No server is asked: an address is opened by those who say that it is ours.
+    """
+    if not isinstance(path, str | os.PathLike) or is_remote(str(os.fspath(path))):
         return False
     try:
         return kind_of(path) is not None
@@ -204,23 +235,30 @@ def _mags_of(layer: Layer) -> dict[Mag | None, Opener]:
     return {entry.mag: partial(layer.__getitem__, entry.mag) for entry in layer.properties.mags}
 
 
-def _of_mag(directory: Path) -> Found:
+def _of_mag(where: _Where) -> Found:
     """Return a mag, with the labels of its layer if it belongs to one."""
-    layer = _layer_at(directory.parent)
+    directory, options = where
+    layer = _layer_at(where.parent)
     for mag, open_ in _mags_of(layer).items() if layer else ():
         with contextlib.suppress(WkdaskError):
-            if layer and Path(open_().path).resolve() == directory.resolve():
+            if layer and _is_same(open_().path, directory):
                 return Found({layer.name: {mag: open_}}, layer.dataset.attrs, layer.name, "mag")
-    view = open_mag(directory)
+    view = open_mag(directory, storage_options=options)
     name = directory.name if view.mag is None else directory.parent.name
-    return Found({name: {view.mag: partial(_named, directory, name)}}, {}, name, "mag")
+    return Found({name: {view.mag: partial(_named, where, name)}}, {}, name, "mag")
 
 
-def _layer_at(directory: Path) -> Layer | None:
+def _is_same(path: str, directory: Path | Address) -> bool:
+    if isinstance(directory, Address):
+        return path == str(directory)
+    return Path(path).resolve() == directory.resolve()
+
+
+def _layer_at(where: _Where) -> Layer | None:
     """Return the layer of which this is the directory, if there is a dataset around it."""
-    if not is_dataset(directory.parent):
+    if not is_dataset(*where.parent):
         return None
-    layer = Dataset(directory.parent).layers.get(directory.name)
+    layer = Dataset(*where.parent).layers.get(where.directory.name)
     return layer if layer is not None and layer.properties.can_be_read else None
 
 
@@ -231,11 +269,15 @@ def _of_bare_mags(directory: Path) -> Found:
 def _bare_mags(directory: Path) -> dict[Mag | None, Opener]:
     """Return the mags in a directory, from fine to coarse, by nothing but their names."""
     found = {mag: name for name, mag in sorted(_mags_in(directory))}
-    return {mag: partial(_named, directory / found[mag], directory.name) for mag in sorted(found)}
+    return {
+        mag: partial(_named, _Where(directory / found[mag], None), directory.name)
+        for mag in sorted(found)
+    }
 
 
-def _mags_in(directory: Path) -> Iterator[tuple[str, Mag]]:
-    if directory.is_dir():
+def _mags_in(directory: Path | Address) -> Iterator[tuple[str, Mag]]:
+    """Yield the names of mags in a directory; what lies at an address can't be listed."""
+    if isinstance(directory, Path) and directory.is_dir():
         with os.scandir(directory) as entries:
             for entry in entries:
                 mag = mag_named(entry.name)
@@ -243,10 +285,11 @@ def _mags_in(directory: Path) -> Iterator[tuple[str, Mag]]:
                     yield entry.name, mag
 
 
-def _named(directory: Path, name: str) -> MagView:
+def _named(where: _Where, name: str) -> MagView:
     """Open a mag directory as that of a layer."""
-    view = open_mag(directory)
-    return MagView(view.volume, view.bounding_box, replace(view.labels, name=name))
+    view = open_mag(where.directory, storage_options=where.options)
+    labels = replace(view.labels, name=name)
+    return MagView(view.volume, view.bounding_box, labels, read_only=view.read_only)
 
 
 def _listed(mags: Collection[Mag | None]) -> str:

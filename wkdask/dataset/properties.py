@@ -35,10 +35,13 @@ from wkdask.errors import (
     MissingError,
     NameLookupError,
     PropertiesError,
+    StorageError,
     storage_error,
 )
-from wkdask.geometry import BoundingBox, Mag, whole
-from wkdask.storage.atomic import os_errors, read_file, replacing, write_all
+from wkdask.geometry import BoundingBox, Mag, is_remote, whole
+from wkdask.storage.atomic import os_errors, replacing, write_all
+from wkdask.storage.place import LOCAL, Address, Place
+from wkdask.storage.remote import place_of
 from wkdask.storage.volume import VoxelType
 from wkdask.units import UNITS
 
@@ -347,13 +350,15 @@ def element_class(dtype: str, num_channels: int) -> str:
     return _FLOAT_CLASSES.get(name, name)
 
 
-def load(directory: str | os.PathLike[str]) -> DatasetProperties:
+def load(directory: str | os.PathLike[str], place: Place = LOCAL) -> DatasetProperties:
     """Read the properties of a dataset."""
     path = os.path.join(directory, FILE_NAME)
     try:
-        text = read_file(path, _MOST_BYTES).decode("utf-8-sig")
+        text = place.read(path, _MOST_BYTES).decode("utf-8-sig")
     except (FileNotFoundError, NotADirectoryError):
         raise _missing(directory) from None
+    except StorageError:
+        raise
     except OSError as error:
         raise storage_error(error, path, "reading properties") from error
     except UnicodeDecodeError as error:
@@ -396,16 +401,29 @@ def save(directory: str | os.PathLike[str], properties: DatasetProperties) -> No
 class PropertiesFile:
     """The JSON of a dataset: what was read last, and changes that read it again under a lock."""
 
-    def __init__(self, directory: str | os.PathLike[str]) -> None:
-        self.directory: Path = Path(directory)
-        self.content = load(directory)
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        # Mags of a local dataset may lie at addresses too.
+        of_place = storage_options if is_remote(os.fspath(directory)) else None
+        path, self._place = place_of(directory, of_place)
+        self.storage_options = storage_options
+        self.directory: Path | Address = Address(path) if is_remote(path) else Path(path)
+        self.content = load(path, self._place)
+
+    def check_writable(self) -> None:
+        """Raise `ReadOnlyError` if the dataset is that of another machine."""
+        self._place.check_writable(str(self.directory))
 
     def refresh(self) -> None:
         """Read the file again, which another process may have changed."""
-        self.content = load(self.directory)
+        self.content = load(self.directory, self._place)
 
     def change(self, change: Callable[[DatasetProperties], DatasetProperties]) -> None:
         """Read, change and write the file, while no other process of wkdask does the same."""
+        self.check_writable()
         with locked(self.directory):
             found = load(self.directory)
             changed = change(found)
@@ -780,6 +798,8 @@ def _not_json(source: str | os.PathLike[str], error: Exception) -> PropertiesErr
 
 def _missing(directory: str | os.PathLike[str]) -> MissingError:
     where = os.fspath(directory)
+    if is_remote(where):
+        return MissingError(f"{where} has no {FILE_NAME}, so it is not a dataset.")
     if not os.path.isdir(where):
         return MissingError(f"{where} is not a directory that exists. Check the path.")
     return MissingError(f"{where} has no {FILE_NAME}, so it is not a dataset. {_advice(where)}")

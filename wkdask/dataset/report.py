@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from wkdask.dataset.check import check
 from wkdask.dataset.dataset import Dataset, Layer
 from wkdask.errors import ArgumentError, MissingExtraError, NameLookupError, WkdaskError
-from wkdask.geometry import Mag
+from wkdask.geometry import Mag, is_remote
 from wkdask.show import html
 from wkdask.show.drawing import bars_svg
 from wkdask.show.pictures import draw_plane, window_around
@@ -71,7 +71,11 @@ def report_html(path: Path_) -> str:
     parts = [dataset._repr_html_()]
     for layer in dataset.layers.values():
         parts += _layer_parts(layer)
-    parts.append(check(path)._repr_html_())
+    parts.append(
+        html.text("Files at an address are not checked.")
+        if is_remote(str(dataset.path))
+        else check(path)._repr_html_()
+    )
     return html.page(dataset.name, parts)
 
 

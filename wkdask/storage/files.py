@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
-import time
 from abc import abstractmethod
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +21,7 @@ from wkdask.geometry import BoundingBox, Vec3
 from wkdask.grids import Overlap, Region, overlaps, region_of, slices_in
 from wkdask.storage import atomic
 from wkdask.storage.memory import new_array
+from wkdask.storage.place import LOCAL, CheckedFile, Fetch, OpenFile, Place, matching
 from wkdask.storage.volume import (
     JOURNALS_NAME,
     Layout,
@@ -35,40 +32,33 @@ from wkdask.storage.volume import (
 )
 from wkdask.storage.writer import PieceWriter
 
-__all__ = ["FileVolume", "OpenFile"]
-
-# Changes by this process per directory, where two changes have the same modification time.
-_CHANGES: Counter[str] = Counter()
-
-
-class OpenFile(Protocol):
-    """A file that was opened and checked; positions count from its first voxel."""
-
-    def __enter__(self) -> OpenFile: ...
-
-    def __exit__(self, *exception: object) -> None: ...
-
-    def read_into(self, out: Voxels, region: Region) -> None:
-        """Read a region, which is not empty, into an array `(c, x, y, z)` of its shape.
-
-        Raises
-        ------
-        FormatError
-            If a block can't be decoded.
-        """
-
-    def decode_all(self) -> None:
-        """Read every block and keep nothing."""
-
-    def trailing_bytes(self) -> int:
-        """Return how many bytes belong to nothing."""
+__all__ = ["FileVolume"]
 
 
 @dataclass(frozen=True, slots=True)
 class FileVolume(Volume):
     """Voxels in a grid of files. Making one touches no disk."""
 
+    place: Place = field(default=LOCAL, kw_only=True, compare=False, repr=False)
+    """How the files are reached."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", self.place.absolute(self.path))
+
+    @property
+    def depth(self) -> int:
+        """How many directories lie between a file and `path`."""
+        return len(self.names.patterns) - 1
+
+    @property
     @abstractmethod
+    def head(self) -> tuple[int, int]:
+        """What is read first of a file; see `place.Opener`."""
+
+    @abstractmethod
+    def checked(self, descriptor: int, path: str, fetch: Fetch) -> CheckedFile:
+        """Return a file by its descriptor, after checking its head; see `place.Opener`."""
+
     def open_file(self, cell: Vec3) -> OpenFile:
         """Open and check the file of a cell.
 
@@ -79,6 +69,7 @@ class FileVolume(Volume):
         FormatError
             If it is not a whole file of this volume.
         """
+        return self.place.open(self.file_path(cell), self)
 
     @abstractmethod
     def _writing(
@@ -92,6 +83,7 @@ class FileVolume(Volume):
 
     def _prepare(self, box: BoundingBox) -> None:
         """Raise unless a box can be written, and make ready for it."""
+        self.place.check_writable(self.path)
         self.check()
 
     def _patch_file(self, cell: Vec3, inside: BoundingBox, produce: Produce, is_made: bool) -> int:
@@ -119,11 +111,10 @@ class FileVolume(Volume):
     def _read_part(self, out: Voxels, part: Overlap) -> bool:
         """Read what lies in one file; return whether there is one."""
         try:
-            opened = self.open_file(part.cell)
+            with self.open_file(part.cell) as file:
+                file.read_into(out, part.source)
         except FileNotFoundError:
             return False
-        with opened as file:
-            file.read_into(out, part.source)
         return True
 
     def write(self, box: BoundingBox, voxels: Voxels) -> None:
@@ -143,9 +134,8 @@ class FileVolume(Volume):
 
     def is_missing(self, box: BoundingBox) -> bool:
         """Return whether no file of a box exists, so that it is zero."""
-        depth = len(self.names.patterns) - 1
         return not self.layout.fill_value and all(
-            atomic.is_missing(self.file_path(cell), depth) for cell in self.cells(box)
+            self.place.is_missing(self.file_path(cell), self.depth) for cell in self.cells(box)
         )
 
     def _fill(
@@ -223,43 +213,15 @@ class FileVolume(Volume):
 
     def file_bytes(self, cell: Vec3) -> int | None:
         """Return the size of a file; see `Volume.file_bytes`."""
-        path = self.file_path(cell)
-        try:
-            return os.stat(path).st_size
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise storage_error(error, path, "looking for the file") from None
+        return self.place.size_bytes(self.file_path(cell))
 
     def files(self) -> Iterator[tuple[Vec3, int]]:
         """Yield the cell `(x, y, z)` and the size in bytes of every file."""
-        for numbers, entry in self._found(self.path):
-            yield self.names.cell(numbers), _size_bytes(entry)
-
-    def _found(
-        self, directory: str, above: tuple[int, ...] = (), depth: int = 0
-    ) -> Iterator[tuple[tuple[int, ...], os.DirEntry[str]]]:
-        """Yield the files below a directory, with the numbers in their paths."""
-        patterns = self.names.patterns
-        for match, entry in self._matching(directory, patterns[depth]):
-            numbers = (*above, *map(int, match.groups()))
-            if depth + 1 == len(patterns):
-                yield numbers, entry
-            else:
-                yield from self._found(entry.path, numbers, depth + 1)
-
-    def _matching(
-        self, directory: str, pattern: str
-    ) -> Iterator[tuple[re.Match[str], os.DirEntry[str]]]:
         try:
-            with os.scandir(directory) as entries:
-                for entry in entries:
-                    if match := re.fullmatch(pattern, entry.name, re.ASCII):
-                        yield match, entry
+            for numbers, size_bytes in self.place.files(self.path, self.names.patterns):
+                yield self.names.cell(numbers), size_bytes
         except FileNotFoundError:
             raise self._missing_head() from None
-        except OSError as error:
-            raise storage_error(error, directory, "listing files") from None
 
     def check_file(self, cell: Vec3, *, decode: bool = False) -> int:
         """Raise unless a file is a whole one of this volume; see `Volume.check_file`."""
@@ -307,15 +269,15 @@ class FileVolume(Volume):
     def _remove_empty(self, directory: str, depth: int) -> None:
         """Delete the directories of files in a directory that are empty."""
         if depth + 1 < len(self.names.patterns):
-            for _, entry in list(self._matching(directory, self.names.patterns[depth])):
+            for _, entry in list(matching(directory, self.names.patterns[depth])):
                 if entry.is_dir(follow_symlinks=False):
                     self._remove_empty(entry.path, depth + 1)
                     atomic.remove_empty([entry.path])
 
     def version(self) -> tuple[int, int]:
-        """Return the time of the last change, and a count for changes of the same time."""
+        """Return a value that differs after each noted change; see `Volume.version`."""
         try:
-            return os.stat(self.path).st_mtime_ns, _CHANGES[self.path]
+            return self.place.version(self.path)
         except (FileNotFoundError, NotADirectoryError):
             raise self._missing_head() from None
         except OSError as error:
@@ -323,14 +285,7 @@ class FileVolume(Volume):
 
     def note_change(self) -> None:
         """Make `version` differ from now on."""
-        with contextlib.suppress(OSError):
-            before = os.stat(self.path).st_mtime_ns
-            # Clocks of file systems are coarse: two changes may have the same time.
-            now = max(time.time_ns(), before + 1)
-            os.utime(self.path, ns=(now, now))
-            if os.stat(self.path).st_mtime_ns > before:
-                return
-        _CHANGES[self.path] += 1
+        self.place.note_change(self.path)
 
 
 def _merged(
@@ -358,11 +313,3 @@ def _named(directory: str, ending: str) -> Iterator[str]:
     """Yield the files of a directory, if there is one, whose names have an ending."""
     with contextlib.suppress(OSError), os.scandir(directory) as entries:
         yield from (entry.path for entry in entries if entry.name.endswith(ending))
-
-
-def _size_bytes(entry: os.DirEntry[str]) -> int:
-    try:
-        return entry.stat().st_size
-    except OSError:
-        # Such as a link to nothing: reading it raises the proper error.
-        return 0

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Mapping
+from typing import Any
 
+from wkdask.errors import MissingError
 from wkdask.geometry import Vec3
 from wkdask.storage.header import VolumeHeader
+from wkdask.storage.place import LOCAL
+from wkdask.storage.remote import place_of
 from wkdask.storage.volume import Layout, Volume
 from wkdask.storage.wkw import HEADER_NAME, WkwVolume
 from wkdask.storage.zarr import HEAD_NAMES, ZarrVolume, is_array
@@ -17,8 +23,21 @@ HEAD_FILES = (HEADER_NAME, *HEAD_NAMES.values())
 """The files that make a directory a mag, of all formats."""
 
 
-def open_volume(path: str | os.PathLike[str]) -> Volume:
+def open_volume(
+    path: str | os.PathLike[str],
+    storage_options: Mapping[str, Any] | None = None,
+    data_format: str | None = None,
+) -> Volume:
     """Return the volume at a path, after reading how it is stored.
+
+    Parameters
+    ----------
+    path
+        A directory of this machine, or an address.
+    storage_options
+        How an address is reached; see `remote.place_of`.
+    data_format
+        Which format is expected, which saves a request; None is any.
 
     Examples
     --------
@@ -26,10 +45,23 @@ def open_volume(path: str | os.PathLike[str]) -> Volume:
     >>> open_volume("tissue/1") == volume
     True
     """
-    is_wkw = os.path.lexists(os.path.join(path, HEADER_NAME))
-    if not is_wkw and any(os.path.lexists(os.path.join(path, n)) for n in HEAD_NAMES.values()):
-        return ZarrVolume.open(path)
-    return WkwVolume.open(path)
+    where, place = place_of(path, storage_options)
+    if place is LOCAL:
+        is_wkw = os.path.lexists(os.path.join(where, HEADER_NAME))
+        if not is_wkw and any(os.path.lexists(os.path.join(where, n)) for n in HEAD_NAMES.values()):
+            return ZarrVolume.open(where)
+        return WkwVolume.open(where)
+    kinds: list[type[WkwVolume | ZarrVolume]] = [WkwVolume, ZarrVolume]
+    if data_format in HEAD_NAMES:
+        kinds.reverse()
+    with contextlib.suppress(MissingError):
+        return kinds[0].open(where, place)
+    with contextlib.suppress(MissingError):
+        return kinds[1].open(where, place)
+    raise MissingError(
+        f"{where} has none of {', '.join(HEAD_FILES)}, so it is no mag. Open an address such as "
+        "https://host/dataset/color/1, or a dataset with wkdask.open."
+    )
 
 
 def create_volume(path: str | os.PathLike[str], layout: Layout, extent: Vec3 = (0, 0, 0)) -> Volume:
@@ -46,9 +78,14 @@ def volume_at(path: str | os.PathLike[str], layout: Layout) -> Volume:
     return WkwVolume(os.fspath(path), _header(layout))
 
 
-def is_volume(path: str | os.PathLike[str]) -> bool:
+def is_volume(
+    path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
+) -> bool:
     """Return whether a volume lies at a path."""
-    return os.path.isfile(os.path.join(path, HEADER_NAME)) or is_array(path)
+    where, place = place_of(path, storage_options)
+    if place is LOCAL:
+        return os.path.isfile(os.path.join(where, HEADER_NAME)) or is_array(where)
+    return place.size_bytes(os.path.join(where, HEADER_NAME)) is not None or is_array(where, place)
 
 
 def new_layout(

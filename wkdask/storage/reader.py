@@ -11,8 +11,8 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,9 +92,22 @@ class WkwFile:
             If the file system refuses.
         """
         with opening(path, 2, flags) as descriptor:
-            header, size_bytes = _checked_header(descriptor, path, demanded)
-            ends = _checked_ends(descriptor, path, header, size_bytes)
-            return cls(descriptor, path, header, ends)
+            return cls.checked(descriptor, path, demanded)
+
+    @classmethod
+    def checked(
+        cls,
+        descriptor: int,
+        path: str,
+        demanded: VolumeHeader,
+        fetch: Callable[[NDArray[np.int64]], None] | None = None,
+    ) -> WkwFile:
+        """Return an open file after checking it; see `place.Opener` for `fetch`."""
+        header, size_bytes = _checked_header(descriptor, path, demanded)
+        if fetch and header.is_compressed:
+            fetch(np.array([[HEADER_BYTES, header.data_offset_bytes - HEADER_BYTES]]))
+        ends = _checked_ends(descriptor, path, header, size_bytes)
+        return cls(descriptor, path, header, ends)
 
     def __enter__(self) -> WkwFile:
         return self
@@ -131,6 +144,32 @@ class WkwFile:
         for piece in pieces_of(self.header):
             shape = (self.header.num_channels, *piece.size)
             self.read_into(np.empty(shape, self.header.dtype, order="F"), region_of(piece))
+
+    @property
+    def head_bytes(self) -> int:
+        """Bytes of memory that what is known of the file takes, about."""
+        return self.ends.nbytes + 1024
+
+    def with_descriptor(self, descriptor: int) -> WkwFile:
+        """Return the same file, read by another descriptor."""
+        return replace(self, descriptor=descriptor)
+
+    def spans(self, region: Region) -> NDArray[np.int64]:
+        """Return which parts of the file hold the blocks of a region; see `place.OpenFile`."""
+        header = self.header
+        x, y, z = (
+            np.array(
+                [codec.morton_index((int(n), 0, 0)) for n in np.unique(np.asarray(axis) // edge)]
+            )
+            for axis, edge in zip(region, header.block_size, strict=True)
+        )
+        codes = (x[:, None, None] | y[:, None] << 1 | z << 2).ravel()
+        first = header.data_offset_bytes
+        if not header.is_compressed:
+            size = np.full(len(codes), header.block_bytes)
+            return np.stack([first + codes * header.block_bytes, size], axis=1)
+        starts = np.where(codes, self.ends[codes - 1], first)
+        return np.stack([starts, self.ends[codes] - starts], axis=1)
 
     def patch_block(self, part: Overlap, voxels: Voxels) -> None:
         """Write voxels `(c, x, y, z)` into one block of a raw file."""

@@ -13,7 +13,7 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import product
 from typing import Any
@@ -46,7 +46,6 @@ from wkdask.storage.intrinsics import (
 from wkdask.storage.reader import (
     READ_ATTEMPTS,
     check_target,
-    opening,
     read_at_times,
     read_span,
     regular_bytes,
@@ -56,7 +55,7 @@ from wkdask.storage.volume import Voxels
 from wkdask.storage.writer import Output
 from wkdask.storage.zarr_layout import ZarrLayout
 
-__all__ = ["ShardFile", "ShardFormat", "ShardPacker"]
+__all__ = ["ShardFile", "ShardFormat", "ShardPacker", "bound"]
 
 Index = NDArray[np.int64]
 """Of each block of a file, in C order of `(x, y, z)`: where it begins, and its bytes. A block that
@@ -85,31 +84,17 @@ class ShardFile:
     """Its size."""
 
     @classmethod
-    def open(cls, path: str, layout: ZarrLayout, depth: int) -> ShardFile:
-        """Open and check a file.
-
-        Parameters
-        ----------
-        path
-            The file.
-        layout
-            What the array says of it.
-        depth
-            See `reader.opening`.
+    def checked(cls, descriptor: int, path: str, layout: ZarrLayout) -> ShardFile:
+        """Return an open file after checking it.
 
         Raises
         ------
-        FileNotFoundError
-            If the file does not exist.
         FormatError
             If it is not a whole file of this array.
-        StorageError
-            If the file system refuses.
         """
-        with opening(path, depth) as descriptor:
-            size_bytes = regular_bytes(descriptor, path)
-            index = _checked_index(descriptor, path, layout, size_bytes)
-            return cls(descriptor, path, layout, index, size_bytes)
+        size_bytes = regular_bytes(descriptor, path)
+        index = _checked_index(descriptor, path, layout, size_bytes)
+        return cls(descriptor, path, layout, index, size_bytes)
 
     def __enter__(self) -> ShardFile:
         return self
@@ -141,6 +126,27 @@ class ShardFile:
         for piece in _pieces(self.layout):
             shape = (self.layout.num_channels, *piece.size)
             self.read_into(np.empty(shape, self.layout.dtype, order="F"), region_of(piece))
+
+    @property
+    def head_bytes(self) -> int:
+        """Bytes of memory that what is known of the file takes, about."""
+        return self.index.nbytes + 1024
+
+    def with_descriptor(self, descriptor: int) -> ShardFile:
+        """Return the same file, read by another descriptor."""
+        return replace(self, descriptor=descriptor)
+
+    def spans(self, region: Region) -> NDArray[np.int64]:
+        """Return which parts of the file hold the blocks of a region; see `place.OpenFile`."""
+        layout = self.layout
+        x, y, z = (
+            np.unique(np.asarray(axis) // edge)
+            for axis, edge in zip(region, layout.block_size, strict=True)
+        )
+        blocks = layout.blocks_per_file
+        numbers = (x[:, None, None] * blocks[1] + y[:, None]) * blocks[2] + z
+        spans: Index = self.index[numbers.ravel()]
+        return spans[spans[:, 0] >= 0]
 
     def trailing_bytes(self) -> int:
         """Return how many bytes belong to no block; blocks that were replaced may have some."""
@@ -189,7 +195,7 @@ def _checked_index(descriptor: int, path: str, layout: ZarrLayout, size_bytes: i
     if not len(sizes):
         return index
     least, most = int(sizes.min()), int(sizes.max())
-    shortest, longest = (1, _bound(layout.block_bytes)) if is_zstd else (layout.block_bytes,) * 2
+    shortest, longest = (1, bound(layout.block_bytes)) if is_zstd else (layout.block_bytes,) * 2
     if least < shortest or most > longest:
         raise unreadable(
             path, f"has blocks of {least} to {most} bytes, but {shortest} to {longest} are possible"
@@ -293,7 +299,7 @@ class ShardPacker:
         self._leaves_out_zeros = leaves_out_zeros
         is_zstd = layout.codec == "zstd"
         self._encoder = _Encoder(layout) if is_zstd else None
-        self._bound = _bound(layout.block_bytes) if is_zstd else layout.block_bytes
+        self._bound = bound(layout.block_bytes) if is_zstd else layout.block_bytes
         self._batch = max(1, _PIECE_BYTES // self._bound)
         self._packed = np.empty(self._batch * self._bound, np.uint8)
         self._raw = np.empty(layout.block_bytes, np.uint8)
@@ -421,7 +427,7 @@ def _decoder() -> _Context:
     return kept
 
 
-def _bound(count: int) -> int:
+def bound(count: int) -> int:
     """Return the most bytes that zstd makes of so many, as `ZSTD_COMPRESSBOUND` says, and some.
 
     Frames of other writers may have headers and checksums that ours have not.

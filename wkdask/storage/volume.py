@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wkdask.errors import ArgumentError, DtypeError
-from wkdask.geometry import BoundingBox, Vec3, whole
+from wkdask.geometry import BoundingBox, Vec3, is_remote, whole
 from wkdask.grids import Region, overlaps, region_of
 from wkdask.storage import claims
 from wkdask.storage.atomic import tagged
@@ -345,8 +345,11 @@ class Volume(ABC):
 
 
 def sharing(*volumes: Volume) -> contextlib.AbstractContextManager[None]:
-    """Keep others from claiming volumes whole inside the block; see `claims.shared`."""
-    paths = [volume.path for volume in volumes if not volume.is_claimed]
+    """Keep others from claiming volumes whole inside the block; see `claims.shared`.
+
+    At an address nothing is claimed, because nothing is changed there.
+    """
+    paths = [v.path for v in volumes if not v.is_claimed and not is_remote(v.path)]
     return claims.shared(*paths) if paths else contextlib.nullcontext()
 
 

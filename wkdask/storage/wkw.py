@@ -13,11 +13,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wkdask.errors import ArgumentError, ExistsError, FormatError, MissingError, storage_error
-from wkdask.geometry import BoundingBox, Vec3, absolute
+from wkdask.errors import (
+    ArgumentError,
+    ExistsError,
+    FormatError,
+    MissingError,
+    StorageError,
+    storage_error,
+)
+from wkdask.geometry import BoundingBox, Vec3, is_remote
 from wkdask.storage import atomic, reader, writer
 from wkdask.storage.files import FileVolume
 from wkdask.storage.header import HEADER_BYTES, VolumeHeader
+from wkdask.storage.place import LOCAL, Fetch, Place
 from wkdask.storage.reader import WkwFile
 from wkdask.storage.volume import FileNames, Produce, Volume
 
@@ -46,11 +54,8 @@ class WkwVolume(FileVolume):
     layout: VolumeHeader
     """What every file must hold; the block type is that of files to be written."""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "path", absolute(self.path))
-
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> WkwVolume:
+    def open(cls, path: str | os.PathLike[str], place: Place = LOCAL) -> WkwVolume:
         """Return the volume of an existing directory, after reading its `header.wkw`.
 
         Raises
@@ -60,8 +65,8 @@ class WkwVolume(FileVolume):
         FormatError
             If `header.wkw` is not a WKW header.
         """
-        directory = absolute(path)
-        return cls(directory, _read_header(directory))
+        directory = place.absolute(os.fspath(path))
+        return cls(directory, _read_header(directory, place), place=place)
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], header: VolumeHeader) -> WkwVolume:
@@ -93,7 +98,7 @@ class WkwVolume(FileVolume):
 
     def check(self) -> None:
         """Raise unless `header.wkw` on disk still says what this volume's header says."""
-        found = _read_header(self.path)
+        found = _read_header(self.path, self.place)
         if not found.same_voxels_as(self.layout):
             raise FormatError(
                 f"{os.path.join(self.path, HEADER_NAME)} has {found.difference_to(self.layout)}, "
@@ -111,9 +116,14 @@ class WkwVolume(FileVolume):
         x, y, z = cell
         return f"{self.path}{os.sep}z{z}{os.sep}y{y}{os.sep}x{x}.wkw"
 
-    def open_file(self, cell: Vec3) -> WkwFile:
-        """Open and check the file of a cell."""
-        return WkwFile.open(self.file_path(cell), self.layout)
+    @property
+    def head(self) -> tuple[int, int]:
+        """The header and the jump table of a file."""
+        return 0, self.layout.data_offset_bytes
+
+    def checked(self, descriptor: int, path: str, fetch: Fetch) -> WkwFile:
+        """Return a file by its descriptor, after checking header, size and jump table."""
+        return WkwFile.checked(descriptor, path, self.layout, fetch)
 
     def _writing(
         self, cell: Vec3, *, is_new: bool
@@ -156,12 +166,14 @@ def as_wkw(volume: Volume) -> WkwVolume:
     return volume
 
 
-def _read_header(directory: str) -> VolumeHeader:
+def _read_header(directory: str, place: Place) -> VolumeHeader:
     path = os.path.join(directory, HEADER_NAME)
     try:
-        data = atomic.read_file(path, _MOST_HEADER_BYTES)
+        data = place.read(path, _MOST_HEADER_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         raise _no_header(directory) from None
+    except StorageError:
+        raise
     except OSError as error:
         raise storage_error(error, path, "reading the header") from None
     try:
@@ -173,7 +185,7 @@ def _read_header(directory: str) -> VolumeHeader:
 
 
 def _no_header(directory: str) -> MissingError:
-    if not os.path.isdir(directory):
+    if not is_remote(directory) and not os.path.isdir(directory):
         return MissingError(f"{directory} is not a directory; a mag directory was expected.")
     return MissingError(
         f"{directory} has no {HEADER_NAME}, so it is no mag directory. Open a directory such as "

@@ -15,13 +15,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from wkdask.errors import ExistsError, FormatError, MissingError, storage_error
-from wkdask.geometry import BoundingBox, Vec3, absolute
+from wkdask.errors import ExistsError, FormatError, MissingError, StorageError, storage_error
+from wkdask.geometry import BoundingBox, Vec3, is_remote
 from wkdask.grids import Region
 from wkdask.storage import atomic, writer
 from wkdask.storage.files import FileVolume
+from wkdask.storage.place import LOCAL, Fetch, Place
 from wkdask.storage.reader import create_head
-from wkdask.storage.shard import ShardFile, ShardFormat
+from wkdask.storage.shard import ShardFile, ShardFormat, bound
 from wkdask.storage.volume import FileNames
 from wkdask.storage.zarr_layout import ZarrLayout, from_metadata
 
@@ -52,11 +53,8 @@ class ZarrVolume(FileVolume):
     extent: Vec3 = field(default=(0, 0, 0), compare=False, kw_only=True)
     """Voxels `(x, y, z)` of the array when the volume was opened; it may have grown since."""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "path", absolute(self.path))
-
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> ZarrVolume:
+    def open(cls, path: str | os.PathLike[str], place: Place = LOCAL) -> ZarrVolume:
         """Return the volume of an existing array, after reading its metadata.
 
         Raises
@@ -66,13 +64,12 @@ class ZarrVolume(FileVolume):
         FormatError
             If it is stored in a way that wkdask does not read.
         """
-        directory = absolute(path)
-        name = next(
-            (n for n in HEAD_NAMES.values() if os.path.lexists(os.path.join(directory, n))),
-            HEAD_NAMES["zarr3"],
-        )
-        layout, extent = _read_head(os.path.join(directory, name))
-        return cls(directory, layout, extent=extent)
+        directory = place.absolute(os.fspath(path))
+        for name in HEAD_NAMES.values():
+            with contextlib.suppress(MissingError):
+                layout, extent = _read_head(os.path.join(directory, name), place)
+                return cls(directory, layout, extent=extent, place=place)
+        raise _no_head(directory)
 
     @classmethod
     def create(
@@ -127,10 +124,17 @@ class ZarrVolume(FileVolume):
         numbers = layout.key_separator.join(map(str, (0, *cell)))
         return os.path.join(self.path, f"{layout.key_prefix}{numbers}")
 
-    def open_file(self, cell: Vec3) -> ShardFile:
-        """Open and check the file of a cell."""
-        depth = len(self.names.patterns) - 1
-        return ShardFile.open(self.file_path(cell), self.layout, depth)
+    @property
+    def head(self) -> tuple[int, int]:
+        """The index of a shard; a chunk is read whole."""
+        layout = self.layout
+        if not layout.is_sharded:
+            return 0, bound(layout.block_bytes)
+        return -layout.index_bytes if layout.index_at_end else 0, layout.index_bytes
+
+    def checked(self, descriptor: int, path: str, fetch: Fetch) -> ShardFile:
+        """Return a file by its descriptor, after checking its size and its index."""
+        return ShardFile.checked(descriptor, path, self.layout)
 
     def read(self, region: Region) -> NDArray[np.generic]:
         """Return the voxels of a region; what lies beyond the array holds the fill value."""
@@ -142,6 +146,12 @@ class ZarrVolume(FileVolume):
                 out[(slice(None),) * axis + (slice(first, None),)] = self.layout.fill_value
         return out
 
+    def box_on_disk(self) -> BoundingBox:
+        """Return the smallest box around the files; at an address, the array."""
+        if self.place is LOCAL:
+            return FileVolume.box_on_disk(self)
+        return BoundingBox((0, 0, 0), self._checked_extent())
+
     def extent_of(self, box: BoundingBox) -> Vec3:
         """Return how far the array reaches, at least to the end of a box."""
         x, y, z = map(max, self._checked_extent(), box.bottomright)
@@ -149,6 +159,7 @@ class ZarrVolume(FileVolume):
 
     def _prepare(self, box: BoundingBox) -> None:
         """Raise unless a box can be written, and let the array reach that far."""
+        self.place.check_writable(self.path)
         extent = self._checked_extent()
         if any(end > have for end, have in zip(box.bottomright, extent, strict=True)):
             self._grow(box.bottomright)
@@ -156,7 +167,7 @@ class ZarrVolume(FileVolume):
     def _grow(self, needed: Sequence[int]) -> None:
         """Make the array larger; several processes may do so at the same time."""
         with atomic.alone(self.head_path):
-            data = _head_bytes(self.head_path)
+            data = _head_bytes(self.head_path, self.place)
             _, extent = _understood(self.head_path, data)
             grown = [max(a, b) for a, b in zip(needed, extent, strict=True)]
             if tuple(grown) == extent:
@@ -178,7 +189,7 @@ class ZarrVolume(FileVolume):
 
     def _checked_extent(self) -> Vec3:
         """Return the extent of the array now; raise if it is stored in another way."""
-        found, extent = _read_head(self.head_path)
+        found, extent = _read_head(self.head_path, self.place)
         if found != self.layout:
             raise FormatError(
                 f"{self.head_path} has {found.difference_to(self.layout)}, which is what the view "
@@ -190,25 +201,27 @@ class ZarrVolume(FileVolume):
         return _no_head(self.path)
 
 
-def is_array(path: str | os.PathLike[str]) -> bool:
+def is_array(path: str | os.PathLike[str], place: Place = LOCAL) -> bool:
     """Return whether a zarr array lies in a directory that can be a mag."""
     for name in HEAD_NAMES.values():
         with contextlib.suppress(OSError, FormatError):
-            from_metadata(atomic.read_file(os.path.join(path, name), _MOST_HEAD_BYTES))
+            from_metadata(place.read(os.path.join(path, name), _MOST_HEAD_BYTES))
             return True
     return False
 
 
-def _read_head(path: str) -> tuple[ZarrLayout, Vec3]:
+def _read_head(path: str, place: Place) -> tuple[ZarrLayout, Vec3]:
     """Return the layout and the extent that the metadata of an array say."""
-    return _understood(path, _head_bytes(path))
+    return _understood(path, _head_bytes(path, place))
 
 
-def _head_bytes(path: str) -> bytes:
+def _head_bytes(path: str, place: Place) -> bytes:
     try:
-        return atomic.read_file(path, _MOST_HEAD_BYTES)
+        return place.read(path, _MOST_HEAD_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         raise _no_head(os.path.dirname(path)) from None
+    except StorageError:
+        raise
     except OSError as error:
         raise storage_error(error, path, "reading the metadata") from None
 
@@ -221,7 +234,7 @@ def _understood(path: str, data: bytes) -> tuple[ZarrLayout, Vec3]:
 
 
 def _no_head(directory: str) -> MissingError:
-    if not os.path.isdir(directory):
+    if not is_remote(directory) and not os.path.isdir(directory):
         return MissingError(f"{directory} is not a directory; a mag directory was expected.")
     return MissingError(
         f"{directory} has neither zarr.json nor .zarray, so it is no mag of a Zarr layer."

@@ -50,7 +50,7 @@ class Destination:
     ) -> Destination:
         """Return where `ArrayAccessor.to_wkw` is told to write an array."""
         if isinstance(target, Layer):
-            path = target.dataset.path / target.name
+            path = Path(absolute(target.dataset.path)) / target.name
             return cls(target, path, target.name, target.category)
         if not isinstance(target, Dataset | str | os.PathLike):
             raise ArgumentError(
@@ -60,7 +60,7 @@ class Destination:
         name = layer_name(str(array.name)) if name is None and array.name is not None else name
         if name is None:
             raise ArgumentError("the array has no name; give one to its layer by name=.")
-        root = target.path if isinstance(target, Dataset) else Path(absolute(target))
+        root = Path(absolute(target.path if isinstance(target, Dataset) else target))
         kind = category or str(array.attrs.get("category", "color"))
         return cls(target, root / name, name, kind)
 

@@ -42,7 +42,14 @@ class WkwBackendEntrypoint(BackendEntrypoint):
     """
 
     description = "WKW volumes, the file format of WEBKNOSSOS"
-    open_dataset_parameters = ("filename_or_obj", "drop_variables", "mag", "coords", "group")
+    open_dataset_parameters = (
+        "filename_or_obj",
+        "drop_variables",
+        "mag",
+        "coords",
+        "group",
+        "storage_options",
+    )
     supports_groups = True
 
     def guess_can_open(self, filename_or_obj: _Path) -> bool:
@@ -57,13 +64,14 @@ class WkwBackendEntrypoint(BackendEntrypoint):
         mag: MagLike | None = None,
         coords: Coords = "voxel",
         group: str | None = None,
+        storage_options: Mapping[str, Any] | None = None,
     ) -> xr.Dataset:
         """Return one mag of each layer at a path, as variables over the same positions.
 
         Parameters
         ----------
         filename_or_obj
-            A dataset, a layer or a mag.
+            A dataset, a layer or a mag, or its address.
         drop_variables
             Layers that are left out.
         mag
@@ -72,6 +80,8 @@ class WkwBackendEntrypoint(BackendEntrypoint):
             See `View.to_xarray`.
         group
             A node of the tree, such as `"color/2-2-1"` or `"color"`.
+        storage_options
+            How an address is reached; see `wkdask.open`. Addresses need `engine="wkw"`.
 
         Raises
         ------
@@ -80,7 +90,7 @@ class WkwBackendEntrypoint(BackendEntrypoint):
         NameLookupError
             If there is no such mag or group.
         """
-        found = find(filename_or_obj, _names(drop_variables)).within(group)
+        found = find(filename_or_obj, _names(drop_variables), storage_options).within(group)
         return _dataset(found, found.at(mag), coords)
 
     def open_groups_as_dict(
@@ -90,12 +100,13 @@ class WkwBackendEntrypoint(BackendEntrypoint):
         drop_variables: _Names = None,
         coords: Coords = "voxel",
         group: str | None = None,
+        storage_options: Mapping[str, Any] | None = None,
     ) -> dict[str, xr.Dataset]:
         """Return every mag at a path as a dataset, by paths such as `/color/2-2-1`.
 
         See `open_dataset` for the parameters and errors.
         """
-        found = find(filename_or_obj, _names(drop_variables)).within(group)
+        found = find(filename_or_obj, _names(drop_variables), storage_options).within(group)
         return _groups(found, coords)
 
     def open_datatree(
@@ -105,12 +116,13 @@ class WkwBackendEntrypoint(BackendEntrypoint):
         drop_variables: _Names = None,
         coords: Coords = "voxel",
         group: str | None = None,
+        storage_options: Mapping[str, Any] | None = None,
     ) -> xr.DataTree:
         """Return every mag at a path as a node of a tree, such as `/color/2-2-1`.
 
         See `open_dataset` for the parameters and errors.
         """
-        found = find(filename_or_obj, _names(drop_variables)).within(group)
+        found = find(filename_or_obj, _names(drop_variables), storage_options).within(group)
         return labelled.to_datatree(_groups(found, coords), found.name)
 
 

@@ -1,0 +1,399 @@
+"""Objects of web servers and object stores: a few bytes whole, and many parts at a time.
+
+It knows addresses, byte ranges, and how sure an answer is. `obstore` sends the requests, tries
+again what may pass, and finds credentials; it is imported at the first request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import re
+import threading
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from urllib.parse import unquote, urlsplit
+
+from wkdask.errors import (
+    AccessError,
+    ArgumentError,
+    FormatError,
+    RemoteError,
+    WkdaskError,
+    extra_error,
+)
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+__all__ = ["Credentials", "Object", "Part", "ReplacedError", "Version", "list_objects"]
+
+_ATTEMPTS = 3
+"""How often a body is asked for that comes shorter than announced."""
+_CLIENT = {"timeout": "120s", "connect_timeout": "10s"}
+_RETRY = {"max_retries": 5, "retry_timeout": timedelta(seconds=120)}
+_CONCURRENT = 256
+_OUTSIDE = "416 Range Not Satisfiable"
+_SCHEMES = ("http", "https", "s3", "s3a", "gs", "az", "abfs", "abfss")
+
+T = TypeVar("T")
+
+
+class Version(NamedTuple):
+    """What tells an object from the one that replaces it."""
+
+    size_bytes: int
+    """Its size."""
+    e_tag: str | None
+    """A name of its content, where the server gives one."""
+    modified: float
+    """When it was written, in seconds since 1970."""
+
+
+class Part(NamedTuple):
+    """Bytes of an object."""
+
+    start: int
+    """Where they begin."""
+    data: Any
+    """A buffer."""
+    version: Version
+    """Of which object."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """The options for a store, as `storage_options=` gives them; they are never shown.
+
+    Nor do they enter comparisons, hashes or names of tasks.
+    """
+
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What obstore takes for a store."""
+
+    def __dask_tokenize__(self) -> str:
+        return "credentials"
+
+    def text(self) -> str:
+        """Return a text that differs for other options, for use within this process only."""
+        return repr(sorted(self.options.items()))
+
+
+@dataclass(frozen=True, slots=True)
+class Object:
+    """An object at an address; it may not exist."""
+
+    url: str
+    """The address."""
+    credentials: Credentials
+    """How the store is asked."""
+
+    def read(self, most_bytes: int) -> bytes:
+        """Return the bytes of a small object; see `Place.read` for errors."""
+        with _errors(self.url, "reading"):
+            store, path = self._at()
+            result = _run(_whole(store, path, most_bytes, self.url))
+        return bytes(result)
+
+    def size_bytes(self) -> int | None:
+        """Return the size; None if there is no such object."""
+        import_obstore()
+        import obstore
+
+        try:
+            with _errors(self.url, "looking for the object"):
+                store, path = self._at()
+                return int(obstore.head(store, path)["size"])
+        except FileNotFoundError:
+            return None
+
+    def part(self, start: int, count: int) -> Part:
+        """Return bytes of the object, fewer if it ends before.
+
+        Parameters
+        ----------
+        start
+            Where they begin; negative, the last `count` bytes are meant.
+        count
+            How many.
+
+        Raises
+        ------
+        FileNotFoundError
+            If the store says that there is no such object.
+        AccessError
+            If the store refuses.
+        RemoteError
+            If it does not answer as it should, after several attempts.
+        """
+        with _errors(self.url, "reading"):
+            store, path = self._at()
+            return _run(_first_part(store, path, start, count))
+
+    def parts(self, spans: Sequence[tuple[int, int]]) -> list[Part]:
+        """Return several parts, each a start and a number of bytes, asked for at the same time.
+
+        Raises
+        ------
+        ReplacedError
+            If the object ends before a part begins.
+        """
+        with _errors(self.url, "reading"):
+            store, path = self._at()
+            return _run(_all_parts(store, path, spans))
+
+    def _at(self) -> tuple[ObjectStore, str]:
+        base, path = _parted(self.url)
+        return _store(base, self.credentials), path
+
+
+def list_objects(url: str, credentials: Credentials) -> Iterator[tuple[str, int]]:
+    """Yield the paths below an address, and the sizes in bytes, of all objects there."""
+    import_obstore()
+    import obstore
+
+    base, prefix = _parted(url)
+    with _errors(url, "listing the objects; web servers can't, unlike object stores"):
+        for batch in obstore.list(_store(base, credentials), prefix):
+            for each in batch:
+                yield each["path"].removeprefix(f"{prefix}/"), int(each["size"])
+
+
+def import_obstore() -> None:
+    """Raise the error that names the extra unless obstore is installed."""
+    try:
+        import obstore  # noqa: F401
+    except ImportError:
+        raise extra_error("obstore", "remote") from None
+
+
+# --- requests -----------------------------------------------------------------------------------
+
+
+async def _whole(store: ObjectStore, path: str, most_bytes: int, url: str) -> Any:
+    import obstore
+
+    result = await obstore.get_async(store, path)
+    if result.meta["size"] > most_bytes:
+        raise FormatError(
+            f"{url} has {result.meta['size']} bytes, but at most {most_bytes} are plausible."
+        )
+    return await result.bytes_async()
+
+
+async def _first_part(store: ObjectStore, path: str, start: int, count: int) -> Part:
+    """Return a part of an object of which nothing is known, such as whether it is long enough."""
+    import obstore
+    from obstore.exceptions import BaseError, NotSupportedError
+
+    asked: Any = {"suffix": count} if start < 0 else (start, start + count)
+    try:
+        return await _part(store, path, asked)
+    except BaseError as error:
+        if not isinstance(error, NotSupportedError) and _OUTSIDE not in str(error):
+            raise
+        # Stores without ranges from the end, and objects that are too short for any range.
+        size_bytes = int((await obstore.head_async(store, path))["size"])
+        if start < 0 and size_bytes >= count:
+            return await _part(store, path, (size_bytes - count, size_bytes))
+        if size_bytes > abs(start):
+            raise
+        return await _part(store, path, None)
+
+
+async def _all_parts(store: ObjectStore, path: str, spans: Sequence[tuple[int, int]]) -> list[Part]:
+    gate = _gate()
+
+    async def one(start: int, count: int) -> Part:
+        async with gate:
+            return await _part(store, path, (start, start + count))
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(*span)) for span in spans]
+    except BaseExceptionGroup as failed:
+        first = failed.exceptions[0]
+        # The object was long enough before.
+        raise ReplacedError if _OUTSIDE in str(first) else first from None
+    return [task.result() for task in tasks]
+
+
+async def _part(store: ObjectStore, path: str, asked: Any) -> Part:
+    """Return what was asked for, and see that all of it came."""
+    import obstore
+
+    for attempt in range(_ATTEMPTS):
+        if attempt:
+            await asyncio.sleep(0.1 * 4**attempt)
+        options: Any = None if asked is None else {"range": asked}
+        result = await obstore.get_async(store, path, options=options)
+        start, stop = result.range
+        try:
+            data = await result.bytes_async()
+        except obstore.exceptions.BaseError:
+            if attempt == _ATTEMPTS - 1:
+                raise
+            continue
+        if len(data) == stop - start:
+            meta = result.meta
+            modified = meta["last_modified"].timestamp()
+            return Part(start, data, Version(int(meta["size"]), meta["e_tag"], modified))
+    raise _ShortError(f"{len(data)} bytes came instead of {stop - start}")
+
+
+class ReplacedError(Exception):
+    """An object is not what it was when it was looked at before."""
+
+
+class _ShortError(Exception):
+    """A server sent less than it announced."""
+
+
+# --- stores -------------------------------------------------------------------------------------
+
+
+def _parted(url: str) -> tuple[str, str]:
+    """Return the address of a store, and the path of an object in it."""
+    parts = urlsplit(url)
+    path = unquote(parts.path) if parts.scheme in ("http", "https") else parts.path
+    return f"{parts.scheme}://{parts.netloc}", path.strip("/")
+
+
+def _store(base: str, credentials: Credentials) -> ObjectStore:
+    return _stores(base, credentials.text(), os.getpid()).get(base, credentials)
+
+
+class _Stores:
+    """The store of one address with certain options, once it was asked for."""
+
+    def __init__(self) -> None:
+        self._store: ObjectStore | None = None
+
+    def get(self, base: str, credentials: Credentials) -> ObjectStore:
+        if self._store is None:
+            self._store = _new_store(base, credentials.options)
+        return self._store
+
+
+@lru_cache(maxsize=16)
+def _stores(base: str, options: str, process: int) -> _Stores:
+    return _Stores()
+
+
+def _new_store(base: str, options: Mapping[str, Any]) -> ObjectStore:
+    import_obstore()
+    from obstore.exceptions import BaseError
+    from obstore.store import HTTPStore, from_url
+
+    rest = dict(options)
+    client: Any = {**_CLIENT, **rest.pop("client_options", {})}
+    headers = rest.pop("headers", None)
+    if headers is not None:
+        client["default_headers"] = {**client.get("default_headers", {}), **headers}
+    if base.startswith("http://") or str(rest.get("endpoint", "")).startswith("http://"):
+        client.setdefault("allow_http", True)
+    retry: Any = {**_RETRY, **rest.pop("retry_config", {})}
+    try:
+        if base.startswith("http"):
+            if rest:
+                raise ArgumentError(
+                    f"storage_options has {', '.join(sorted(rest))}, but for a web server may "
+                    "have headers, client_options and retry_config only."
+                )
+            return HTTPStore.from_url(base, client_options=client, retry_config=retry)
+        make: Any = from_url
+        given = {k: rest.pop(k) for k in ("credential_provider",) if k in rest}
+        made: ObjectStore = make(
+            base, config=rest, client_options=client, retry_config=retry, **given
+        )
+        return made
+    except (BaseError, ValueError, TypeError) as error:
+        if isinstance(error, WkdaskError):
+            raise
+        raise ArgumentError(
+            f"storage_options can't be used for {base}: {_reason(error)} They go to obstore's "
+            "store of that address: its settings, and client_options, retry_config, headers."
+        ) from None
+
+
+# --- the loop -----------------------------------------------------------------------------------
+
+_loops: dict[int, tuple[asyncio.AbstractEventLoop, asyncio.Semaphore]] = {}
+_starting = threading.Lock()
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine on the thread of this process that sends requests."""
+    future = asyncio.run_coroutine_threadsafe(work, _loop()[0])
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()
+        raise
+
+
+def _gate() -> asyncio.Semaphore:
+    """Return what bounds the requests of this process that are sent at the same time."""
+    return _loop()[1]
+
+
+def _loop() -> tuple[asyncio.AbstractEventLoop, asyncio.Semaphore]:
+    with _starting:
+        if os.getpid() not in _loops:
+            loop = asyncio.new_event_loop()
+            name = "wkdask-requests"
+            threading.Thread(target=loop.run_forever, daemon=True, name=name).start()
+            _loops[os.getpid()] = loop, asyncio.Semaphore(_CONCURRENT)
+        return _loops[os.getpid()]
+
+
+# --- errors -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _errors(url: str, doing: str) -> Iterator[None]:
+    """Turn errors of obstore into ours; only "no such object" stays a `FileNotFoundError`."""
+    try:
+        yield
+    except (WkdaskError, ReplacedError, CancelledError):
+        raise
+    except FileNotFoundError as error:
+        if "NoSuchBucket" not in str(error):
+            raise FileNotFoundError(errno.ENOENT, "no such object", url) from None
+        raise RemoteError(errno.EREMOTEIO, f"no such bucket, while {doing}", url) from None
+    except Exception as error:
+        raise _remote_error(error, url, doing) from None
+
+
+def _remote_error(error: Exception, url: str, doing: str) -> Exception:
+    reason = _reason(error)
+    if type(error).__name__ in ("PermissionDeniedError", "UnauthenticatedError", "PermissionError"):
+        return AccessError(
+            errno.EACCES,
+            f"{reason}, while {doing}. Some stores say so of what does not exist, so it is not "
+            "read as zeros. Give credentials: storage_options=, or as the store's own programs "
+            "find them",
+            url,
+        )
+    if type(error).__name__ == "NotSupportedError":
+        reason += (
+            " (the server answers no byte ranges, which are needed; nginx and all object stores do)"
+        )
+    if isinstance(error, _ShortError) or type(error).__module__.startswith("obstore"):
+        return RemoteError(errno.EREMOTEIO, f"{reason}, while {doing}", url)
+    return error
+
+
+def _reason(error: Exception) -> str:
+    """Return what a store said, in one line, without what stands in queries of addresses."""
+    text = str(error).strip().split("\n")[0]
+    text = re.sub(r"(https?://)[^/@\s]*@", r"\1", text)
+    text = re.sub(r"\?\S*", "", text)
+    found = re.search(r"(status code: .*|HTTP error: .*)", text)
+    return (found[1] if found else text).removesuffix(":").split("<")[0].strip(" :")

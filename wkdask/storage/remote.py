@@ -1,0 +1,370 @@
+"""Volumes at an address: read like those of this machine, and never changed.
+
+A format reads a file by a descriptor. Of a file at an address it gets a `Mirror`, a file in memory
+that is as long and holds what was fetched; so the checks and the compiled loops are the same. Head
+and index of a file are kept by the process, and used while the file stays what it was.
+"""
+
+from __future__ import annotations
+
+import base64
+import errno
+import os
+import re
+import tempfile
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+import numpy as np
+
+from wkdask.errors import ArgumentError, ReadOnlyError, RemoteError
+from wkdask.geometry import is_remote
+from wkdask.grids import Region
+from wkdask.storage.objects import (
+    Credentials,
+    Object,
+    Part,
+    ReplacedError,
+    Version,
+    list_objects,
+)
+from wkdask.storage.place import LOCAL, CheckedFile, FoundFile, Opener, OpenFile, Place, Spans
+from wkdask.storage.volume import Voxels
+
+__all__ = ["RemotePlace", "joined", "place_of"]
+
+_MOST_BYTES = 2**26
+"""Of a file, that are in memory at a time."""
+_REQUEST_BYTES = 2**23
+"""The most that one request asks for."""
+_WASTE = 10
+"""At most one byte in so many is fetched only because it lies between two that are needed."""
+_KEPT_BYTES = 2**26
+"""Of heads of files, that a process keeps."""
+_ATTEMPTS = 3
+"""How often a file is begun that is replaced while it is read."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemotePlace:
+    """Web servers and object stores."""
+
+    credentials: Credentials = field(default_factory=Credentials)
+    """How stores are asked."""
+
+    def absolute(self, path: str) -> str:
+        """Return the address without a slash at its end."""
+        return path.rstrip("/")
+
+    def read(self, path: str, most_bytes: int) -> bytes:
+        """Return the bytes of a small object; see `Place.read`."""
+        return self._object(path).read(most_bytes)
+
+    def open(self, path: str, opener: Opener) -> OpenFile:
+        """Open and check a file of voxels."""
+        return RemoteFile(self._object(path), opener)
+
+    def size_bytes(self, path: str) -> int | None:
+        """Return the size of an object; None if there is none."""
+        return self._object(path).size_bytes()
+
+    def is_missing(self, path: str, depth: int) -> bool:
+        """Return False: that is found out when the object is read, by the same request."""
+        return False
+
+    def files(self, directory: str, patterns: Sequence[str]) -> Iterator[FoundFile]:
+        """Yield the objects whose paths below an address match."""
+        pattern = re.compile("/".join(patterns), re.ASCII)
+        for path, size_bytes in list_objects(directory, self.credentials):
+            if match := pattern.fullmatch(path):
+                yield tuple(map(int, match.groups())), size_bytes
+
+    def version(self, directory: str) -> tuple[int, int]:
+        """Return always the same: who changes objects does not say so."""
+        return 0, 0
+
+    def note_change(self, directory: str) -> None:
+        """Do nothing, since nothing is changed from here."""
+
+    def check_writable(self, path: str) -> None:
+        """Raise `ReadOnlyError`."""
+        raise ReadOnlyError(
+            f"{path} is remote, where wkdask only reads. Copy it first, wkdask.copy(dataset, "
+            "path), and write to the copy."
+        )
+
+    def _object(self, url: str) -> Object:
+        return Object(url, self.credentials)
+
+
+def place_of(
+    path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
+) -> tuple[str, Place]:
+    """Return where a path leads, as `(path, place)`: to this machine, or to an address.
+
+    A name and a password in an address become a header, so that they stand in no text.
+
+    Raises
+    ------
+    ArgumentError
+        If the address is of no kind that wkdask knows, or options are given for a local path.
+    """
+    text = os.fspath(path)
+    if not is_remote(text):
+        if storage_options:
+            raise ArgumentError(
+                f"storage_options are for addresses, but {text} is on this machine."
+            )
+        return LOCAL.absolute(text), LOCAL
+    parts = urlsplit(text)
+    if parts.scheme not in _SCHEMES:
+        raise ArgumentError(
+            f"{parts.scheme}:// is not known; addresses begin with one of "
+            f"{', '.join(f'{scheme}://' for scheme in _SCHEMES)}."
+        )
+    if parts.query or parts.fragment:
+        raise ArgumentError(
+            "the address has a part behind ? or #, which can't be kept when paths are added. Give "
+            'tokens as headers: storage_options={"headers": {"Authorization": ...}}.'
+        )
+    options, host = dict(storage_options or {}), parts.netloc
+    if "@" in host and parts.scheme in ("http", "https"):
+        user, _, host = host.rpartition("@")
+        code = base64.b64encode(unquote(user).encode()).decode()
+        options["headers"] = {"Authorization": f"Basic {code}", **options.get("headers", {})}
+    url = urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", ""))
+    return url, RemotePlace(Credentials(options))
+
+
+_SCHEMES = ("http", "https", "s3", "gs", "az")
+
+
+# --- files --------------------------------------------------------------------------------------
+
+
+class RemoteFile:
+    """A file at an address, whose blocks are fetched before they are read."""
+
+    def __init__(self, source: Object, opener: Opener) -> None:
+        self._source = source
+        self._opener = opener
+        self._file, self._mirror = self._opened()
+
+    def __enter__(self) -> RemoteFile:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._mirror.close()
+
+    def read_into(self, out: Voxels, region: Region) -> None:
+        """Read a region; see `place.OpenFile`. If the file is replaced, it is read anew."""
+        for _ in range(_ATTEMPTS):
+            try:
+                self._read(out, region)
+            except ReplacedError:
+                self._mirror.close()
+                self._file, self._mirror = self._opened(is_new=True)
+            else:
+                return
+        raise self._restless()
+
+    def decode_all(self) -> None:
+        """Read every block and keep nothing."""
+        self._mirror.fetch(np.array([[0, self._mirror.version.size_bytes]]))
+        self._file.decode_all()
+
+    def trailing_bytes(self) -> int:
+        """Return how many bytes belong to nothing."""
+        return self._file.trailing_bytes()
+
+    def _read(self, out: Voxels, region: Region) -> None:
+        spans = self._file.spans(region)
+        halves = _halved(region, self._opener.layout.block_size)
+        if int(spans[:, 1].sum()) > _MOST_BYTES and halves:
+            axis, first, second = halves
+            count = len(first[axis])
+            before = (slice(None),) * (axis + 1)
+            self._read(out[(*before, slice(None, count))], first)
+            self._read(out[(*before, slice(count, None))], second)
+            return
+        self._mirror.hold(spans)
+        self._file.read_into(out, region)
+
+    def _opened(self, *, is_new: bool = False) -> tuple[CheckedFile, Mirror]:
+        """Return the file and its mirror; what is known of it counts unless it is a new one."""
+        kept = None if is_new else _HEADS.get(self._source)
+        if kept is not None:
+            mirror = Mirror(self._source, kept.version)
+            return kept.file.with_descriptor(mirror.descriptor), mirror
+        for _ in range(_ATTEMPTS):
+            head = self._source.part(*self._opener.head)
+            mirror = Mirror(self._source, head.version)
+            try:
+                mirror.put(head)
+                file = self._opener.checked(mirror.descriptor, self._source.url, mirror.fetch)
+            except ReplacedError:
+                mirror.close()
+                continue
+            except BaseException:
+                mirror.close()
+                raise
+            _HEADS.put(self._source, _Head(head.version, file))
+            return file, mirror
+        raise self._restless()
+
+    def _restless(self) -> RemoteError:
+        text = "the file was replaced again and again while it was read"
+        return RemoteError(errno.EREMOTEIO, text, self._source.url)
+
+
+class Mirror:
+    """A file in memory, as long as an object, that holds the parts of it that were fetched."""
+
+    def __init__(self, source: Object, version: Version) -> None:
+        self.version = version
+        self._source = source
+        self._held: list[tuple[int, int]] = []
+        self.descriptor = _memory_file()
+        os.ftruncate(self.descriptor, version.size_bytes)
+
+    def close(self) -> None:
+        """Give the memory back."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+        self.descriptor = -1
+
+    def put(self, part: Part) -> None:
+        """Keep a part of the object."""
+        if part.version != self.version:
+            raise ReplacedError
+        view, at = memoryview(part.data), part.start
+        self._held.append((at, at + len(view)))
+        while view:
+            count = os.pwrite(self.descriptor, view, at)
+            view, at = view[count:], at + count
+
+    def fetch(self, spans: Spans) -> None:
+        """Bring parts that are not there yet."""
+        missing = joined(self._without_held(spans))
+        if len(missing):
+            wanted = [(int(a), int(n)) for a, n in _cut(missing)]
+            for (start, count), part in zip(wanted, self._source.parts(wanted), strict=True):
+                self.put(part)
+                if (part.start, len(part.data)) != (start, count):
+                    text = f"{len(part.data)} of {count} bytes from {start} on came, while reading"
+                    raise RemoteError(errno.EREMOTEIO, text, self._source.url)
+
+    def hold(self, spans: Spans) -> None:
+        """Bring parts; if there are many already, those are given up."""
+        if sum(stop - start for start, stop in self._held) + int(spans[:, 1].sum()) > _MOST_BYTES:
+            os.ftruncate(self.descriptor, 0)
+            os.ftruncate(self.descriptor, self.version.size_bytes)
+            self._held = []
+        self.fetch(spans)
+
+    def _without_held(self, spans: Spans) -> Spans:
+        for start, stop in self._held:
+            is_held = (spans[:, 0] >= start) & (spans.sum(axis=1) <= stop)
+            spans = spans[~is_held]
+        return spans
+
+
+def joined(spans: Spans) -> Spans:
+    """Join parts of a file that are neighbours, or between which few bytes lie.
+
+    The smallest gaps are closed first, while at most a tenth more is read.
+
+    Examples
+    --------
+    >>> joined(np.array([[0, 1000], [5000, 1000], [1000, 500], [1600, 900]])).tolist()
+    [[0, 2500], [5000, 1000]]
+    """
+    if not len(spans):
+        return spans
+    spans = spans[np.argsort(spans[:, 0], kind="stable")]
+    starts, stops = spans[:, 0], np.maximum.accumulate(spans.sum(axis=1))
+    gaps = np.maximum(starts[1:] - stops[:-1], 0)
+    order = np.argsort(gaps, kind="stable")
+    is_joined = np.zeros(len(gaps), bool)
+    is_joined[order] = np.cumsum(gaps[order]) <= int(spans[:, 1].sum()) // _WASTE
+    firsts = np.flatnonzero(np.concatenate([[True], ~is_joined]))
+    lasts = np.concatenate([firsts[1:] - 1, [len(spans) - 1]])
+    return np.stack([starts[firsts], stops[lasts] - starts[firsts]], axis=1)
+
+
+def _cut(spans: Spans) -> Iterator[tuple[int, int]]:
+    """Yield parts of a size for which one request is good."""
+    for start, count in spans:
+        for at in range(0, count, _REQUEST_BYTES):
+            yield start + at, min(_REQUEST_BYTES, count - at)
+
+
+def _halved(region: Region, block: Sequence[int]) -> tuple[int, Region, Region] | None:
+    """Return an axis, and the two halves of a region along it; None if it lies in one block."""
+    for axis in (2, 1, 0):
+        wanted = region[axis]
+        first, last = wanted[0] // block[axis], wanted[-1] // block[axis]
+        if first < last:
+            middle = (first + last + 1) // 2 * block[axis]
+            count = len(range(wanted.start, middle, wanted.step))
+            halves = [list(region), list(region)]
+            halves[0][axis], halves[1][axis] = wanted[:count], wanted[count:]
+            one, other = (cast(Region, tuple(half)) for half in halves)
+            return axis, one, other
+    return None
+
+
+def _memory_file() -> int:
+    """Return the descriptor of a new file that takes no space on a disk, where that is possible."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("wkdask")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+# --- heads --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """What was read of a file, and which version of it that was."""
+
+    version: Version
+    file: CheckedFile
+    """The file; its descriptor is that of a mirror."""
+
+
+class _Heads:
+    """The heads that were used last, by address; of any thread."""
+
+    def __init__(self) -> None:
+        self._heads: OrderedDict[tuple[str, str], _Head] = OrderedDict()
+        self._size_bytes = 0
+        self._lock = threading.Lock()
+
+    def get(self, source: Object) -> _Head | None:
+        with self._lock:
+            if head := self._heads.get(_key(source)):
+                self._heads.move_to_end(_key(source))
+            return head
+
+    def put(self, source: Object, head: _Head) -> None:
+        key = _key(source)
+        with self._lock:
+            if key in self._heads:
+                self._size_bytes -= self._heads.pop(key).file.head_bytes
+            self._heads[key] = head
+            self._size_bytes += head.file.head_bytes
+            while self._size_bytes > _KEPT_BYTES and self._heads:
+                self._size_bytes -= self._heads.popitem(last=False)[1].file.head_bytes
+
+
+def _key(source: Object) -> tuple[str, str]:
+    return source.url, source.credentials.text()
+
+
+_HEADS = _Heads()
