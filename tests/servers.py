@@ -203,6 +203,8 @@ class _Handler(BaseHTTPRequestHandler):
             return 200, data, {}
         first, last = asked.groups()
         start = int(first) if first else max(0, len(data) - int(last))
+        if start >= len(data):
+            return 416, b"too far", {}
         stop = min(int(last) + 1, len(data)) if first and last else len(data)
         return 206, data[start:stop], {"Content-Range": f"bytes {start}-{stop - 1}/{len(data)}"}
 
@@ -239,6 +241,8 @@ def run_s3(folder: Path) -> Iterator[S3 | None]:
     ports = {name: free_port() for name in ("s3", "master", "volume", "filer")}
     arguments = [f"-{name}.port={port}" for name, port in ports.items()]
     arguments += [f"-{name}.port.grpc={free_port()}" for name in ports]
+    # What is of no use here has fixed ports; telemetry leaves this machine.
+    arguments += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [

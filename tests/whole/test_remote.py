@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ import xarray as xr
 from distributed import Client
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from servers import QUICK, S3, FaultyServer, Nginx
+from servers import QUICK, S3, FaultyServer, Nginx, program
 
 import wkdask
 from wkdask.dataset.properties import MagProperties
@@ -45,19 +46,19 @@ STORED = {
     "zarr": ("zarr", None, None),
 }
 """Of each layer: format, block type, blocks per edge of a file."""
+SMALL = wkdask.BoundingBox((10, 20, 30), (140, 60, 40))
 
 
-def tissue_of(path: Path) -> wkdask.Dataset:
-    """Make a dataset with a layer in each format; the first files of each are missing."""
+def tissue_of(path: Path, box: wkdask.BoundingBox = BOX) -> wkdask.Dataset:
+    """Make a dataset with a layer in each format; some files of each are missing."""
     rng = np.random.default_rng(0)
-    voxels = rng.integers(0, 30, BOX.size).astype(np.uint16)
-    voxels[:118] = 0
+    voxels = rng.integers(0, 30, box.size).astype(np.uint16)
+    voxels[: box.size[0] // 2] = 0
     ds = wkdask.create(path, voxel_size=(8, 8, 40))
     for name, (kind, block_type, blocks) in STORED.items():
-        layer = ds.add_layer(name, "color", "uint16", bounding_box=BOX, data_format=kind)
+        layer = ds.add_layer(name, "color", "uint16", bounding_box=box, data_format=kind)
         mag = layer.add_mag(1, block_type=block_type, blocks_per_file_edge=blocks)
         mag.get_view().write(voxels)
-        mag.volume.sweep("", BOX)
     return ds
 
 
@@ -279,7 +280,7 @@ class TestRequests:
             "color", "color", "uint8", bounding_box=box, data_format=kind
         )
         thin = np.random.default_rng(0).integers(0, 256, (512, 512, 32), dtype=np.uint8)
-        voxels = np.tile(thin, (1, 1, 8))
+        voxels = np.tile(thin, (1, 1, 2))
         layer.add_mag(1, block_type=block_type, blocks_per_file_edge=16).write(voxels)
         server = FaultyServer(tmp_path, delay=0.05)
         with server.running() as url:
@@ -297,7 +298,7 @@ class TestCertainty:
 
     @pytest.fixture
     def faulty(self, tmp_path: Path) -> Iterator[tuple[FaultyServer, wkdask.Dataset, Any]]:
-        here = tissue_of(tmp_path / "tissue")
+        here = tissue_of(tmp_path / "tissue", SMALL)
         server = FaultyServer(tmp_path)
         with server.running() as url:
             yield server, wkdask.open(f"{url}/tissue", storage_options=QUICK), here
@@ -353,7 +354,7 @@ class TestCertainty:
         for name in STORED:
             mag = there[name][1]
             assert np.array_equal(mag.read(), here[name][1].read())
-            here[name][1].get_view().write(np.full(BOX.size, 3, np.uint16))
+            here[name][1].get_view().write(np.full(SMALL.size, 3, np.uint16))
             assert (mag.get_view().read() == 3).all()
 
     def test_deleted_file(self, faulty: Any) -> None:
@@ -361,7 +362,7 @@ class TestCertainty:
         for name in STORED:
             mag = there[name][1]
             assert mag.read().any()
-            here[name][1].get_view().write(np.zeros(BOX.size, np.uint16))
+            here[name][1].get_view().write(np.zeros(SMALL.size, np.uint16))
             assert not mag.read().any()
 
     @pytest.mark.parametrize("name", ["lz4", "raw", "zarr3", "plain3", "zarr"])
@@ -493,26 +494,27 @@ def test_places() -> None:
     assert place_of("s3://bucket/a")[0] == "s3://bucket/a"
 
 
+@pytest.fixture(scope="module")
+def stored(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> wkdask.Dataset:
+    """A local dataset whose files are also objects of the store, below `lab/tissue`."""
+    import obstore
+    from obstore.store import from_url
+
+    ds = tissue_of(tmp_path_factory.mktemp("s3-source") / "tissue", SMALL)
+    store = from_url(s3.url, config=s3.options, client_options={"allow_http": True})
+    for path in Path(ds.path).rglob("*"):
+        if path.is_file():
+            obstore.put(store, f"lab/tissue/{path.relative_to(ds.path)}", path)
+    return ds
+
+
 class TestS3:
-    @pytest.fixture(scope="class")
-    def stored(self, s3: S3, tmp_path_factory: pytest.TempPathFactory) -> wkdask.Dataset:
-        """A local dataset whose files are also objects of the store, below `lab/tissue`."""
-        import obstore
-        from obstore.store import from_url
-
-        ds = tissue_of(tmp_path_factory.mktemp("s3-source") / "tissue")
-        store = from_url(s3.url, config=s3.options, client_options={"allow_http": True})
-        for path in Path(ds.path).rglob("*"):
-            if path.is_file():
-                obstore.put(store, f"lab/tissue/{path.relative_to(ds.path)}", path)
-        return ds
-
     def test_reads(self, s3: S3, stored: wkdask.Dataset) -> None:
         there = wkdask.open(f"{s3.url}/lab/tissue", storage_options=s3.options)
         assert wkdask.equal(stored, there)
         for name in STORED:
             mag = wkdask.open_mag(f"{s3.url}/lab/tissue/{name}/1", storage_options=s3.options)
-            assert mag.bounding_box.contains_bbox(BOX) or name == "lz4" or name == "raw"
+            assert mag.bounding_box.contains_bbox(SMALL) or name == "lz4" or name == "raw"
             assert math.prod(mag.shape) > 0
         assert "a-secret" not in repr(there) + pickle.dumps(there["lz4"][1].path).decode("latin1")
 
@@ -527,3 +529,55 @@ class TestS3:
         with pytest.raises(RemoteError) as failed:
             wkdask.open(f"{s3.url}/lab/tissue", storage_options=options)
         assert "secret" not in str(failed.value)
+
+
+@pytest.mark.slow
+class TestKills:
+    """A server that dies in the middle of reads: right voxels or an error, never others."""
+
+    def test_of_a_server(self, tmp_path: Path) -> None:
+        if program("nginx") is None:
+            pytest.skip("nginx is not installed")
+        rng = np.random.default_rng(0)
+        server = Nginx(tmp_path)
+        here = tissue_of(server.files / "tissue")
+        wanted = {name: here[name][1].get_view().read() for name in STORED}
+        there = wkdask.open(f"{server.url}/tissue", storage_options=QUICK)
+        mags = {name: there[name][1].get_view() for name in STORED}
+        outcomes = {"right": 0, "refused": 0}
+        for i in range(100):
+            name = [*STORED][i % len(STORED)]
+            killer = threading.Timer(float(rng.uniform(0, 0.03)), server.kill)
+            killer.start()
+            try:
+                for _ in range(3):
+                    assert np.array_equal(mags[name].read(), wanted[name])
+                outcomes["right"] += 1
+            except RemoteError:
+                outcomes["refused"] += 1
+            killer.join()
+            server.start()
+            if i % 10 == 9:
+                assert np.array_equal(mags[name].read(), wanted[name])
+        server.kill()
+        assert outcomes["refused"] > 10, outcomes
+
+    @pytest.mark.parametrize("name", STORED)
+    def test_of_faults(self, tmp_path: Path, name: str) -> None:
+        here = tissue_of(tmp_path / "tissue", SMALL)
+        wanted = here[name][1].read()
+        server = FaultyServer(tmp_path)
+        rng = np.random.default_rng(1)
+        faults = [short_body, no_answer, error_500, wrong_part]
+        outcomes = {"right": 0, "refused": 0}
+        with server.running() as url:
+            mag = wkdask.open(f"{url}/tissue", storage_options=QUICK)[name][1]
+            for i in range(100):
+                share, fault = rng.uniform(0.02, 0.9), faults[i % 4]
+                server.fault = lambda *a, f=fault, s=share: bool(rng.random() < s) and f(*a)
+                try:
+                    assert np.array_equal(mag.read(), wanted)
+                    outcomes["right"] += 1
+                except RemoteError:
+                    outcomes["refused"] += 1
+        assert min(outcomes.values()) > 5, outcomes

@@ -30,9 +30,10 @@ from wkdask.errors import (
 )
 
 if TYPE_CHECKING:
+    from obstore import ObjectMeta
     from obstore.store import ObjectStore
 
-__all__ = ["Credentials", "Object", "Part", "ReplacedError", "Version", "list_objects"]
+__all__ = ["Credentials", "Object", "Part", "Version", "list_objects"]
 
 _ATTEMPTS = 3
 """How often a body is asked for that comes shorter than announced."""
@@ -101,15 +102,12 @@ class Object:
             result = _run(_whole(store, path, most_bytes, self.url))
         return bytes(result)
 
-    def size_bytes(self) -> int | None:
-        """Return the size; None if there is no such object."""
-        import_obstore()
-        import obstore
-
+    def version(self) -> Version | None:
+        """Return which version of the object there is; None if there is no object."""
         try:
             with _errors(self.url, "looking for the object"):
                 store, path = self._at()
-                return int(obstore.head(store, path)["size"])
+                return _run(_version(store, path))
         except FileNotFoundError:
             return None
 
@@ -137,13 +135,7 @@ class Object:
             return _run(_first_part(store, path, start, count))
 
     def parts(self, spans: Sequence[tuple[int, int]]) -> list[Part]:
-        """Return several parts, each a start and a number of bytes, asked for at the same time.
-
-        Raises
-        ------
-        ReplacedError
-            If the object ends before a part begins.
-        """
+        """Return several parts, each a start and a number of bytes, asked for at the same time."""
         with _errors(self.url, "reading"):
             store, path = self._at()
             return _run(_all_parts(store, path, spans))
@@ -187,9 +179,18 @@ async def _whole(store: ObjectStore, path: str, most_bytes: int, url: str) -> An
     return await result.bytes_async()
 
 
+async def _version(store: ObjectStore, path: str) -> Version:
+    import obstore
+
+    return _version_of(await obstore.head_async(store, path))
+
+
+def _version_of(meta: ObjectMeta) -> Version:
+    return Version(int(meta["size"]), meta["e_tag"], meta["last_modified"].timestamp())
+
+
 async def _first_part(store: ObjectStore, path: str, start: int, count: int) -> Part:
     """Return a part of an object of which nothing is known, such as whether it is long enough."""
-    import obstore
     from obstore.exceptions import BaseError, NotSupportedError
 
     asked: Any = {"suffix": count} if start < 0 else (start, start + count)
@@ -199,7 +200,7 @@ async def _first_part(store: ObjectStore, path: str, start: int, count: int) -> 
         if not isinstance(error, NotSupportedError) and _OUTSIDE not in str(error):
             raise
         # Stores without ranges from the end, and objects that are too short for any range.
-        size_bytes = int((await obstore.head_async(store, path))["size"])
+        size_bytes = (await _version(store, path)).size_bytes
         if start < 0 and size_bytes >= count:
             return await _part(store, path, (size_bytes - count, size_bytes))
         if size_bytes > abs(start):
@@ -218,9 +219,7 @@ async def _all_parts(store: ObjectStore, path: str, spans: Sequence[tuple[int, i
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(one(*span)) for span in spans]
     except BaseExceptionGroup as failed:
-        first = failed.exceptions[0]
-        # The object was long enough before.
-        raise ReplacedError if _OUTSIDE in str(first) else first from None
+        raise failed.exceptions[0] from None
     return [task.result() for task in tasks]
 
 
@@ -241,14 +240,8 @@ async def _part(store: ObjectStore, path: str, asked: Any) -> Part:
                 raise
             continue
         if len(data) == stop - start:
-            meta = result.meta
-            modified = meta["last_modified"].timestamp()
-            return Part(start, data, Version(int(meta["size"]), meta["e_tag"], modified))
+            return Part(start, data, _version_of(result.meta))
     raise _ShortError(f"{len(data)} bytes came instead of {stop - start}")
-
-
-class ReplacedError(Exception):
-    """An object is not what it was when it was looked at before."""
 
 
 class _ShortError(Exception):
@@ -361,7 +354,7 @@ def _errors(url: str, doing: str) -> Iterator[None]:
     """Turn errors of obstore into ours; only "no such object" stays a `FileNotFoundError`."""
     try:
         yield
-    except (WkdaskError, ReplacedError, CancelledError):
+    except (WkdaskError, CancelledError):
         raise
     except FileNotFoundError as error:
         if "NoSuchBucket" not in str(error):

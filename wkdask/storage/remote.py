@@ -28,7 +28,6 @@ from wkdask.storage.objects import (
     Credentials,
     Object,
     Part,
-    ReplacedError,
     Version,
     list_objects,
 )
@@ -70,7 +69,8 @@ class RemotePlace:
 
     def size_bytes(self, path: str) -> int | None:
         """Return the size of an object; None if there is none."""
-        return self._object(path).size_bytes()
+        version = self._object(path).version()
+        return None if version is None else version.size_bytes
 
     def is_missing(self, path: str, depth: int) -> bool:
         """Return False: that is found out when the object is read, by the same request."""
@@ -221,6 +221,10 @@ class RemoteFile:
         return RemoteError(errno.EREMOTEIO, text, self._source.url)
 
 
+class ReplacedError(Exception):
+    """An object is not what it was when it was looked at before."""
+
+
 class Mirror:
     """A file in memory, as long as an object, that holds the parts of it that were fetched."""
 
@@ -252,11 +256,20 @@ class Mirror:
         missing = joined(self._without_held(spans))
         if len(missing):
             wanted = [(int(a), int(n)) for a, n in _cut(missing)]
-            for (start, count), part in zip(wanted, self._source.parts(wanted), strict=True):
+            for (start, count), part in zip(wanted, self._parts(wanted), strict=True):
                 self.put(part)
                 if (part.start, len(part.data)) != (start, count):
                     text = f"{len(part.data)} of {count} bytes from {start} on came, while reading"
                     raise RemoteError(errno.EREMOTEIO, text, self._source.url)
+
+    def _parts(self, wanted: Sequence[tuple[int, int]]) -> list[Part]:
+        try:
+            return self._source.parts(wanted)
+        except RemoteError:
+            # Of a shorter object there may be no such part.
+            if self._source.version() != self.version:
+                raise ReplacedError from None
+            raise
 
     def hold(self, spans: Spans) -> None:
         """Bring parts; if there are many already, those are given up."""
