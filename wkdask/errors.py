@@ -21,7 +21,7 @@ Python user would expect::
     ├── StorageError         OSError                      the file system refused, with its `errno`
     │   ├── AccessError      PermissionError
     │   ├── DirectoryError   IsADirectoryError
-    │   └── RemoteError                               a server did not answer as it should
+    │   └── RemoteError                                   a server did not answer as it should
     ├── MissingExtraError    ImportError                  a package that is only needed here
     ├── ClusterError         RuntimeError                 a cluster can't do the work, or is lost
     │   └── WorkerLostError                               the workers that ran a chunk died

@@ -60,6 +60,7 @@ KNOWN_BY = {
     "numba": {"_compile", "kernels", "storage"},
     "llvmlite": {"storage"},
     "lz4": {"storage"},
+    "obstore": {"storage"},
     "ctypes": {"storage"},
     "fcntl": {"dataset", "storage"},
     "wkw": {"arrays", "cli", "storage", "testing"},
@@ -359,7 +360,7 @@ def test_imported_packages_are_declared() -> None:
     """Each third-party import is a dependency, or comes with one that promises it."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    optional = [name for extra in ("tiff", "viewer", "zarr") for name in extras[extra]]
+    optional = [name for extra in ("remote", "tiff", "viewer", "zarr") for name in extras[extra]]
     by_extras = {re.split("[><=]", name)[0].replace("-", "_") for name in optional}
     declared = {re.split(r"[\[><=]", name)[0] for name in project["dependencies"]}
     by_others = {"cloudpickle": "dask", "yaml": "dask", "llvmlite": "numba", "pandas": "xarray"}

@@ -12,7 +12,6 @@ import os
 import re
 import threading
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -147,7 +146,7 @@ class Object:
 
 def list_objects(url: str, credentials: Credentials) -> Iterator[tuple[str, int]]:
     """Yield the paths below an address, and the sizes in bytes, of all objects there."""
-    import_obstore()
+    _import_obstore()
     import obstore
 
     base, prefix = _parted(url)
@@ -157,7 +156,7 @@ def list_objects(url: str, credentials: Credentials) -> Iterator[tuple[str, int]
                 yield each["path"].removeprefix(f"{prefix}/"), int(each["size"])
 
 
-def import_obstore() -> None:
+def _import_obstore() -> None:
     """Raise the error that names the extra unless obstore is installed."""
     try:
         import obstore  # noqa: F401
@@ -280,7 +279,7 @@ def _stores(base: str, options: str, process: int) -> _Stores:
 
 
 def _new_store(base: str, options: Mapping[str, Any]) -> ObjectStore:
-    import_obstore()
+    _import_obstore()
     from obstore.exceptions import BaseError
     from obstore.store import HTTPStore, from_url
 
@@ -354,7 +353,7 @@ def _errors(url: str, doing: str) -> Iterator[None]:
     """Turn errors of obstore into ours; only "no such object" stays a `FileNotFoundError`."""
     try:
         yield
-    except (WkdaskError, CancelledError):
+    except WkdaskError:
         raise
     except FileNotFoundError as error:
         if "NoSuchBucket" not in str(error):

@@ -1,6 +1,6 @@
 """Volumes at an address: read like those of this machine, and never changed.
 
-A format reads a file by a descriptor. Of a file at an address it gets a `Mirror`, a file in memory
+A format reads a file by a descriptor. Of a file at an address it gets a mirror, a file in memory
 that is as long and holds what was fetched; so the checks and the compiled loops are the same. Head
 and index of a file are kept by the process, and used while the file stays what it was.
 """
@@ -65,7 +65,7 @@ class RemotePlace:
 
     def open(self, path: str, opener: Opener) -> OpenFile:
         """Open and check a file of voxels."""
-        return RemoteFile(self._object(path), opener)
+        return _RemoteFile(self._object(path), opener)
 
     def size_bytes(self, path: str) -> int | None:
         """Return the size of an object; None if there is none."""
@@ -146,7 +146,7 @@ _SCHEMES = ("http", "https", "s3", "gs", "az")
 # --- files --------------------------------------------------------------------------------------
 
 
-class RemoteFile:
+class _RemoteFile:
     """A file at an address, whose blocks are fetched before they are read."""
 
     def __init__(self, source: Object, opener: Opener) -> None:
@@ -154,7 +154,7 @@ class RemoteFile:
         self._opener = opener
         self._file, self._mirror = self._opened()
 
-    def __enter__(self) -> RemoteFile:
+    def __enter__(self) -> _RemoteFile:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -165,7 +165,7 @@ class RemoteFile:
         for _ in range(_ATTEMPTS):
             try:
                 self._read(out, region)
-            except ReplacedError:
+            except _ReplacedError:
                 self._mirror.close()
                 self._file, self._mirror = self._opened(is_new=True)
             else:
@@ -194,19 +194,19 @@ class RemoteFile:
         self._mirror.hold(spans)
         self._file.read_into(out, region)
 
-    def _opened(self, *, is_new: bool = False) -> tuple[CheckedFile, Mirror]:
+    def _opened(self, *, is_new: bool = False) -> tuple[CheckedFile, _Mirror]:
         """Return the file and its mirror; what is known of it counts unless it is a new one."""
         kept = None if is_new else _HEADS.get(self._source)
         if kept is not None:
-            mirror = Mirror(self._source, kept.version)
+            mirror = _Mirror(self._source, kept.version)
             return kept.file.with_descriptor(mirror.descriptor), mirror
         for _ in range(_ATTEMPTS):
             head = self._source.part(*self._opener.head)
-            mirror = Mirror(self._source, head.version)
+            mirror = _Mirror(self._source, head.version)
             try:
                 mirror.put(head)
                 file = self._opener.checked(mirror.descriptor, self._source.url, mirror.fetch)
-            except ReplacedError:
+            except _ReplacedError:
                 mirror.close()
                 continue
             except BaseException:
@@ -221,11 +221,11 @@ class RemoteFile:
         return RemoteError(errno.EREMOTEIO, text, self._source.url)
 
 
-class ReplacedError(Exception):
+class _ReplacedError(Exception):
     """An object is not what it was when it was looked at before."""
 
 
-class Mirror:
+class _Mirror:
     """A file in memory, as long as an object, that holds the parts of it that were fetched."""
 
     def __init__(self, source: Object, version: Version) -> None:
@@ -244,7 +244,7 @@ class Mirror:
     def put(self, part: Part) -> None:
         """Keep a part of the object."""
         if part.version != self.version:
-            raise ReplacedError
+            raise _ReplacedError
         view, at = memoryview(part.data), part.start
         self._held.append((at, at + len(view)))
         while view:
@@ -268,7 +268,7 @@ class Mirror:
         except RemoteError:
             # Of a shorter object there may be no such part.
             if self._source.version() != self.version:
-                raise ReplacedError from None
+                raise _ReplacedError from None
             raise
 
     def hold(self, spans: Spans) -> None:
