@@ -199,6 +199,11 @@ class TestUses:
         assert whole.done
         assert wkdask.equal(served, wkdask.open(tmp_path / "all"))
 
+    def test_convert(self, served: wkdask.Dataset, nginx: Nginx, tmp_path: Path) -> None:
+        wkdask.convert(f"{nginx.url}/tissue", tmp_path / "new", layer_name="zarr3")
+        here, there = served["zarr3"][1].get_view(), wkdask.open(tmp_path / "new")["zarr3"][1]
+        assert np.array_equal(there.get_view().read(), here.read())
+
     def test_xarray(self, served: wkdask.Dataset, nginx: Nginx) -> None:
         for path in ("tissue", "tissue/lz4", "tissue/zarr3/1"):
             here = xr.open_dataset(nginx.files / path, engine="wkw")

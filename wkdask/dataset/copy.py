@@ -20,7 +20,7 @@ from wkdask.dataset.lookup import is_dataset
 from wkdask.dataset.new import new_dataset, new_layer
 from wkdask.dataset.properties import check_data_format
 from wkdask.errors import ArgumentError, ExistsError, RemoteError
-from wkdask.geometry import BoundingBox, Mag, Vec3
+from wkdask.geometry import BoundingBox, Mag, Vec3, absolute
 from wkdask.pyramid import rewrite
 from wkdask.runtime import config
 from wkdask.runtime.executors import ExecutorLike
@@ -110,7 +110,7 @@ def copy(
         check_data_format(data_format)
     stored = _Stored(block_type, data_format)
     if isinstance(source, Dataset) and isinstance(target, str | os.PathLike) and not layer_name:
-        return _copy_dataset(source, Path(target), stored, run, resume)
+        return _copy_dataset(source, Path(absolute(target)), stored, run, resume)
     if isinstance(source, Layer) and isinstance(target, Dataset):
         return _copy_layer(source, target, layer_name or source.name, stored, run, resume)
     is_plain = layer_name is None and stored == _Stored(None, None)

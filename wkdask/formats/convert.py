@@ -324,7 +324,7 @@ def _measured(
 def _existing(target: Path_ | Dataset | None) -> Dataset | None:
     if target is None or isinstance(target, Dataset):
         return target
-    return Dataset(target) if is_dataset(target) else None
+    return Dataset(target) if is_dataset(absolute(target)) else None
 
 
 def _into_dataset(

@@ -365,7 +365,8 @@ def _errors(url: str, doing: str) -> Iterator[None]:
 
 def _remote_error(error: Exception, url: str, doing: str) -> Exception:
     reason = _reason(error)
-    if type(error).__name__ in ("PermissionDeniedError", "UnauthenticatedError", "PermissionError"):
+    # Answers to HEAD have no kind.
+    if isinstance(error, PermissionError) or re.search("code: 40[13]", reason):
         return AccessError(
             errno.EACCES,
             f"{reason}, while {doing}. Some stores say so of what does not exist, so it is not "
