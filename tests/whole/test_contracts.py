@@ -68,7 +68,7 @@ KNOWN_BY = {
     "json": {"cli", "dataset", "runtime", "storage"},
     "threading": {"storage"},
     "tifffile": {"formats"},
-    "zarr": {"formats"},
+    "zarr": {"formats", "storage"},
     "webknossos": set(),
 }
 # These may be named for type checkers as well.

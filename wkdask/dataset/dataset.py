@@ -44,7 +44,6 @@ from wkdask.geometry import (
     Vec3,
     Vec3Like,
     absolute,
-    is_remote,
     vec3,
     whole,
 )
@@ -187,7 +186,7 @@ def open_mag(
     volume = open_volume(path, storage_options)
     mag = mag_named(os.path.basename(volume.path))
     box = volume.box_on_disk() if bounding_box is None else bounding_box
-    return MagView(volume, box, Labels(mag=mag), read_only=is_remote(volume.path))
+    return MagView(volume, box, Labels(mag=mag), read_only=not volume.can_be_written)
 
 
 def mag_named(name: str) -> Mag | None:
@@ -523,7 +522,8 @@ class Layer:
         factors = entry.mag.factors
         box = found.bounding_box.align_with_mag(factors, ceil=True).in_mag(factors)
         is_outside = not self._directories.is_inside(volume.path)
-        return MagView(volume, box, labels, layer=self, read_only=is_outside)
+        read_only = is_outside or not volume.can_be_written
+        return MagView(volume, box, labels, layer=self, read_only=read_only)
 
     @overload
     def downsample(

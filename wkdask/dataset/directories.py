@@ -179,15 +179,9 @@ class MagDirectories:
             If the JSON says something else of the voxels than the volume.
         """
         layer = self.check_format()
-        order = entry.extra.get("axisOrder", _AXIS_ORDER)
-        if layer.data_format != "wkw" and order != _AXIS_ORDER:
-            raise FormatError(
-                f"mag {entry.mag} of layer {self.name!r} has the axes {order}, but wkdask reads "
-                "(c, x, y, z) only. Convert it: wkdask.convert(path, target, axes=...)."
-            )
         path = self._path(entry)
         options = self.json.storage_options if is_remote(str(path)) else None
-        volume = open_volume(path, options, layer.data_format)
+        volume = open_volume(path, options, layer.data_format, _axes(entry))
         kind, found = volume.layout.data_format, volume.layout.voxel_type
         if (kind, found) != (layer.data_format, layer.voxel_type):
             is_kind = kind != layer.data_format
@@ -293,6 +287,22 @@ class MagDirectories:
         """Return the directory of a new mag."""
         self.json.check_writable()
         return Path(self.json.directory) / self.name / str(mag)
+
+
+def _axes(entry: MagProperties) -> str | None:
+    """Return the order of axes that the JSON says, such as `"zyx"`; a digit is an unnamed axis."""
+    said = entry.extra.get("axisOrder")
+    if said is None:
+        return None
+    places = said.values() if isinstance(said, dict) else [-1]
+    is_order = all(type(at) is int and 0 <= at < 10 for at in places)
+    if not is_order or len(set(places)) < len(places) or any(len(name) != 1 for name in said):
+        raise PropertiesError(
+            f"mag {entry.mag} has the axisOrder {said!r}, but it must be an object such as "
+            '{"c": 0, "x": 1, "y": 2, "z": 3}.'
+        )
+    names = {at: name for name, at in said.items()}
+    return "".join(names.get(at, str(at)) for at in range(max(places) + 1))
 
 
 def _remove(volume: Volume, box: BoundingBox, older_header: bytes | None) -> None:

@@ -51,6 +51,11 @@ class FileVolume(Volume):
         return len(self.names.patterns) - 1
 
     @property
+    def can_be_written(self) -> bool:
+        """Whether files lie where something can be written."""
+        return self.place.can_be_written
+
+    @property
     @abstractmethod
     def head(self) -> tuple[int, int]:
         """What is read first of a file; see `place.Opener`."""

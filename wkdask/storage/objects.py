@@ -110,7 +110,7 @@ class Object:
         except FileNotFoundError:
             return None
 
-    def part(self, start: int, count: int) -> Part:
+    def part(self, start: int, count: int | None) -> Part:
         """Return bytes of the object, fewer if it ends before.
 
         Parameters
@@ -118,7 +118,7 @@ class Object:
         start
             Where they begin; negative, the last `count` bytes are meant.
         count
-            How many.
+            How many; None is up to the end.
 
         Raises
         ------
@@ -188,10 +188,12 @@ def _version_of(meta: ObjectMeta) -> Version:
     return Version(int(meta["size"]), meta["e_tag"], meta["last_modified"].timestamp())
 
 
-async def _first_part(store: ObjectStore, path: str, start: int, count: int) -> Part:
+async def _first_part(store: ObjectStore, path: str, start: int, count: int | None) -> Part:
     """Return a part of an object of which nothing is known, such as whether it is long enough."""
     from obstore.exceptions import BaseError, NotSupportedError
 
+    if count is None:
+        return await _part(store, path, {"offset": start} if start else None)
     asked: Any = {"suffix": count} if start < 0 else (start, start + count)
     try:
         return await _part(store, path, asked)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from wkdask.errors import MissingError
 from wkdask.geometry import Vec3
 from wkdask.storage.header import VolumeHeader
-from wkdask.storage.place import LOCAL
+from wkdask.storage.place import LOCAL, Place
 from wkdask.storage.remote import place_of
 from wkdask.storage.volume import Layout, Volume
 from wkdask.storage.wkw import HEADER_NAME, WkwVolume
 from wkdask.storage.zarr import HEAD_NAMES, ZarrVolume, is_array
-from wkdask.storage.zarr_layout import ZarrLayout
+from wkdask.storage.zarr_array import ArrayVolume
+from wkdask.storage.zarr_layout import UnusualError, ZarrLayout
 
 __all__ = ["HEAD_FILES", "create_volume", "is_volume", "new_layout", "open_volume", "volume_at"]
 
@@ -27,6 +29,7 @@ def open_volume(
     path: str | os.PathLike[str],
     storage_options: Mapping[str, Any] | None = None,
     data_format: str | None = None,
+    axes: str | None = None,
 ) -> Volume:
     """Return the volume at a path, after reading how it is stored.
 
@@ -38,6 +41,8 @@ def open_volume(
         How an address is reached; see `remote.place_of`.
     data_format
         Which format is expected, which saves a request; None is any.
+    axes
+        The order of the axes of a zarr array, such as `"zyx"`; None is what it says itself.
 
     Examples
     --------
@@ -46,22 +51,30 @@ def open_volume(
     True
     """
     where, place = place_of(path, storage_options)
+    open_wkw = partial(WkwVolume.open, where, place)
+    open_zarr = partial(_open_zarr, where, place, axes)
     if place is LOCAL:
         is_wkw = os.path.lexists(os.path.join(where, HEADER_NAME))
-        if not is_wkw and any(os.path.lexists(os.path.join(where, n)) for n in HEAD_NAMES.values()):
-            return ZarrVolume.open(where)
-        return WkwVolume.open(where)
-    kinds: list[type[WkwVolume | ZarrVolume]] = [WkwVolume, ZarrVolume]
+        is_there = (os.path.lexists(os.path.join(where, name)) for name in HEAD_NAMES.values())
+        return open_zarr() if not is_wkw and any(is_there) else open_wkw()
+    kinds: list[Callable[[], Volume]] = [open_wkw, open_zarr]
     if data_format in HEAD_NAMES:
         kinds.reverse()
-    with contextlib.suppress(MissingError):
-        return kinds[0].open(where, place)
-    with contextlib.suppress(MissingError):
-        return kinds[1].open(where, place)
+    for open_ in kinds:
+        with contextlib.suppress(MissingError):
+            return open_()
     raise MissingError(
         f"{where} has none of {', '.join(HEAD_FILES)}, so it is no mag. Open an address such as "
         "https://host/dataset/color/1, or a dataset with wkdask.open."
     )
+
+
+def _open_zarr(where: str, place: Place, axes: str | None) -> Volume:
+    """Return a zarr array by our own reader, or by zarr-python where its layout is another."""
+    if axes in (None, "cxyz"):
+        with contextlib.suppress(UnusualError):
+            return ZarrVolume.open(where, place)
+    return ArrayVolume.open(where, place, axes)
 
 
 def create_volume(path: str | os.PathLike[str], layout: Layout, extent: Vec3 = (0, 0, 0)) -> Volume:

@@ -23,7 +23,7 @@ from wkdask.errors import storage_error
 from wkdask.geometry import absolute
 from wkdask.grids import Region
 from wkdask.storage import atomic
-from wkdask.storage.reader import opening
+from wkdask.storage.reader import opening, regular_bytes
 from wkdask.storage.volume import Layout, Voxels
 
 __all__ = [
@@ -170,6 +170,26 @@ class Place(Protocol):
             If it can't be read.
         """
 
+    def part(self, path: str, start: int, count: int | None) -> bytes:
+        """Return bytes of a file that may be large, fewer if it ends before.
+
+        Parameters
+        ----------
+        path
+            The file.
+        start
+            Where they begin; negative, the last `count` bytes are meant.
+        count
+            How many; None is up to the end.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        StorageError
+            If it can't be read.
+        """
+
     def open(self, path: str, opener: Opener) -> OpenFile:
         """Open and check a file of voxels; `FileNotFoundError` only if it does not exist."""
 
@@ -194,6 +214,10 @@ class Place(Protocol):
     def note_change(self, directory: str) -> None:
         """Make `version` differ from now on."""
 
+    @property
+    def can_be_written(self) -> bool:
+        """Whether anything can be written here."""
+
     def check_writable(self, path: str) -> None:
         """Raise `ReadOnlyError` if nothing can be written here."""
 
@@ -209,6 +233,17 @@ class LocalPlace:
     def read(self, path: str, most_bytes: int) -> bytes:
         """Return the bytes of a small file; see `Place.read`."""
         return atomic.read_file(path, most_bytes)
+
+    def part(self, path: str, start: int, count: int | None) -> bytes:
+        """Return bytes of a file that may be large; see `Place.part`."""
+        with opening(path, 0) as descriptor:
+            size_bytes = regular_bytes(descriptor, path)
+            if start < 0 and count is not None:
+                start = max(0, size_bytes - count)
+            wanted = size_bytes - start if count is None else count
+            data = atomic.read_all(descriptor, wanted, start)
+        os.close(descriptor)
+        return data
 
     def open(self, path: str, opener: Opener) -> OpenFile:
         """Open and check a file of voxels."""
@@ -247,6 +282,11 @@ class LocalPlace:
             if os.stat(directory).st_mtime_ns > before:
                 return
         _CHANGES[directory] += 1
+
+    @property
+    def can_be_written(self) -> bool:
+        """Yes, unless the file system refuses."""
+        return True
 
     def check_writable(self, path: str) -> None:
         """Do nothing: the file system itself refuses."""

@@ -63,6 +63,10 @@ class RemotePlace:
         """Return the bytes of a small object; see `Place.read`."""
         return self._object(path).read(most_bytes)
 
+    def part(self, path: str, start: int, count: int | None) -> bytes:
+        """Return bytes of an object that may be large; see `Place.part`."""
+        return bytes(self._object(path).part(start, count).data)
+
     def open(self, path: str, opener: Opener) -> OpenFile:
         """Open and check a file of voxels."""
         return _RemoteFile(self._object(path), opener)
@@ -89,6 +93,11 @@ class RemotePlace:
 
     def note_change(self, directory: str) -> None:
         """Do nothing, since nothing is changed from here."""
+
+    @property
+    def can_be_written(self) -> bool:
+        """No."""
+        return False
 
     def check_writable(self, path: str) -> None:
         """Raise `ReadOnlyError`."""

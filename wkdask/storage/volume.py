@@ -244,6 +244,11 @@ class Volume(ABC):
     def is_missing(self, box: BoundingBox) -> bool:
         """Return whether no file of a box exists, so that it is zero; none is opened."""
 
+    @property
+    def can_be_written(self) -> bool:
+        """Whether `write` and `fill` are possible at all."""
+        return True
+
     # --- files ------------------------------------------------------------------------------
 
     @property

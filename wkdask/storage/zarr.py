@@ -230,7 +230,7 @@ def _understood(path: str, data: bytes) -> tuple[ZarrLayout, Vec3]:
     try:
         return from_metadata(data)
     except FormatError as error:
-        raise FormatError(f"{path} {error}.") from None
+        raise type(error)(f"{path} {error}.") from None
 
 
 def _no_head(directory: str) -> MissingError:

@@ -21,7 +21,15 @@ from wkdask.geometry import Vec3
 from wkdask.storage.header import DTYPES
 from wkdask.storage.volume import VoxelType
 
-__all__ = ["CODECS", "ZARR_FORMATS", "Codec", "ZarrFormat", "ZarrLayout", "from_metadata"]
+__all__ = [
+    "CODECS",
+    "ZARR_FORMATS",
+    "Codec",
+    "UnusualError",
+    "ZarrFormat",
+    "ZarrLayout",
+    "from_metadata",
+]
 
 ZarrFormat = Literal["zarr3", "zarr"]
 ZARR_FORMATS: tuple[ZarrFormat, ...] = ("zarr3", "zarr")
@@ -230,6 +238,10 @@ _COMPARED = (
 )  # fmt: skip
 
 
+class UnusualError(FormatError):
+    """An array may be in order, but its layout is none that is read in place."""
+
+
 def from_metadata(data: bytes) -> tuple[ZarrLayout, Vec3]:
     """Return the layout and the extent in voxels `(x, y, z)` that `zarr.json` or `.zarray` says.
 
@@ -255,7 +267,7 @@ def from_metadata(data: bytes) -> tuple[ZarrLayout, Vec3]:
     except ArgumentError as error:
         raise FormatError(f"says that {str(error).rstrip('.')}") from None
     if shape[0] != layout.num_channels:
-        raise FormatError(
+        raise UnusualError(
             f"says that chunks hold {layout.num_channels} of {shape[0]} channels, but wkdask reads "
             "arrays with all channels in one chunk only"
         )
@@ -361,7 +373,7 @@ def _lengths(said: Any, least: int) -> list[int]:
     if not isinstance(said, list) or not all(type(n) is int and n >= least for n in said):
         raise ValueError(f"{said!r} are no lengths")
     if len(said) != 4:
-        raise FormatError(f"has {len(said)} axes, but wkdask reads arrays (c, x, y, z) only")
+        raise UnusualError(f"has {len(said)} axes, but wkdask reads arrays (c, x, y, z) only")
     return said
 
 
@@ -381,11 +393,8 @@ def _fill(said: Any, dtype: str) -> float:
     return int(said)
 
 
-def _unknown(what: str, found: object) -> FormatError:
-    return FormatError(
-        f"has the {what} {found!r}, which wkdask does not read in place. Convert it: "
-        "wkdask.convert(path, target) reads it through zarr"
-    )
+def _unknown(what: str, found: object) -> UnusualError:
+    return UnusualError(f"has the {what} {found!r}, which wkdask does not read by itself")
 
 
 def _vec3(lengths: list[int]) -> Vec3:
