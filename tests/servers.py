@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-__all__ = ["QUICK", "S3", "FaultyServer", "Nginx", "run_s3"]
+__all__ = ["QUICK", "S3", "FaultyServer", "Nginx", "program", "run_rclone", "run_s3"]
 
 QUICK: dict[str, Any] = {
     "retry_config": {
@@ -99,6 +99,8 @@ class Nginx:
     @contextlib.contextmanager
     def requests(self) -> Iterator[list[tuple[str, str, int, int]]]:
         """Yield a list that has, after the block, method, path, status and bytes of requests."""
+        # Requests are logged a moment after they were answered.
+        time.sleep(0.1)
         start = self._log.stat().st_size if self._log.exists() else 0
         found: list[tuple[str, str, int, int]] = []
         yield found
@@ -257,6 +259,30 @@ def run_s3(folder: Path) -> Iterator[S3 | None]:
             "access_key_id": "someone", "secret_access_key": "a-secret-that-nobody-sees",
         }  # fmt: skip
         yield S3("s3://bucket1", options) if _has_bucket(options["endpoint"]) else None
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def run_rclone(folder: Path) -> Iterator[S3]:
+    """Run the S3 store of rclone, which overwrites whatever a precondition says."""
+    (folder / "bucket1").mkdir()
+    port = free_port()
+    process = subprocess.Popen(
+        [
+            program("rclone") or "rclone", "serve", "s3", "--addr", f"127.0.0.1:{port}",
+            "--auth-key", "someone,a-secret-of-rclone", str(folder),
+        ],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder,
+    )  # fmt: skip
+    try:
+        wait_for(port)
+        options = {
+            "endpoint": f"http://127.0.0.1:{port}", "region": "us-east-1",
+            "access_key_id": "someone", "secret_access_key": "a-secret-of-rclone",
+        }  # fmt: skip
+        yield S3("s3://bucket1", options)
     finally:
         process.kill()
         process.wait()

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import math
 import pickle
+import re
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import dask
+import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
 from distributed import Client
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from servers import QUICK, S3, FaultyServer, Nginx, program
+from servers import QUICK, S3, FaultyServer, Nginx, program, run_rclone
 
 import wkdask
 from wkdask.dataset.properties import MagProperties
 from wkdask.errors import (
     AccessError,
     ArgumentError,
+    ExistsError,
     FormatError,
     MissingError,
     ReadOnlyError,
@@ -513,6 +517,7 @@ def stored(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> wkdask.Dataset:
     return ds
 
 
+@pytest.mark.slow
 class TestS3:
     def test_reads(self, s3: S3, stored: wkdask.Dataset) -> None:
         there = wkdask.open(f"{s3.url}/lab/tissue", storage_options=s3.options)
@@ -586,3 +591,121 @@ class TestKills:
                 except RemoteError:
                     outcomes["refused"] += 1
         assert min(outcomes.values()) > 5, outcomes
+
+
+@pytest.mark.slow
+class TestS3Writes:
+    """Objects are replaced whole; parts are merged on condition that nobody else was faster."""
+
+    @pytest.fixture
+    def empty(self, s3: S3, request: pytest.FixtureRequest) -> wkdask.Dataset:
+        name = re.sub(r"\W", "-", request.node.name)
+        return wkdask.create(f"{s3.url}/{name}", (8, 8, 40), storage_options=s3.options)
+
+    @pytest.mark.parametrize("name", STORED)
+    def test_all_ways(
+        self, empty: wkdask.Dataset, tmp_path: Path, client: Client, name: str
+    ) -> None:
+        here = tissue_of(tmp_path / "here", SMALL)
+        kind, block_type, blocks = STORED[name]
+        layer = empty.add_layer("new", "color", "uint16", bounding_box=SMALL, data_format=kind)
+        mag = layer.add_mag(1, block_type=block_type, blocks_per_file_edge=blocks)
+        assert not mag.read().any()
+        voxels = here[name][1].get_view().read()
+        mag.get_view().write(voxels)
+        assert np.array_equal(mag.get_view().read(), voxels)
+        for start in ((0, 0, 0), (100, 3, 7), (64, 30, 30)):
+            part = np.full((1, 9, 8, 7), 77, np.uint16)
+            mag.get_view().write(part, offset=start)
+            x, y, z = (slice(a, a + n) for a, n in zip(start, part.shape[1:], strict=True))
+            voxels[:, x, y, z] = 77
+        assert np.array_equal(mag.get_view().read(), voxels)
+        mag.get_view().store(da.from_array(voxels + 1), align="rechunk", executor=client)
+        assert np.array_equal(mag.get_view().read(), voxels + 1)
+        assert layer.downsample(coarsest_mag=4, executor=client).done
+        here[name][1].get_view().write(voxels + 1)
+        here[name].downsample(coarsest_mag=4)
+        there = wkdask.open(str(empty.path), storage_options=empty.json.storage_options)
+        assert [*there["new"].mags] == [*here[name].mags]
+        assert wkdask.equal(there["new"], here[name])
+        mag.get_view().write(np.zeros_like(voxels))
+        assert not mag.read().any()
+
+    def test_copies(self, empty: wkdask.Dataset, tmp_path: Path) -> None:
+        here = tissue_of(tmp_path / "here", SMALL)
+        for name in STORED:
+            assert wkdask.copy(here[name], empty).done
+        assert wkdask.equal(here, empty)
+
+    @pytest.mark.parametrize("name", ["lz4", "raw", "zarr3"])
+    def test_writers_of_one_file(self, empty: wkdask.Dataset, name: str) -> None:
+        kind, block_type, _ = STORED[name]
+        box = wkdask.BoundingBox((0, 0, 0), (64, 64, 64))
+        layer = empty.add_layer("new", "color", "uint16", bounding_box=box, data_format=kind)
+        view = layer.add_mag(1, block_type=block_type, blocks_per_file_edge=2).get_view()
+        corners = [(x, y, 0) for x in (0, 16, 32, 48) for y in (0, 32)]
+
+        def write(i: int) -> None:
+            view.write(np.full((1, 16, 32, 64), i + 1, np.uint16), offset=corners[i])
+
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(write, range(len(corners))))
+        voxels = view.read()[0]
+        for i, (x, y, z) in enumerate(corners):
+            assert (voxels[x : x + 16, y : y + 32, z:] == i + 1).all(), i
+
+    def test_two_change_the_json(self, empty: wkdask.Dataset) -> None:
+        def add(i: int) -> None:
+            ds = wkdask.open(str(empty.path), storage_options=empty.json.storage_options)
+            ds.add_layer(f"layer{i}", "color", "uint8")
+
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(add, range(8)))
+        empty.json.refresh()
+        assert len(empty.layers) == 8
+
+    def test_what_is_refused(self, empty: wkdask.Dataset, s3: S3) -> None:
+        mag = empty.add_layer("new", "color", "uint16", bounding_box=SMALL).add_mag(1)
+        mag.get_view().write(np.ones((1, *SMALL.size), np.uint16))
+        for change in (
+            lambda: mag.compress("raw"),
+            lambda: mag.rechunk(blocks_per_file_edge=2),
+            lambda: mag.get_view().store(mag.get_view().to_dask() + 1, resume=True),
+        ):
+            with pytest.raises(ArgumentError, match="remote"):
+                change()
+        with pytest.raises(ExistsError):
+            wkdask.create(str(empty.path), (8, 8, 40), storage_options=s3.options)
+        with pytest.raises(ExistsError):
+            empty["new"].add_mag(1)
+        with pytest.raises(ReadOnlyError, match="web server"):
+            wkdask.create("http://127.0.0.1:9/new", (8, 8, 8))
+        wkdask.create(str(empty.path), (8, 8, 40), exist_ok=True, storage_options=s3.options)
+
+    def test_a_store_without_preconditions(self, tmp_path: Path) -> None:
+        """What could lose voxels or layers of another writer is refused; whole files are not."""
+        if program("rclone") is None:
+            pytest.skip("rclone is not installed")
+        with run_rclone(tmp_path) as store:
+            here = tissue_of(tmp_path / "bucket1" / "tissue", SMALL)
+            ds = wkdask.open(f"{store.url}/tissue", storage_options=store.options)
+            for name in ("lz4", "raw", "zarr3"):
+                mag = ds[name][1]
+                size = mag.volume.layout.file_size
+                mag.volume.write(
+                    wkdask.BoundingBox((0, 0, 0), size), np.full((1, *size), 5, np.uint16)
+                )
+                # This server answers ranges by the status 200, which obstore refuses.
+                written = here[name][1].volume
+                assert written.read(tuple(map(range, size))).min() == 5
+                with pytest.raises(RemoteError, match="If-Match"):
+                    mag.get_view().write(np.ones((1, 3, 3, 3), np.uint16))
+                assert written.read(tuple(map(range, size))).min() == 5
+            with pytest.raises(RemoteError, match="If-Match"):
+                ds.add_layer("new", "color", "uint8")
+            with pytest.raises(ExistsError):
+                wkdask.create(f"{store.url}/tissue", (8, 8, 40), storage_options=store.options)
+            here.json.refresh()
+            assert [*here.layers] == [*STORED]
+            left = [path.name for path in tmp_path.rglob("*") if "probe" in path.name]
+            assert not left

@@ -11,7 +11,7 @@ from math import prod
 from typing import Protocol
 
 from wkdask.errors import ArgumentError
-from wkdask.geometry import BoundingBox, Vec3
+from wkdask.geometry import BoundingBox, Vec3, is_remote
 from wkdask.grids import ChunkGrid
 from wkdask.runtime import memory
 from wkdask.runtime.executors import active_client
@@ -110,6 +110,11 @@ def journal_of(job: Job, resume: bool | str) -> Journal | None:
         return None
     target = job.target
     target.check_writable()
+    if is_remote(target.path):
+        raise ArgumentError(
+            f"resume is {resume!r}, but {target.path} is remote, and a journal lies beside the "
+            "files on this machine. Leave resume out."
+        )
     facts = (target.path, target.bounding_box, *job.sources, *job.facts)
     read = [(source, source.volume.version()[0]) for source in job.sources]
     name = job_name(resume, job.function, *facts, *read)

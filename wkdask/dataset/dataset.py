@@ -43,7 +43,6 @@ from wkdask.geometry import (
     MagLike,
     Vec3,
     Vec3Like,
-    absolute,
     vec3,
     whole,
 )
@@ -59,7 +58,8 @@ from wkdask.show.facts import LayerFacts, MagFacts
 from wkdask.show.shown import ShownLayer
 from wkdask.storage.header import DTYPES, BlockType, check_addressable
 from wkdask.storage.opening import new_layout, open_volume
-from wkdask.storage.place import Address
+from wkdask.storage.place import LOCAL, Address
+from wkdask.storage.remote import place_of
 from wkdask.storage.volume import Layout, Volume
 from wkdask.storage.zarr_layout import Codec
 
@@ -86,7 +86,7 @@ def open(  # noqa: A001
     ----------
     path
         The directory, or its address, `"https://..."` or `"s3://..."`, which needs
-        `wkdask[remote]`. What lies at an address is read, and never changed.
+        `wkdask[remote]`. Web servers are read, object stores are written to as well.
     storage_options
         How an address is reached: settings of obstore's store of that kind, such as
         `{"endpoint": ..., "skip_signature": True}` for S3 or `{"headers": {...}}` for a web server.
@@ -116,19 +116,24 @@ def create(
     voxel_size: tuple[float, float, float],
     unit: str = "nanometer",
     exist_ok: bool = False,
+    *,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Dataset:
     """Make a dataset without layers.
 
     Parameters
     ----------
     path
-        The directory; its last part is the dataset's name.
+        The directory, or its address in an object store such as `"s3://..."`, which needs
+        `wkdask[remote]`; the last part is the dataset's name.
     voxel_size
         Edges of a voxel of mag 1, `(x, y, z)`, in `unit`.
     unit
         A unit of length that WEBKNOSSOS knows.
     exist_ok
         Whether an existing dataset is opened; its voxel size and unit must be the same.
+    storage_options
+        See `open`.
 
     Raises
     ------
@@ -137,16 +142,22 @@ def create(
     ArgumentError
         If the voxel size or the unit can't be used.
     """
-    directory = Path(absolute(path))
+    where, place = place_of(path, storage_options)
     properties.check_unit(unit)
     new = DatasetProperties(
-        name=directory.name,
+        name=os.path.basename(where),
         voxel_size=_voxel_size(voxel_size),
         unit=unit,
         extra={"version": 1},
     )
+    if place is not LOCAL:
+        data = properties.render(new).encode()
+        if not place.create(os.path.join(where, properties.FILE_NAME), data):
+            return _existing(Dataset(where, storage_options), new, exist_ok)
+        return Dataset(where, storage_options)
+    directory = Path(where)
     if os.path.lexists(directory / properties.FILE_NAME):
-        return _existing(directory, new, exist_ok)
+        return _existing(Dataset(directory), new, exist_ok)
     if os.path.lexists(directory) and (not directory.is_dir() or any(directory.iterdir())):
         raise ExistsError(f"{directory} exists and is no empty directory: choose another path.")
     try:
@@ -1088,13 +1099,12 @@ def _voxel_size(value: Any) -> tuple[float, float, float]:
     raise ArgumentError(f"voxel_size is {value!r}, but must be three positive lengths (x, y, z).")
 
 
-def _existing(directory: Path, new: DatasetProperties, exist_ok: bool) -> Dataset:
+def _existing(dataset: Dataset, new: DatasetProperties, exist_ok: bool) -> Dataset:
     if not exist_ok:
-        raise ExistsError(f"{directory} is a dataset already: open it, or pass exist_ok=True.")
-    dataset = Dataset(directory)
+        raise ExistsError(f"{dataset.path} is a dataset already: open it, or pass exist_ok=True.")
     if (dataset.voxel_size, dataset.unit) != (new.voxel_size, new.unit):
         raise ExistsError(
-            f"{directory} has voxels of {dataset.voxel_size} {dataset.unit}, not of "
+            f"{dataset.path} has voxels of {dataset.voxel_size} {dataset.unit}, not of "
             f"{new.voxel_size} {new.unit}. Open it, or choose another path."
         )
     return dataset

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 from wkdask.dataset import groups
 from wkdask.dataset.properties import (
@@ -36,6 +37,7 @@ from wkdask.storage.volume import JOURNALS_NAME, Layout, Volume
 
 __all__ = ["MagDirectories", "NewMag"]
 
+_MOST_HEAD_BYTES = 2**24
 _AXIS_ORDER = {"c": 0, "x": 1, "y": 2, "z": 3}
 
 
@@ -97,7 +99,7 @@ class MagDirectories:
 
         self.check_format()
         path = self._default_path(mag)
-        with claims.whole(str(path), "added"):
+        with self._claimed(path, "added"):
             self.change(added)
         groups.describe(self.json, self.name)
         return entry
@@ -128,7 +130,7 @@ class MagDirectories:
         self.json.check_writable()
         with contextlib.ExitStack() as claimed:
             for each in new:
-                claimed.enter_context(claims.whole(str(self._path(each.entry)), doing))
+                claimed.enter_context(self._claimed(self._path(each.entry), doing))
             # Others may have added mags until they were claimed.
             self.refresh()
             self.check_new((each.entry.mag for each in new), resume=resume)
@@ -144,7 +146,7 @@ class MagDirectories:
 
     def _begin(self, new: NewMag, undone: contextlib.ExitStack, *, resume: bool) -> None:
         """Make a volume, unless an earlier run did; how to delete it goes onto a stack."""
-        path = Path(self._path(new.entry))
+        path = self._path(new.entry)
         if resume and is_volume(path):
             found = open_volume(path).layout
             if found != new.layout:
@@ -155,12 +157,13 @@ class MagDirectories:
             return
         older = self._create(path, new.layout, new.box)
         if not resume:
-            undone.callback(_remove, volume_at(path, new.layout), new.box, older)
+            volume = volume_at(path, new.layout, self._options_of(path))
+            undone.callback(_remove, volume, new.box, older)
 
     def check_new(self, mags: Iterable[Mag], *, resume: bool) -> None:
         """Raise if a mag that is to be made is there, unless a run that can be resumed made it."""
         for mag in mags:
-            is_resumable = resume and (self._default_path(mag) / JOURNALS_NAME).is_dir()
+            is_resumable = resume and os.path.isdir(self._default_path(mag) / JOURNALS_NAME)
             if mag in self.listed and not is_resumable:
                 raise ExistsError(
                     f"layer {self.name!r} has a mag {mag} already"
@@ -218,12 +221,11 @@ class MagDirectories:
         self.change(extended)
 
     def is_inside(self, path: str | os.PathLike[str]) -> bool:
-        """Return whether a path stays in the dataset, symbolic links followed.
-
-        Nothing does in a dataset of another machine, where nothing is changed.
-        """
+        """Return whether a path stays in the dataset, symbolic links followed."""
         directory = self.json.directory
-        if isinstance(directory, Address) or is_remote(os.fspath(path)):
+        if isinstance(directory, Address):
+            return os.fspath(path).startswith(f"{directory}/")
+        if is_remote(os.fspath(path)):
             return False
         return Path(path).resolve().is_relative_to(directory.resolve())
 
@@ -238,26 +240,39 @@ class MagDirectories:
             )
         return layer
 
-    def _create(self, path: Path, layout: Layout, box: BoundingBox) -> bytes | None:
+    def _create(self, path: Path | Address, layout: Layout, box: BoundingBox) -> bytes | None:
         """Make a volume; return the header that it replaces, such as one that a crash has left."""
-        if not self.is_inside(path):
+        if isinstance(path, Path) and not self.is_inside(path):
             raise ArgumentError(
                 f"{path} leads out of the dataset {self.json.directory}, so it is not written to."
             )
-        volume = volume_at(path, layout)
-        if path.is_dir() and next(volume.files(), None) is not None:
+        options = self._options_of(path)
+        volume = volume_at(path, layout, options)
+        is_listed = isinstance(path, Address) or path.is_dir()
+        if is_listed and next(volume.files(), None) is not None:
             raise ExistsError(
                 f"{path} holds voxels, though {FILE_NAME} does not list it: delete the "
                 "directory, or open it with wkdask.open_mag."
             )
-        header = path / volume.names.head
+        header, place = os.path.join(volume.path, volume.names.head), self.json.place
         try:
-            older = header.read_bytes() if header.is_file() else None
-            header.unlink(missing_ok=True)
+            older = place.read(header, _MOST_HEAD_BYTES) if place.size_bytes(header) else None
+            place.remove(header)
         except OSError as error:
             raise storage_error(error, path, "replacing an unused header") from None
-        create_volume(path, layout, box.bottomright)
+        create_volume(path, layout, box.bottomright, options)
         return older
+
+    def _options_of(self, path: Path | Address) -> Mapping[str, Any] | None:
+        return self.json.storage_options if isinstance(path, Address) else None
+
+    def _claimed(
+        self, path: Path | Address, doing: str
+    ) -> contextlib.AbstractContextManager[object]:
+        """Claim a mag whole; in a store, where nobody can, each object is whole by itself."""
+        if isinstance(path, Address):
+            return contextlib.nullcontext()
+        return claims.whole(str(path), doing)
 
     def _path(self, entry: MagProperties) -> Path | Address:
         directory = self.json.directory
@@ -283,10 +298,10 @@ class MagDirectories:
             return path.exists()
         return is_volume(path, self.json.storage_options)
 
-    def _default_path(self, mag: Mag) -> Path:
+    def _default_path(self, mag: Mag) -> Path | Address:
         """Return the directory of a new mag."""
         self.json.check_writable()
-        return Path(self.json.directory) / self.name / str(mag)
+        return self.json.directory / self.name / str(mag)
 
 
 def _axes(entry: MagProperties) -> str | None:
@@ -309,6 +324,6 @@ def _remove(volume: Volume, box: BoundingBox, older_header: bytes | None) -> Non
     """Delete a volume and its files in a box; what somebody else has put there stays."""
     with contextlib.suppress(StorageError):
         volume.remove(box)
-    if older_header is not None:
+    if older_header is not None and not is_remote(volume.path):
         Path(volume.path).mkdir(exist_ok=True)
         (Path(volume.path) / volume.names.head).write_bytes(older_header)

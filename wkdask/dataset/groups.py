@@ -11,8 +11,6 @@ import os
 from typing import Any
 
 from wkdask.dataset.properties import DatasetProperties, LayerProperties, PropertiesFile
-from wkdask.errors import FormatError, storage_error
-from wkdask.storage import atomic
 
 __all__ = ["describe"]
 
@@ -25,23 +23,26 @@ def describe(properties: PropertiesFile, name: str) -> None:
     layer = content.layer(name)
     if layer.data_format == "wkw":
         return
-    root = str(properties.directory)
+    root, place = str(properties.directory), properties.place
     home = os.path.join(root, name)
-    try:
-        if layer.data_format == "zarr3":
-            _add(os.path.join(root, "zarr.json"), _GROUP_3)
-            said = {**_GROUP_3, **_read(os.path.join(home, "zarr.json"))}
-            ome = {"version": "0.5", "multiscales": [_multiscale(content, layer)]}
+    if layer.data_format == "zarr3":
+        place.create(os.path.join(root, "zarr.json"), _to_bytes(_GROUP_3))
+        ome = {"version": "0.5", "multiscales": [_multiscale(content, layer)]}
+
+        def told(data: bytes | None) -> bytes:
+            said = {**_GROUP_3, **_understood(data)}
             said["attributes"] = {**said.get("attributes", {}), "ome": ome}
-            _write(os.path.join(home, "zarr.json"), said)
-        else:
-            for directory in (root, home):
-                _add(os.path.join(directory, ".zgroup"), _GROUP_2)
-            said = _read(os.path.join(home, ".zattrs"))
-            said["multiscales"] = [{"version": "0.4", **_multiscale(content, layer)}]
-            _write(os.path.join(home, ".zattrs"), said)
-    except OSError as error:
-        raise storage_error(error, home, "describing the Zarr layer") from None
+            return _to_bytes(said)
+
+        place.change(os.path.join(home, "zarr.json"), told)
+        return
+    for directory in (root, home):
+        place.create(os.path.join(directory, ".zgroup"), _to_bytes(_GROUP_2))
+    scales = [{"version": "0.4", **_multiscale(content, layer)}]
+    place.change(
+        os.path.join(home, ".zattrs"),
+        lambda data: _to_bytes({**_understood(data), "multiscales": scales}),
+    )
 
 
 _GROUP_3: dict[str, Any] = {"zarr_format": 3, "node_type": "group"}
@@ -66,20 +67,14 @@ def _multiscale(content: DatasetProperties, layer: LayerProperties) -> dict[str,
     return {"axes": [{"name": "c", "type": "channel"}, *space], "datasets": mags}
 
 
-def _read(path: str) -> dict[str, Any]:
+def _understood(data: bytes | None) -> dict[str, Any]:
     """Return what a group says of itself; nothing, if there is none that can be read."""
     try:
-        said = json.loads(atomic.read_file(path, _MOST_BYTES))
-    except (FileNotFoundError, ValueError, RecursionError, FormatError):
+        said = json.loads(data or b"")
+    except (ValueError, RecursionError):
         return {}
     return said if isinstance(said, dict) else {}
 
 
-def _add(path: str, said: dict[str, Any]) -> None:
-    if not os.path.lexists(path):
-        _write(path, said)
-
-
-def _write(path: str, said: dict[str, Any]) -> None:
-    with atomic.replacing(path) as descriptor:
-        atomic.write_all(descriptor, json.dumps(said, indent=4).encode(), 0)
+def _to_bytes(said: dict[str, Any]) -> bytes:
+    return json.dumps(said, indent=4).encode()

@@ -354,18 +354,25 @@ def load(directory: str | os.PathLike[str], place: Place = LOCAL) -> DatasetProp
     """Read the properties of a dataset."""
     path = os.path.join(directory, FILE_NAME)
     try:
-        text = place.read(path, _MOST_BYTES).decode("utf-8-sig")
+        text = _decoded(place.read(path, _MOST_BYTES), path)
     except (FileNotFoundError, NotADirectoryError):
         raise _missing(directory) from None
     except StorageError:
         raise
     except OSError as error:
         raise storage_error(error, path, "reading properties") from error
-    except UnicodeDecodeError as error:
-        raise _not_json(path, error) from None
+    except PropertiesError:
+        raise
     except FormatError as error:
         raise PropertiesError(str(error)) from None
     return parse(text, path)
+
+
+def _decoded(data: bytes, path: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _not_json(path, error) from None
 
 
 @contextlib.contextmanager
@@ -408,28 +415,45 @@ class PropertiesFile:
     ) -> None:
         # Mags of a local dataset may lie at addresses too.
         of_place = storage_options if is_remote(os.fspath(directory)) else None
-        path, self._place = place_of(directory, of_place)
+        path, self.place = place_of(directory, of_place)
         self.storage_options = storage_options
         self.directory: Path | Address = Address(path) if is_remote(path) else Path(path)
-        self.content = load(path, self._place)
+        self.content = load(path, self.place)
 
     def check_writable(self) -> None:
         """Raise `ReadOnlyError` if the dataset is that of another machine."""
-        self._place.check_writable(str(self.directory))
+        self.place.check_writable(str(self.directory))
 
     def refresh(self) -> None:
         """Read the file again, which another process may have changed."""
-        self.content = load(self.directory, self._place)
+        self.content = load(self.directory, self.place)
 
     def change(self, change: Callable[[DatasetProperties], DatasetProperties]) -> None:
         """Read, change and write the file, while no other process of wkdask does the same."""
         self.check_writable()
+        if isinstance(self.directory, Address):
+            self._change_there(self.directory, change)
+            return
         with locked(self.directory):
             found = load(self.directory)
             changed = change(found)
             if changed != found:
                 save(self.directory, changed)
         self.content = changed
+
+    def _change_there(
+        self, directory: Address, change: Callable[[DatasetProperties], DatasetProperties]
+    ) -> None:
+        path = str(directory / FILE_NAME)
+
+        def edited(data: bytes | None) -> bytes | None:
+            if data is None:
+                raise _missing(directory)
+            found = parse(_decoded(data, path), path)
+            self.content = change(found)
+            return None if self.content == found else render(self.content).encode()
+
+        self.place.change(path, edited)
 
     def change_layer(self, name: str, change: Callable[[LayerProperties], LayerProperties]) -> None:
         """Change the properties of one layer."""

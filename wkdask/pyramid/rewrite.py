@@ -15,7 +15,8 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from wkdask.geometry import BoundingBox, Vec3
+from wkdask.errors import ArgumentError
+from wkdask.geometry import BoundingBox, Vec3, is_remote
 from wkdask.grids import region_of
 from wkdask.pyramid.fill import Step, fill_volumes
 from wkdask.runtime.journal import Journal
@@ -105,6 +106,7 @@ def recompress(volume: Volume, layout: Layout, run: Run) -> RunReport:
     """
     if not isinstance(volume, WkwVolume) or not isinstance(layout, VolumeHeader):
         return rechunk(volume, layout, run)
+    _check_local(volume)
     with claims.whole(volume.path, "compressed"):
         volume.check()
         target = replace(volume, layout=layout, is_claimed=True)
@@ -120,6 +122,14 @@ def recompress(volume: Volume, layout: Layout, run: Run) -> RunReport:
         return report
 
 
+def _check_local(volume: Volume) -> None:
+    if is_remote(volume.path):
+        raise ArgumentError(
+            f"{volume.path} is remote, where a mag can't be rewritten as a whole. Copy the layer: "
+            "wkdask.copy(layer, dataset, layer_name=..., block_type=...)."
+        )
+
+
 def rechunk(volume: Volume, layout: Layout, run: Run) -> RunReport:
     """Store a volume with blocks and files of other edges, in a directory that replaces the old.
 
@@ -132,6 +142,7 @@ def rechunk(volume: Volume, layout: Layout, run: Run) -> RunReport:
     run
         Where and how the tasks run.
     """
+    _check_local(volume)
     # A link stays one, and what it leads to is replaced.
     path = os.path.realpath(volume.path)
     with claims.whole(path, "rechunked"):

@@ -21,16 +21,26 @@ from wkdask.geometry import BoundingBox, Vec3
 from wkdask.grids import Overlap, Region, overlaps, region_of, slices_in
 from wkdask.storage import atomic
 from wkdask.storage.memory import new_array
-from wkdask.storage.place import LOCAL, CheckedFile, Fetch, OpenFile, Place, matching
+from wkdask.storage.place import (
+    ANY,
+    LOCAL,
+    CheckedFile,
+    Fetch,
+    Old,
+    OpenFile,
+    Place,
+    matching,
+)
 from wkdask.storage.volume import (
     JOURNALS_NAME,
     Layout,
     Produce,
     Volume,
     Voxels,
+    WriteOptions,
     add_written,
 )
-from wkdask.storage.writer import PieceWriter
+from wkdask.storage.writer import FileFormat
 
 __all__ = ["FileVolume"]
 
@@ -76,11 +86,15 @@ class FileVolume(Volume):
         """
         return self.place.open(self.file_path(cell), self)
 
+    @property
     @abstractmethod
-    def _writing(
-        self, cell: Vec3, *, is_new: bool
-    ) -> contextlib.AbstractContextManager[PieceWriter]:
-        """Write the file of a cell whole; see `writer.writing_as`."""
+    def _format(self) -> FileFormat:
+        """What files look like that are written."""
+
+    @property
+    def _file_options(self) -> WriteOptions:
+        """How files are written."""
+        return self.options
 
     @abstractmethod
     def _missing_head(self) -> Exception:
@@ -150,7 +164,7 @@ class FileVolume(Volume):
         if min(box.topleft) < 0:
             raise BoundsError(f"the box {box} has negative positions, which no file can hold.")
         self._prepare(box)
-        is_whole = self.is_claimed or self.layout.write_unit == "file"
+        is_whole = self.is_claimed or self.layout.write_unit == "file" or not self.place.can_patch
         try:
             for cell in self.cells(box):
                 whole = self.file_box(cell)
@@ -178,13 +192,14 @@ class FileVolume(Volume):
                 continue
 
     def _replace_once(self, cell: Vec3, inside: BoundingBox, produce: Produce, threads: int) -> int:
-        others = (
-            contextlib.nullcontext(True) if self.is_claimed else atomic.alone(self.file_path(cell))
-        )
+        path, is_part = self.file_path(cell), inside.size != self.layout.file_size
+        others: contextlib.AbstractContextManager[Old] = contextlib.nullcontext(ANY)
+        if not self.is_claimed:
+            others = self.place.alone(path, is_part=is_part)
         with (
-            others as exists,
+            others as old,
             self._merging(cell, inside, produce) as (piece_of, touched),
-            self._writing(cell, is_new=not exists) as file,
+            self.place.writing(path, self._format, self._file_options, old) as file,
         ):
             file.fill(piece_of, touched, threads)
         return file.size_bytes
@@ -242,6 +257,8 @@ class FileVolume(Volume):
 
     def sweep(self, tag: str, box: BoundingBox) -> int:
         """Delete what dead writers with a tag left beside the files of a box, and in journals."""
+        if self.place is not LOCAL:
+            return 0
         # Those of other runs are left alone: some file systems keep locks on one machine, and do
         # not say here that a writer elsewhere is alive.
         ending = f".{tag}{atomic.TEMPORARY_SUFFIX}"
@@ -267,9 +284,10 @@ class FileVolume(Volume):
             for cell, _ in list(self.files()):
                 common = self.file_box(cell).intersected_with(box, dont_assert=True)
                 if not common.is_empty:
-                    atomic.remove(self.file_path(cell), fsync=False)
-            atomic.remove(os.path.join(self.path, self.names.head), fsync=False)
-        self._remove_empty(self.path, 0)
+                    self.place.remove(self.file_path(cell))
+            self.place.remove(os.path.join(self.path, self.names.head))
+        if self.place is LOCAL:
+            self._remove_empty(self.path, 0)
 
     def _remove_empty(self, directory: str, depth: int) -> None:
         """Delete the directories of files in a directory that are empty."""

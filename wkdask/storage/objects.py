@@ -7,16 +7,16 @@ again what may pass, and finds credentials; it is imported at the first request.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import re
 import threading
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from wkdask.errors import (
@@ -139,9 +139,76 @@ class Object:
             store, path = self._at()
             return _run(_all_parts(store, path, spans))
 
+    def put(self, data: bytes | BinaryIO, old: str | Literal[False] | None) -> bool:
+        """Write the object whole; return False, and write nothing, if another one is there.
+
+        Parameters
+        ----------
+        data
+            Bytes, or an open file.
+        old
+            The `ETag` of the object that is replaced; False, there must be none; None, any.
+        """
+        _import_obstore()
+        import obstore
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+        mode: Any = {"e_tag": old}
+        if not isinstance(old, str):
+            mode = "overwrite" if old is None else "create"
+        store, path = self._at()
+        with _errors(self.url, "writing"):
+            try:
+                obstore.put(store, path, data, mode=mode)
+            except (AlreadyExistsError, PreconditionError):
+                return False
+        return True
+
+    def delete(self) -> None:
+        """Delete the object, if there is one."""
+        _import_obstore()
+        import obstore
+
+        store, path = self._at()
+        with contextlib.suppress(FileNotFoundError), _errors(self.url, "deleting"):
+            obstore.delete(store, path)
+
+    def check_preconditions(self) -> None:
+        """Raise unless the store refuses to replace an object that is not the one that was read.
+
+        Else two writers of parts of one file could lose what the other has written.
+        """
+        base, _ = _parted(self.url)
+        if not _has_preconditions(Object(f"{self.url}.wkdask-probe", self.credentials), base):
+            raise RemoteError(
+                errno.ENOTSUP,
+                "the store can't make a write depend on what is there (If-Match), so that two "
+                "writers of parts of a file could lose voxels. Write whole files: boxes on "
+                "multiples of the file edge",
+                self.url,
+            )
+
     def _at(self) -> tuple[ObjectStore, str]:
         base, path = _parted(self.url)
         return _store(base, self.credentials), path
+
+
+_PRECONDITIONS: dict[tuple[str, str], bool] = {}
+
+
+def _has_preconditions(probe: Object, base: str) -> bool:
+    """Return whether a store keeps preconditions, which is tried once in each process."""
+    key = base, probe.credentials.text()
+    if key not in _PRECONDITIONS:
+        try:
+            probe.put(b"1", None)
+            is_refused = not probe.put(b"2", False) and not probe.put(b"3", '"none"')
+            _PRECONDITIONS[key] = is_refused
+        except RemoteError:
+            _PRECONDITIONS[key] = False
+        finally:
+            probe.delete()
+    return _PRECONDITIONS[key]
 
 
 def list_objects(url: str, credentials: Credentials) -> Iterator[tuple[str, int]]:
@@ -350,7 +417,7 @@ def _loop() -> tuple[asyncio.AbstractEventLoop, asyncio.Semaphore]:
 # --- errors -------------------------------------------------------------------------------------
 
 
-@contextmanager
+@contextlib.contextmanager
 def _errors(url: str, doing: str) -> Iterator[None]:
     """Turn errors of obstore into ours; only "no such object" stays a `FileNotFoundError`."""
     try:

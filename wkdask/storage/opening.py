@@ -77,18 +77,29 @@ def _open_zarr(where: str, place: Place, axes: str | None) -> Volume:
     return ArrayVolume.open(where, place, axes)
 
 
-def create_volume(path: str | os.PathLike[str], layout: Layout, extent: Vec3 = (0, 0, 0)) -> Volume:
+def create_volume(
+    path: str | os.PathLike[str],
+    layout: Layout,
+    extent: Vec3 = (0, 0, 0),
+    storage_options: Mapping[str, Any] | None = None,
+) -> Volume:
     """Make an empty volume; of a zarr array the extent is known from the beginning."""
+    where, place = place_of(path, storage_options)
     if isinstance(layout, ZarrLayout):
-        return ZarrVolume.create(path, layout, extent)
-    return WkwVolume.create(path, _header(layout))
+        return ZarrVolume.create(where, layout, extent, place)
+    return WkwVolume.create(where, _header(layout), place)
 
 
-def volume_at(path: str | os.PathLike[str], layout: Layout) -> Volume:
+def volume_at(
+    path: str | os.PathLike[str],
+    layout: Layout,
+    storage_options: Mapping[str, Any] | None = None,
+) -> Volume:
     """Return the volume of a layout at a path, where it may not have been made yet."""
+    where, place = place_of(path, storage_options)
     if isinstance(layout, ZarrLayout):
-        return ZarrVolume(os.fspath(path), layout)
-    return WkwVolume(os.fspath(path), _header(layout))
+        return ZarrVolume(where, layout, place=place)
+    return WkwVolume(where, _header(layout), place=place)
 
 
 def is_volume(

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,16 +23,20 @@ from wkdask.errors import storage_error
 from wkdask.geometry import absolute
 from wkdask.grids import Region
 from wkdask.storage import atomic
-from wkdask.storage.reader import opening, regular_bytes
-from wkdask.storage.volume import Layout, Voxels
+from wkdask.storage.reader import create_head, opening, regular_bytes
+from wkdask.storage.volume import Layout, Voxels, WriteOptions
+from wkdask.storage.writer import FileFormat, PieceWriter, writing_as
 
 __all__ = [
+    "ANY",
     "LOCAL",
     "Address",
     "CheckedFile",
+    "Edit",
     "Fetch",
     "FoundFile",
     "LocalPlace",
+    "Old",
     "OpenFile",
     "Opener",
     "Place",
@@ -46,9 +50,28 @@ Fetch = Callable[[Spans], None]
 """Makes parts of a file ready to be read by its descriptor."""
 FoundFile = tuple[tuple[int, ...], int]
 """The numbers in the path of a file, and its size in bytes."""
+Edit = Callable[[bytes | None], bytes | None]
+"""Makes the content of a file from what it was; None is no file, and no change."""
+
+_MOST_BYTES = 2**26
 
 # Changes by this process per directory, where two changes have the same modification time.
 _CHANGES: Counter[str] = Counter()
+
+
+class Old(NamedTuple):
+    """What is known of a file that is to be replaced."""
+
+    exists: bool
+    """Whether there is one."""
+    e_tag: str | None = None
+    """Which one, where the place tells."""
+    is_any: bool = False
+    """Whether it does not matter."""
+
+
+ANY = Old(exists=True, is_any=True)
+"""Whatever is there is replaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,8 +241,48 @@ class Place(Protocol):
     def can_be_written(self) -> bool:
         """Whether anything can be written here."""
 
+    @property
+    def can_patch(self) -> bool:
+        """Whether parts of a file can be written in place."""
+
     def check_writable(self, path: str) -> None:
         """Raise `ReadOnlyError` if nothing can be written here."""
+
+    def alone(self, path: str, *, is_part: bool) -> contextlib.AbstractContextManager[Old]:
+        """Keep others from replacing a file inside the block, or find out that they did.
+
+        Parameters
+        ----------
+        path
+            The file.
+        is_part
+            Whether what is there now will be merged into what replaces it.
+        """
+
+    def writing(
+        self, path: str, format_: FileFormat, options: WriteOptions, old: Old
+    ) -> contextlib.AbstractContextManager[PieceWriter]:
+        """Write a whole file, which takes its place when the block ends without an error.
+
+        A file of zeros is not written, and the old one is removed, unless the options keep it.
+
+        Raises
+        ------
+        OvertakenError
+            If there is another file now than `old` says.
+        """
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Make a small file; return False if there is one, which stays."""
+
+    def change(self, path: str, edit: Edit) -> None:
+        """Replace a small file by what a function makes of it, which is None where there is none.
+
+        Nobody else replaces it in between. What the function returns is written, unless it is None.
+        """
+
+    def remove(self, path: str) -> None:
+        """Delete a file, if there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,8 +351,42 @@ class LocalPlace:
         """Yes, unless the file system refuses."""
         return True
 
+    @property
+    def can_patch(self) -> bool:
+        """Yes."""
+        return True
+
     def check_writable(self, path: str) -> None:
         """Do nothing: the file system itself refuses."""
+
+    @contextlib.contextmanager
+    def alone(self, path: str, *, is_part: bool) -> Iterator[Old]:
+        """Keep others from replacing a file inside the block; they wait."""
+        with atomic.alone(path) as exists:
+            yield Old(exists)
+
+    def writing(
+        self, path: str, format_: FileFormat, options: WriteOptions, old: Old
+    ) -> contextlib.AbstractContextManager[PieceWriter]:
+        """Write a whole file; see `writer.writing_as`."""
+        return writing_as(format_, path, options, is_new=not old.exists)
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Make a small file; return False if there is one, which stays."""
+        # Looked for first, because the directory of a finished volume may be read-only.
+        return not os.path.lexists(path) and create_head(path, data)
+
+    def change(self, path: str, edit: Edit) -> None:
+        """Replace a small file by what a function makes of it; others wait."""
+        with atomic.os_errors(path, "writing"), atomic.alone(path) as exists:
+            data = edit(atomic.read_file(path, _MOST_BYTES) if exists else None)
+            if data is not None:
+                with atomic.replacing(path, fsync=True) as descriptor:
+                    atomic.write_all(descriptor, data, 0)
+
+    def remove(self, path: str) -> None:
+        """Delete a file, if there is one."""
+        atomic.remove(path, fsync=False)
 
 
 LOCAL = LocalPlace()

@@ -1,19 +1,23 @@
-"""Volumes at an address: read like those of this machine, and never changed.
+"""Volumes at an address: read like those of this machine, and in stores written file by file.
 
 A format reads a file by a descriptor. Of a file at an address it gets a mirror, a file in memory
 that is as long and holds what was fetched; so the checks and the compiled loops are the same. Head
 and index of a file are kept by the process, and used while the file stays what it was.
+
+An object is replaced whole, so that it needs neither locks nor renaming. What is merged with older
+voxels is written on condition that these are still there.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import errno
 import os
 import re
 import tempfile
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -24,6 +28,7 @@ import numpy as np
 from wkdask.errors import ArgumentError, ReadOnlyError, RemoteError
 from wkdask.geometry import is_remote
 from wkdask.grids import Region
+from wkdask.storage.atomic import OvertakenError, os_errors
 from wkdask.storage.objects import (
     Credentials,
     Object,
@@ -31,8 +36,20 @@ from wkdask.storage.objects import (
     Version,
     list_objects,
 )
-from wkdask.storage.place import LOCAL, CheckedFile, FoundFile, Opener, OpenFile, Place, Spans
-from wkdask.storage.volume import Voxels
+from wkdask.storage.place import (
+    ANY,
+    LOCAL,
+    CheckedFile,
+    Edit,
+    FoundFile,
+    Old,
+    Opener,
+    OpenFile,
+    Place,
+    Spans,
+)
+from wkdask.storage.volume import Voxels, WriteOptions
+from wkdask.storage.writer import FileFormat, Output, PieceWriter
 
 __all__ = ["RemotePlace", "joined", "place_of"]
 
@@ -44,6 +61,8 @@ _WASTE = 10
 """At most one byte in so many is fetched only because it lies between two that are needed."""
 _KEPT_BYTES = 2**26
 """Of heads of files, that a process keeps."""
+_CHANGES: Counter[str] = Counter()
+
 _ATTEMPTS = 3
 """How often a file is begun that is replaced while it is read."""
 
@@ -54,6 +73,8 @@ class RemotePlace:
 
     credentials: Credentials = field(default_factory=Credentials)
     """How stores are asked."""
+    can_be_written: bool = True
+    """Whether it is a store, and no web server."""
 
     def absolute(self, path: str) -> str:
         """Return the address without a slash at its end."""
@@ -88,23 +109,81 @@ class RemotePlace:
                 yield tuple(map(int, match.groups())), size_bytes
 
     def version(self, directory: str) -> tuple[int, int]:
-        """Return always the same: who changes objects does not say so."""
-        return 0, 0
+        """Return how often this process has changed something; others don't say so."""
+        return 0, _CHANGES[directory]
 
     def note_change(self, directory: str) -> None:
-        """Do nothing, since nothing is changed from here."""
+        """Make `version` differ from now on, for this process."""
+        _CHANGES[directory] += 1
 
     @property
-    def can_be_written(self) -> bool:
-        """No."""
+    def can_patch(self) -> bool:
+        """No: objects are written whole."""
         return False
 
     def check_writable(self, path: str) -> None:
-        """Raise `ReadOnlyError`."""
-        raise ReadOnlyError(
-            f"{path} is remote, where wkdask only reads. Copy it first, wkdask.copy(dataset, "
-            "path), and write to the copy."
-        )
+        """Raise `ReadOnlyError` if the address is that of a web server."""
+        if not self.can_be_written:
+            raise ReadOnlyError(
+                f"{path} lies on a web server, where wkdask only reads. Copy it first, "
+                "wkdask.copy(dataset, path), and write to the copy."
+            )
+
+    @contextlib.contextmanager
+    def alone(self, path: str, *, is_part: bool) -> Iterator[Old]:
+        """Yield which object is there; that another has replaced it is found when it is written."""
+        if not is_part:
+            yield ANY
+            return
+        source = self._object(path)
+        source.check_preconditions()
+        version = source.version()
+        yield Old(version is not None, None if version is None else _tag(version, path))
+
+    @contextlib.contextmanager
+    def writing(
+        self, path: str, format_: FileFormat, options: WriteOptions, old: Old
+    ) -> Iterator[PieceWriter]:
+        """Write a file of this machine, and put it in place of the object at the end."""
+        source = self._object(path)
+        # An object can't be deleted on condition that it is still the same.
+        keeps = options.keep_zeros or (old.exists and not old.is_any)
+        with tempfile.TemporaryFile() as file:
+            writer = PieceWriter(Output(file.fileno(), format_.start), path, format_, keeps)
+            yield writer
+            writer.check_complete()
+            if writer.is_needed:
+                with os_errors(path, "writing a temporary file"):
+                    writer.finish()
+                file.seek(0)
+                if not source.put(file, None if old.is_any else old.e_tag or False):
+                    raise OvertakenError(path)
+            elif old.is_any:
+                source.delete()
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Make a small object; return False if there is one, which stays."""
+        self.check_writable(path)
+        source = self._object(path)
+        # Looked for first, because some stores overwrite what they are told to create.
+        return source.version() is None and source.put(data, False)
+
+    def change(self, path: str, edit: Edit) -> None:
+        """Replace a small object by what a function makes of it, again if others were faster."""
+        self.check_writable(path)
+        source = self._object(path)
+        source.check_preconditions()
+        while True:
+            part: Part | None = None
+            with contextlib.suppress(FileNotFoundError):
+                part = source.part(0, None)
+            data = edit(None if part is None else bytes(part.data))
+            if data is None or source.put(data, part is not None and _tag(part.version, path)):
+                return
+
+    def remove(self, path: str) -> None:
+        """Delete an object, if there is one."""
+        self._object(path).delete()
 
     def _object(self, url: str) -> Object:
         return Object(url, self.credentials)
@@ -146,10 +225,17 @@ def place_of(
         code = base64.b64encode(unquote(user).encode()).decode()
         options["headers"] = {"Authorization": f"Basic {code}", **options.get("headers", {})}
     url = urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", ""))
-    return url, RemotePlace(Credentials(options))
+    is_web = parts.scheme in ("http", "https")
+    return url, RemotePlace(Credentials(options), can_be_written=not is_web)
 
 
 _SCHEMES = ("http", "https", "s3", "gs", "az")
+
+
+def _tag(version: Version, url: str) -> str:
+    if version.e_tag is None:
+        raise RemoteError(errno.ENOTSUP, "the store gives the object no ETag", url)
+    return version.e_tag
 
 
 # --- files --------------------------------------------------------------------------------------

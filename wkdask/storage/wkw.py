@@ -6,7 +6,6 @@ one file.
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -69,7 +68,9 @@ class WkwVolume(FileVolume):
         return cls(directory, _read_header(directory, place), place=place)
 
     @classmethod
-    def create(cls, path: str | os.PathLike[str], header: VolumeHeader) -> WkwVolume:
+    def create(
+        cls, path: str | os.PathLike[str], header: VolumeHeader, place: Place = LOCAL
+    ) -> WkwVolume:
         """Make a directory with its `header.wkw`.
 
         Raises
@@ -79,10 +80,9 @@ class WkwVolume(FileVolume):
         StorageError
             If the file system refuses; no `header.wkw` is left behind.
         """
-        volume = cls(os.fspath(path), header)
+        volume = cls(os.fspath(path), header, place=place)
         target = os.path.join(volume.path, HEADER_NAME)
-        # Looked for first, because the directory of a finished volume may be read-only.
-        if os.path.lexists(target) or not reader.create_header(target, header):
+        if not place.create(target, header.to_bytes()):
             raise ExistsError(f"{target} exists: open the volume, or choose another path.")
         return volume
 
@@ -125,10 +125,9 @@ class WkwVolume(FileVolume):
         """Return a file by its descriptor, after checking header, size and jump table."""
         return WkwFile.checked(descriptor, path, self.layout, fetch)
 
-    def _writing(
-        self, cell: Vec3, *, is_new: bool
-    ) -> contextlib.AbstractContextManager[writer.PieceWriter]:
-        return writer.writing(self.file_path(cell), self.layout, self.options, is_new=is_new)
+    @property
+    def _format(self) -> writer.WkwFormat:
+        return writer.WkwFormat(self.layout, self.options.hc_level)
 
     def _patch_file(self, cell: Vec3, inside: BoundingBox, produce: Produce, is_made: bool) -> int:
         """Write a box into a raw file in place, piece by piece."""

@@ -18,12 +18,10 @@ from numpy.typing import NDArray
 from wkdask.errors import ExistsError, FormatError, MissingError, StorageError, storage_error
 from wkdask.geometry import BoundingBox, Vec3, is_remote
 from wkdask.grids import Region
-from wkdask.storage import atomic, writer
 from wkdask.storage.files import FileVolume
 from wkdask.storage.place import LOCAL, Fetch, Place
-from wkdask.storage.reader import create_head
 from wkdask.storage.shard import ShardFile, ShardFormat, bound
-from wkdask.storage.volume import FileNames
+from wkdask.storage.volume import FileNames, WriteOptions
 from wkdask.storage.zarr_layout import ZarrLayout, from_metadata
 
 __all__ = ["HEAD_NAMES", "ZarrVolume", "is_array"]
@@ -73,7 +71,11 @@ class ZarrVolume(FileVolume):
 
     @classmethod
     def create(
-        cls, path: str | os.PathLike[str], layout: ZarrLayout, extent: Vec3 = (0, 0, 0)
+        cls,
+        path: str | os.PathLike[str],
+        layout: ZarrLayout,
+        extent: Vec3 = (0, 0, 0),
+        place: Place = LOCAL,
     ) -> ZarrVolume:
         """Make a directory with the metadata of an array.
 
@@ -93,9 +95,10 @@ class ZarrVolume(FileVolume):
         StorageError
             If the file system refuses; no metadata are left behind.
         """
-        volume = cls(os.fspath(path), layout, extent=_rounded(extent, layout.file_size))
+        extent = _rounded(extent, layout.file_size)
+        volume = cls(os.fspath(path), layout, extent=extent, place=place)
         data = _to_bytes(layout.to_metadata(volume.extent))
-        if os.path.lexists(volume.head_path) or not create_head(volume.head_path, data):
+        if not place.create(volume.head_path, data):
             raise ExistsError(
                 f"{volume.head_path} exists: open the volume, or choose another path."
             )
@@ -166,26 +169,30 @@ class ZarrVolume(FileVolume):
 
     def _grow(self, needed: Sequence[int]) -> None:
         """Make the array larger; several processes may do so at the same time."""
-        with atomic.alone(self.head_path):
-            data = _head_bytes(self.head_path, self.place)
-            _, extent = _understood(self.head_path, data)
-            grown = [max(a, b) for a, b in zip(needed, extent, strict=True)]
-            if tuple(grown) == extent:
-                return
-            x, y, z = _rounded(grown, self.layout.file_size)
-            said = json.loads(data)
-            said["shape"] = [self.layout.num_channels, x, y, z]
-            with atomic.replacing(self.head_path, fsync=True) as descriptor:
-                atomic.write_all(descriptor, _to_bytes(said), 0)
 
-    def _writing(
-        self, cell: Vec3, *, is_new: bool
-    ) -> contextlib.AbstractContextManager[writer.PieceWriter]:
+        def grown(data: bytes | None) -> bytes | None:
+            if data is None:
+                raise self._missing_head()
+            _, extent = _understood(self.head_path, data)
+            x, y, z = (max(a, b) for a, b in zip(needed, extent, strict=True))
+            if (x, y, z) == extent:
+                return None
+            said = json.loads(data)
+            shape = _rounded((x, y, z), self.layout.file_size)
+            said["shape"] = [self.layout.num_channels, *shape]
+            return _to_bytes(said)
+
+        self.place.change(self.head_path, grown)
+
+    @property
+    def _format(self) -> ShardFormat:
+        return ShardFormat(self.layout)
+
+    @property
+    def _file_options(self) -> WriteOptions:
         # A missing file is no file of zeros if the fill value is another.
         keeps = self.options.keep_zeros or bool(self.layout.fill_value)
-        options = replace(self.options, keep_zeros=keeps)
-        format_ = ShardFormat(self.layout)
-        return writer.writing_as(format_, self.file_path(cell), options, is_new=is_new)
+        return replace(self.options, keep_zeros=keeps)
 
     def _checked_extent(self) -> Vec3:
         """Return the extent of the array now; raise if it is stored in another way."""

@@ -255,8 +255,9 @@ class ArrayVolume(FileVolume):
         """Never called, since zarr opens the files."""
         raise AssertionError(path)
 
-    def _writing(self, cell: Vec3, *, is_new: bool) -> Any:
-        raise AssertionError(cell)
+    @property
+    def _format(self) -> Any:
+        raise AssertionError(self.path)
 
     def _missing_head(self) -> Exception:
         return _no_array(self.path)
