@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import re
 import shutil
@@ -193,7 +194,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         status = path.stat()
         self.e_tag = f'"{status.st_mtime_ns}-{status.st_size}"'
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) if status.st_size else b""
         if self.command == "GET" and self.owner.fault and self.owner.fault(self, data, number):
             return
         self.reply(*self.ranged(data))

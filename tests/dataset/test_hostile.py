@@ -241,8 +241,6 @@ def test_remote_paths_are_told(path: Path, address: str) -> None:
     for use in (wkdask.check, wkdask.journals):
         with pytest.raises(WkdaskError, match="remote"):
             use(address)
-    with pytest.raises(WkdaskError, match="remote"):
-        wkdask.create(address, (1, 1, 1))
     for target in (address, f"{address}.zarr"):
         with pytest.raises(WkdaskError, match="remote"):
             wkdask.convert(path, target)

@@ -185,7 +185,7 @@ class TestAnyVolume:
         with pytest.raises(ArgumentError, match="is no WKW volume"):
             as_wkw(volume)
         with pytest.raises(TypeError, match="as WKW or zarr only"):
-            volume_at(volume.path, volume.layout)
+            volume_at("tissue/1", volume.layout)
 
 
 def test_volumes_are_found_by_their_path(tmp_path: Any) -> None:
