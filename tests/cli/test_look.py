@@ -95,6 +95,10 @@ class TestSlice:
         assert not out.exists()
 
     def test_a_folder_that_is_not_there(self, dataset: wkdask.Dataset, tmp_path: Path) -> None:
+        done = command("slice", dataset.path, "--output", tmp_path / "plane.jpg")
+        assert done.exit_code == 1
+        assert ".png" in done.output
+        assert not (tmp_path / "plane.jpg").exists()
         done = command("slice", dataset.path, "--output", tmp_path / "none" / "plane.png")
         assert done.exit_code == 1
         assert "none/plane.png" in done.output

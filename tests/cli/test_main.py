@@ -355,6 +355,8 @@ class TestVerbosity:
     def test_quiet(self, furnished):
         done = wkdask_command("-q", "info", furnished.path)
         assert (done.exit_code, done.output) == (0, "")
+        done = wkdask_command("-q", "info", furnished.path, "--json")
+        assert json.loads(done.output)["name"] == furnished.name
         done = wkdask_command("-q", "info", "nowhere")
         assert done.exit_code == 1
         assert done.output.startswith("Error: ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,16 @@ def test_the_picture_is_the_plane_that_is_shown(dataset: wkdask.Dataset) -> None
     for viewer.planes in ("xy", "xz"):
         pictures.add(viewer.picture())
     assert len(pictures) == 2
+
+
+def test_the_picture_shows_what_the_zoom_shows(dataset: wkdask.Dataset) -> None:
+    from PIL import Image
+
+    viewer = dataset["color"].show()
+    viewer.zoom, viewer.position = 32.0, [16, 16, 40]
+    dataset["color"][1].write(np.full((32, 32, 32), 9000, np.uint16), (0, 0, 32))
+    image = np.asarray(Image.open(io.BytesIO(viewer.picture())))
+    assert image[..., 0].min() == image[..., 0].max()  # of 16 voxels per axis
 
 
 @pytest.mark.parametrize("name", ["color", "cells"])

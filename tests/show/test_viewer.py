@@ -129,10 +129,29 @@ class TestTiles:
         assert all(message[0]["key"] == "k" for message in sent)
         viewer._answer(viewer, {"kind": "other"}, [])
         assert len(sent) == 5
+        viewer.refresh()
+        assert sent[5] == ({"kind": "refresh"},)
 
 
 @pytest.mark.slow
 class TestInABrowser:
+    def test_refresh(self, dataset: wkdask.Dataset, in_browser: Callable) -> None:
+        """Tiles that could not be read are red, and read anew."""
+        mag = dataset["color"][1]
+        voxel = (310, 270, 43)
+        file = Path(mag.volume.file_path((1, 1, 0)))
+        data = file.read_bytes()
+        file.write_bytes(b"WKW")
+        shown = in_browser(dataset["color"].show(), zoom=4, planes="xy")
+        place = (voxel[0] + 0.3, voxel[1] + 0.3, voxel[2])
+        assert shown.at_voxel(place) == [0x7A, 0x20, 0x20]
+        file.write_bytes(data)
+        shown.page.evaluate("model.emit('msg:custom', {kind: 'refresh'}, [])")
+        shown.wait()
+        value = int(mag.read(voxel, (1, 1, 1)).item())
+        assert shown.at_voxel(place) == [value] * 3
+        assert "WKW" not in shown.page.inner_text("#v")
+
     def test_pixels_are_voxels(self, dataset: wkdask.Dataset, in_browser: Callable) -> None:
         shown = in_browser(dataset["color"].show(), zoom=4, planes="xy")
         for voxel in [(310, 270, 43), (305, 275, 43), (330, 262, 43)]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +12,7 @@ from wkdask.cli.options import (
     Scheduler,
     errors_as_text,
     json_option,
+    print_json,
     progress_option,
     scheduler_options,
     shows_bar,
@@ -80,7 +80,7 @@ def equal(
         found = compare(
             *sides, mags=mags or None, executor=executor, progress=shows_bar(progress, as_json)
         )
-    click.echo(json.dumps(found.as_dict(), indent=2) if as_json else str(found))
+    print_json(found.as_dict()) if as_json else click.echo(str(found))
     sys.exit(0 if found else 1)
 
 
@@ -153,4 +153,4 @@ def convert(
         else:
             facts = {"path": str(made)}
             text = f"made {made}"
-    click.echo(json.dumps(facts, indent=2) if as_json else text)
+    print_json(facts) if as_json else click.echo(text)

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from wkdask.cli.options import errors_as_text
+from wkdask.errors import ArgumentError
 
 __all__: list[str] = []
 
@@ -48,6 +49,8 @@ def slice(  # noqa: A001
     from wkdask.show.pixels import png
 
     with errors_as_text():
+        if Path(output).suffix.lower() != ".png":
+            raise ArgumentError(f"--output is {output}, but must end in .png: it is a PNG picture.")
         layers = shown_layers(path, [layer_name, *([overlay] if overlay else [])], mag)
         image = draw_plane(layers, axis, at, most=max_pixels)
         Path(output).write_bytes(png(image))

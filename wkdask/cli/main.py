@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import sys
 from typing import Literal
 
@@ -14,7 +13,7 @@ import wkdask
 from wkdask.cli import convert as cli_convert
 from wkdask.cli import look as cli_look
 from wkdask.cli import pyramid as cli_pyramid
-from wkdask.cli.options import errors_as_text, json_option, progress_option, shows_bar
+from wkdask.cli.options import errors_as_text, json_option, print_json, progress_option, shows_bar
 
 __all__ = ["main"]
 
@@ -22,7 +21,9 @@ __all__ = ["main"]
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(wkdask.__version__)
 @click.option("-v", "--verbose", is_flag=True, help="Show the traceback of an error.")
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors, and no bars.")
+@click.option(
+    "-q", "--quiet", is_flag=True, help="Print nothing but errors and what --json asks for."
+)
 @click.pass_context
 def main(context: click.Context, *, verbose: bool, quiet: bool) -> None:
     """Lazy dask arrays on WKW volumes, the file format of WEBKNOSSOS.
@@ -34,6 +35,7 @@ def main(context: click.Context, *, verbose: bool, quiet: bool) -> None:
     Completion for bash (zsh and fish likewise):
       eval "$(_WKDASK_COMPLETE=bash_source wkdask)"
     """
+    context.obj = sys.stdout
     if quiet:
         context.with_resource(contextlib.redirect_stdout(io.StringIO()))
 
@@ -66,7 +68,7 @@ def info(path: str, as_json: bool) -> None:
 
     with errors_as_text():
         facts = describe.describe(path)
-    click.echo(json.dumps(facts, indent=2) if as_json else describe.as_text(facts))
+    print_json(facts) if as_json else click.echo(describe.as_text(facts))
     sys.exit(1 if describe.has_errors(facts) else 0)
 
 
@@ -97,7 +99,7 @@ def check(path: str, level: str, sweep: bool, as_json: bool, progress: bool | No
     with errors_as_text():
         number: Literal[1, 2] = 2 if level == "2" else 1
         report = check_files(path, level=number, sweep=sweep, progress=show)
-    click.echo(json.dumps(report.as_dict(), indent=2) if as_json else str(report))
+    print_json(report.as_dict()) if as_json else click.echo(str(report))
     sys.exit(0 if report.ok else 1)
 
 
@@ -121,7 +123,7 @@ def journals(path: str, clear: bool, as_json: bool) -> None:
         if clear:
             journal.clear_journals(path)
     if as_json:
-        click.echo(json.dumps([asdict(each) for each in found], indent=2))
+        print_json([asdict(each) for each in found])
         return
     for each in found:
         click.echo(f"{each.path}: {each.records} chunks done, {each.size_bytes} bytes")

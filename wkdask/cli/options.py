@@ -5,6 +5,7 @@ It knows click and executors, and none of the commands. Heavy imports wait until
 
 from __future__ import annotations
 
+import json
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ __all__ = [
     "Scheduler",
     "errors_as_text",
     "json_option",
+    "print_json",
     "progress_option",
     "scheduler_options",
     "shows_bar",
@@ -116,6 +118,12 @@ def scheduler_options(command: _Command) -> _Command:
         return command(*args, scheduler=Scheduler(scheduler, jobs), **kwargs)
 
     return with_scheduler
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON, which was asked for, so that `--quiet` does not keep it back."""
+    context = click.get_current_context(silent=True)
+    click.echo(json.dumps(value, indent=2), file=context.find_root().obj if context else None)
 
 
 def shows_bar(progress: bool | None, as_json: bool) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from wkdask.cli.options import (
     Scheduler,
     errors_as_text,
     json_option,
+    print_json,
     progress_option,
     scheduler_options,
     shows_bar,
@@ -172,7 +172,7 @@ def _sample(
             options["progress"] = shows_bar(progress, as_json)
             _tell({layer.name: getattr(layer, verb)(**options) for layer, _ in plans}, as_json)
         elif as_json:
-            click.echo(json.dumps([plan.as_dict() for _, plan in plans], indent=2))
+            print_json([plan.as_dict() for _, plan in plans])
         elif plans:
             click.echo("\n\n".join(str(plan) for _, plan in plans))
 
@@ -231,7 +231,7 @@ def _mags_of(
 def _tell(reports: dict[str, RunReport], as_json: bool) -> None:
     if as_json:
         plain = {name: report.as_dict() for name, report in reports.items()}
-        click.echo(json.dumps(plain, indent=2))
+        print_json(plain)
         return
     for name, report in reports.items():
         speed = report.voxels / max(report.seconds, 1e-9) / 1e6

@@ -9,6 +9,7 @@ const IN_FLIGHT = 6;
 const MOST_BYTES = 96 * 2 ** 20;
 const MOST_TILES = 60;
 const LOST_AFTER_MS = 30000;
+const AGAIN_AFTER_MS = 5000;
 const AHEAD = 3;
 const AXES = ["x", "y", "z"];
 // The plane across an axis: what goes to the right, and what goes down.
@@ -117,7 +118,12 @@ class Tiles {
   }
 
   has(want) {
-    return this.known.has(Tiles.key(want));
+    return this.isGood(this.known.get(Tiles.key(want)), Date.now());
+  }
+
+  /** What could not be read is asked for again when the view changes, but not at once. */
+  isGood(tile, now) {
+    return tile && !(tile.error && now - tile.since > AGAIN_AFTER_MS);
   }
 
   /** Ask for what is wanted, most urgent first; what was wanted before and was not sent is gone. */
@@ -132,16 +138,25 @@ class Tiles {
     while (this.wanted.length && this.sent.size < IN_FLIGHT) {
       const want = this.wanted.shift();
       const key = Tiles.key(want);
-      if (this.known.has(key) || this.sent.has(key)) continue;
+      if (this.isGood(this.known.get(key), now) || this.sent.has(key)) continue;
       this.sent.set(key, now);
       this.send({ kind: "tile", key, ...want });
     }
   }
 
+  /** Forget all, and ask for it again. */
+  forget() {
+    this.known.clear();
+    this.sent.clear();
+    this.bytes = 0;
+    this.changed({});
+  }
+
   take(message, buffers) {
+    if (message.kind === "refresh") this.forget();
     if (message.kind !== "tile" && message.kind !== "error") return;
     this.sent.delete(message.key);
-    const tile = message.kind === "error" ? { error: message.text, bytes: 0 } : decode(message, buffers);
+    const tile = message.kind === "error" ? { error: message.text, bytes: 0, since: Date.now() } : decode(message, buffers);
     this.bytes += tile.bytes;
     this.known.set(message.key, tile);
     for (const [key, old] of this.known) {
@@ -657,6 +672,8 @@ class Viewer {
   // --- drawing ---
 
   arrived(tile) {
+    // All was forgotten, and so is what was wrong.
+    if (!("bytes" in tile)) this.error = "";
     if (tile.error) this.error = tile.error;
     this.redraw();
   }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import html
+import math
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -111,16 +112,23 @@ class Viewer(anywidget.AnyWidget):  # type: ignore[misc]
         self.on_msg(self._answer)
 
     def picture(self) -> bytes:
-        """Return the plane of the layers that are visible, of three planes xy, as a PNG file."""
+        """Return the plane of the layers that are visible, of three planes xy, as a PNG file.
+
+        It shows what fits into 512 pixels at the viewer's position and zoom.
+        """
         states = {state["name"]: state for state in self.layers}
         shown = [each for each in self._shown if states[each.name]["visible"]] or self._shown
         opacity = next((s["opacity"] for s in self.layers if "low" not in s), 1.0)
         limits = {s["name"]: (s["low"], s["high"]) for s in self.layers if "low" in s}
-        window = window_around(shown[0], self.position, _FIRST_PIXELS)
+        window = _seen(shown[0], self.position, self.zoom)
         axis = _AXIS_OF.get(self.planes, "z")
         place = self.position[AXES.index(axis)]
         at = place if _is_inside(shown[0], axis, place) else None
         return png(draw_plane(shown, axis, at, window=window, look=Look(opacity, limits)))
+
+    def refresh(self) -> None:
+        """Read anew what is shown, such as after a `store`, or when a broken file was mended."""
+        self.send({"kind": "refresh"})
 
     @traitlets.validate("layers")
     def _named(self, proposal: Any) -> Any:
@@ -250,6 +258,15 @@ def _limits(layer: ShownLayer) -> tuple[float, float]:
             return grey_limits(values)
     dtype = np.dtype(layer.dtype)
     return (0.0, 1.0) if dtype.kind == "f" else (0.0, float(np.iinfo(dtype).max))
+
+
+def _seen(layer: ShownLayer, position: Sequence[float], zoom: float) -> BoundingBox:
+    """Return the part of a layer's box that is seen around a position; see `Viewer.zoom`."""
+    edges = layer.voxel_size_nm or (1.0, 1.0, 1.0)
+    size = [max(1, math.ceil(_FIRST_PIXELS / zoom * min(edges) / edge)) for edge in edges]
+    corner = [math.floor(at - length / 2) for at, length in zip(position, size, strict=True)]
+    part = layer.box.intersected_with(BoundingBox(corner, size), dont_assert=True)
+    return layer.box if part.is_empty else part
 
 
 def _range(layer: ShownLayer, limits: tuple[float, float]) -> tuple[float, float]:
