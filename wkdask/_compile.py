@@ -10,7 +10,7 @@ from typing import Any, TypeAlias, TypeVar, cast
 
 from numba import njit
 
-__all__ = ["Inferred", "compiled", "part"]
+__all__ = ["Inferred", "compiled", "inlined", "part"]
 
 Inferred: TypeAlias = Any
 """The type of a value in a compiled function. numba infers it at each call, from the arguments, and
@@ -34,3 +34,12 @@ def part(function: F) -> F:
     It is kept on disk as a part of those. That takes a third less time than `compiled`.
     """
     return cast(F, njit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function))
+
+
+def inlined(function: F) -> F:
+    """Compile a part into each function that calls it, where a call would cost more than its work.
+
+    numba passes an array as seven numbers.
+    """
+    options = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "forceinline": True}
+    return cast(F, njit(nogil=True, **options)(function))

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wkdask._compile import compiled, part
+from wkdask._compile import Inferred, compiled, part
 from wkdask.geometry import Vec3
 from wkdask.grids import Region
 from wkdask.storage.header import VolumeHeader
@@ -32,6 +32,7 @@ from wkdask.storage.intrinsics import (
     state_bytes,
     stream_16_bytes,
 )
+from wkdask.storage.runs import pack_runs, workspace
 from wkdask.storage.volume import Voxels
 
 __all__ = [
@@ -193,7 +194,8 @@ def ends_summary(ends: NDArray[np.int64], first: int) -> tuple[int, int, int]:
 class BlockPacker:
     """Turns cubes of voxels into the bytes of their blocks, in Morton order.
 
-    A block that fast LZ4 can't shrink is kept as fast LZ4 made it, because LZ4HC could not shrink
+    Blocks of labels are searched for runs of equal voxels; see `runs`. The others are for LZ4HC: a
+    block that fast LZ4 can't shrink is kept as fast LZ4 made it, because LZ4HC could not shrink
     it either. Of the others some are compressed by LZ4HC as samples: where that saves too little on
     blocks of like compressibility, it is left out, because it costs twenty times as long.
     """
@@ -212,6 +214,8 @@ class BlockPacker:
         self._hc_state = _working_memory("LZ4_sizeofStateHC", bool(self._hc))
         self._raw = np.empty(header.block_bytes, dtype=np.uint8)
         self._samples = np.zeros((_CLASSES, 3), dtype=np.int64)
+        has_runs = is_hc and hc_level is None
+        self._work = workspace(header.block_edge**3 if has_runs else 0, header.voxel_bytes)
 
     def pack(self, voxels: Voxels) -> Iterator[tuple[memoryview, NDArray[np.int64]]]:
         """Yield the bytes of a cube's blocks in batches, each with the sizes of its blocks.
@@ -241,6 +245,7 @@ class BlockPacker:
             self._packed,
             self._raw,
             self._samples,
+            self._work,
         )
         if used < 0:
             raise AssertionError("LZ4 refused a block that fits into its buffer")
@@ -263,6 +268,7 @@ def _working_memory(name: str, is_needed: bool) -> Bytes:
 
 _CLASSES = 16
 _SAMPLE_EVERY = 32
+_CONSTANT = 240  # fast LZ4 makes a block of one value 255 times smaller, and nothing better
 _WORTH = 16  # LZ4HC must save a sixteenth of what fast LZ4 makes of a block
 
 
@@ -641,6 +647,7 @@ def _pack(
     packed: Bytes,
     raw: Bytes,
     samples: NDArray[np.int64],
+    work: Inferred,
 ) -> int:
     """Pack blocks in Morton order; return the bytes used, or -1 if LZ4 failed."""
     lz4, hc = functions
@@ -649,6 +656,7 @@ def _pack(
     row_bytes = edge * voxel_bytes
     block_bytes = edge * edge * row_bytes
     bound = block_bytes + block_bytes // 255 + 16
+    starts, values, heads, links, costs, origins, offsets, found = work
     used = 0
     for k in range(len(sizes)):
         code = first + k
@@ -670,7 +678,26 @@ def _pack(
             size = np.int64(call_lz4(lz4, (state, block, target, block_bytes, bound, 1)))
             if size <= 0:
                 return -1
-            if hc and size < block_bytes:
+            of_runs = 0
+            if len(starts) and _CONSTANT * size > block_bytes:
+                of_runs = pack_runs(
+                    starts,
+                    values,
+                    heads,
+                    links,
+                    costs,
+                    origins,
+                    offsets,
+                    found,
+                    raw,
+                    voxel_bytes,
+                    target + size,
+                )
+            if of_runs:
+                if of_runs < size:
+                    copy_bytes(target, target + size, of_runs)
+                    size = of_runs
+            elif hc and size < block_bytes:
                 sample = samples[size * _CLASSES // block_bytes]
                 if _is_worth(sample):
                     level = levels[0] if 16 * size < block_bytes else levels[1]

@@ -34,6 +34,7 @@ __all__ = [
     "call_zstd",
     "copy_bytes",
     "finish_streams",
+    "put_byte",
     "state_bytes",
     "stream_16_bytes",
 ]
@@ -195,3 +196,15 @@ def byte_at(typingctx: object, address: types.Type) -> Generated:
         return builder.zext(byte, ir.IntType(64))
 
     return types.int64(types.int64), generate
+
+
+@_intrinsic
+def put_byte(typingctx: object, address: types.Type, byte: types.Type) -> Generated:
+    """Write the lower eight bits of a number to an address."""
+
+    def generate(context: BaseContext, builder: IRBuilder, _: object, given: Values) -> Value:
+        pointer = builder.inttoptr(given[0], cgutils.voidptr_t)
+        builder.store(builder.trunc(given[1], ir.IntType(8)), pointer)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
