@@ -13,6 +13,8 @@ import pytest
 from servers import Nginx
 
 import wkdask
+from wkdask.dataset.describe import describe
+from wkdask.dataset.lookup import kind_of
 from wkdask.dataset.properties import element_class
 from wkdask.errors import FormatError, PropertiesError, ReadOnlyError, WkdaskError
 
@@ -214,3 +216,41 @@ def test_several_time_points_are_refused(tmp_path: Path) -> None:
     array[...] = 1
     with pytest.raises(FormatError, match="one position"):
         wkdask.open_mag(tmp_path / "1")
+
+
+def test_a_shard_that_is_cut(tmp_path: Path) -> None:
+    """Its index is at the beginning, and says of blocks that they are behind the end."""
+    data = np.random.default_rng(0).integers(1, 9, (32, 32, 32)).astype("uint16")
+    codec = zarr.codecs.ShardingCodec(
+        chunk_shape=(16, 16, 16), codecs=[zarr.codecs.BytesCodec()], index_location="start"
+    )
+    array = zarr.create(
+        store=tmp_path / "1", shape=(32, 32, 32), chunks=(32, 32, 32), dtype="uint16",
+        codecs=[codec], dimension_names=["z", "y", "x"], zarr_format=3,
+    )  # fmt: skip
+    array[...] = data
+    mag = wkdask.open_mag(tmp_path / "1")
+    region = (range(32),) * 3
+    assert np.array_equal(mag.volume.read(region)[0], data.T)
+    path = tmp_path / "1" / "c" / "0" / "0" / "0"
+    whole = path.read_bytes()
+    for cut in range(0, len(whole), 3000):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(WkdaskError):
+            mag.volume.read(region)
+
+
+def test_blosc_in_other_places(tmp_path: Path) -> None:
+    codecs = [zarr.codecs.GzipCodec()]
+    ds, voxels = layer_of(tmp_path, "zyx", compressors=codecs, attributes={"was": "blosc"})
+    assert np.array_equal(ds["color"][1].read(), voxels)
+
+
+def test_xarray_and_commands(tmp_path: Path) -> None:
+    import xarray as xr
+
+    _, voxels = layer_of(tmp_path, "zyx")
+    array = xr.open_dataset(tmp_path / "color" / "1", engine="wkw").color
+    assert np.array_equal(array.values, voxels)
+    assert kind_of(tmp_path / "color" / "1") == "mag"
+    assert describe(tmp_path)["layers"][0]["mags"][0]["axes"] == "zyx"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import pickle
 import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -34,6 +36,10 @@ from wkdask.errors import (
     RemoteError,
     WkdaskError,
 )
+from wkdask.storage import objects
+from wkdask.storage.header import VolumeHeader
+from wkdask.storage.opening import volume_at
+from wkdask.storage.place import Address
 from wkdask.storage.remote import joined, place_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:writing parts of compressed files")
@@ -366,6 +372,46 @@ class TestCertainty:
             here[name][1].get_view().write(np.full(SMALL.size, 3, np.uint16))
             assert (mag.get_view().read() == 3).all()
 
+    @pytest.mark.parametrize("name", ["zarr3", "plain3"])
+    def test_blocks_that_were_missing(self, tmp_path: Path, name: str) -> None:
+        """The index that is kept says that they are missing, which no answer contradicts."""
+        kind, block_type, _ = STORED[name]
+        box = wkdask.BoundingBox((0, 0, 0), (128, 128, 128))
+        ds = wkdask.create(tmp_path / "tissue", voxel_size=(8, 8, 8))
+        layer = ds.add_layer("new", "color", "uint8", bounding_box=box, data_format=kind)
+        here = layer.add_mag(1, block_type=block_type, blocks_per_file_edge=4).get_view()
+        here.write(np.full((32, 32, 32), 7, np.uint8))
+        with FaultyServer(tmp_path).running() as url:
+            there = wkdask.open(f"{url}/tissue", storage_options=QUICK)["new"][1].get_view()
+            assert there.read((0, 0, 0), (32, 32, 32)).min() == 7
+            for corner in ((64, 64, 64), (0, 32, 0), (96, 0, 96)):
+                here.write(np.full((32, 32, 32), 9, np.uint8), offset=corner)
+                assert there.read(corner, (32, 32, 32)).min() == 9
+
+    def test_deleted_in_the_middle(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What is left of a file that is gone is not shown in part."""
+        tissue_of(tmp_path / "tissue", SMALL)
+        server = FaultyServer(tmp_path)
+        monkeypatch.setattr("wkdask.storage.remote._MOST_BYTES", 50_000)
+        seen: list[int] = []
+
+        def gone(handler: Any, data: bytes, number: int) -> bool:
+            if number <= 6 or handler.path.endswith(("json", "header.wkw")):
+                return False
+            seen.append(number)
+            handler.reply(404, b"gone", {})
+            return True
+
+        for name in ("lz4", "raw", "plain3"):
+            server.fault = None
+            seen.clear()
+            with server.running() as url:
+                mag = wkdask.open(f"{url}/tissue", storage_options=QUICK)[name][1]
+                server.count, server.fault = 0, gone
+                whole = mag.volume.read(tuple(map(range, (64, 0, 0), (128, 80, 70))))
+            assert seen
+            assert not whole.any()
+
     def test_deleted_file(self, faulty: Any) -> None:
         _, there, here = faulty
         for name in STORED:
@@ -419,7 +465,60 @@ def wrong_part(handler: Any, data: bytes, number: int) -> bool:
     return True
 
 
+class TestProcesses:
+    def test_the_end_of_one(self, served: wkdask.Dataset, nginx: Nginx) -> None:
+        start = "from wkdask.cli.main import main; main()"
+        command = [sys.executable, "-c", start, "info", f"{nginx.url}/tissue/zarr3/1"]
+        for _ in range(4):
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+            assert (done.returncode, done.stderr) == (0, "")
+            assert "zstd" in done.stdout
+
+    def test_forks_are_told(self, served: wkdask.Dataset, nginx: Nginx) -> None:
+        script = f"""
+import multiprocessing, warnings
+import wkdask
+warnings.simplefilter("ignore")
+view = wkdask.open({nginx.url + "/tissue"!r})["lz4"][1].get_view()
+view.read((0, 0, 0), (9, 9, 9))
+def child(queue):
+    try:
+        queue.put(str(view.read((0, 0, 0), (9, 9, 9)).shape))
+    except Exception as error:
+        queue.put(f"{{type(error).__name__}} {{error}}")
+context = multiprocessing.get_context("fork")
+queue = context.Queue()
+process = context.Process(target=child, args=(queue,))
+process.start()
+print(queue.get(timeout=30))
+process.join()
+"""
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, timeout=100
+        )
+        assert "RemoteError" in done.stdout, done.stderr
+        assert "spawn" in done.stdout
+
+
 class TestAddresses:
+    def test_stores_are_told_apart(self) -> None:
+        layout = VolumeHeader("uint8")
+        volumes = [
+            volume_at("s3://bucket/1", layout, {"endpoint": f"http://host{i}", "region": "x"})
+            for i in range(2)
+        ]
+        assert volumes[0] != volumes[1]
+        assert volumes[0].key != volumes[1].key
+        assert dask.base.tokenize(volumes[0]) != dask.base.tokenize(volumes[1])
+        secrets = [volume_at("s3://b/1", layout, {"secret_access_key": i}) for i in "ab"]
+        assert secrets[0] == secrets[1]
+
+    def test_steps_up_stay_on_the_host(self) -> None:
+        for path in ("../..", "a/../../..", "/", ".."):
+            assert str(Address("https://host/a") / path) == "https://host"
+        assert str(Address("https://host").parent) == "https://host"
+        assert str(Address("s3://bucket/a/b").parent / "./c") == "s3://bucket/a/c"
+
     def test_nothing_shows_credentials(self, served: wkdask.Dataset, nginx: Nginx) -> None:
         secret = "hush-hush"
         address = f"http://someone:{secret}@127.0.0.1:{nginx.port}/tissue"
@@ -450,6 +549,12 @@ class TestAddresses:
             ("http://127.0.0.1/tissue", {"endpoint": "x"}, "headers"),
             ("s3://bucket/tissue", {"nonsense": 1}, "nonsense"),
             ("tissue", {"headers": {}, "x": 1}, "this machine"),
+            ("s3://id:secret@bucket/tissue", None, "storage_options"),
+            ("http://[::1/x", None, "understood"),
+            ("https://x.org/tissue", "text", "dictionary"),
+            ("https://x.org/tissue", {"headers": "x"}, "headers"),
+            ("https://x.org/tissue", {"retry_config": 3}, "retry_config"),
+            ("https://x.org/tissue", {"client_options": None}, "client_options"),
         ],
     )
     def test_bad_ones(self, address: str, options: Any, said: str) -> None:
@@ -462,6 +567,16 @@ class TestAddresses:
         layer.add_mag(1).write(np.full((3, 3, 3), 7, np.uint8))
         there = wkdask.open(f"{nginx.url}/a%20b%2520%C3%BC/")
         assert there["lä yer"][1].read().min() == 7
+
+    def test_a_server_that_is_out_of_order_is_not_empty(self, tmp_path: Path) -> None:
+        tissue_of(tmp_path / "tissue", SMALL)
+        server = FaultyServer(tmp_path)
+        with server.running() as url:
+            server.fault = lambda handler, *_: (
+                "zarr.json" in handler.path and error_500(handler, b"", 0)
+            )
+            with pytest.raises(RemoteError):
+                xr.open_dataset(f"{url}/tissue/zarr3/1", engine="wkw", storage_options=QUICK)
 
     def test_nothing_there(self, nginx: Nginx) -> None:
         for use in (wkdask.open, wkdask.open_mag, wkdask.Dataset):
@@ -648,11 +763,39 @@ class TestS3Writes:
         def write(i: int) -> None:
             view.write(np.full((1, 16, 32, 64), i + 1, np.uint16), offset=corners[i])
 
+        objects._PRECONDITIONS.clear()
         with ThreadPoolExecutor(8) as threads:
             list(threads.map(write, range(len(corners))))
         voxels = view.read()[0]
         for i, (x, y, z) in enumerate(corners):
             assert (voxels[x : x + 16, y : y + 32, z:] == i + 1).all(), i
+
+    @pytest.mark.parametrize("name", ["zarr3", "plain3", "lz4"])
+    def test_parts_of_large_files(self, empty: wkdask.Dataset, name: str) -> None:
+        """Of a file that is merged in several pieces, most of which hold nothing at first."""
+        kind, block_type, _ = STORED[name]
+        box = wkdask.BoundingBox((0, 0, 0), (512, 512, 512))
+        layer = empty.add_layer("new", "color", "uint8", bounding_box=box, data_format=kind)
+        view = layer.add_mag(1, block_type=block_type, blocks_per_file_edge=16).get_view()
+        corners = [(480, 480, 480), (0, 0, 0), (256, 256, 256), (256, 0, 0), (0, 0, 256)]
+        for i, corner in enumerate(corners, 1):
+            view.write(np.full((32, 32, 32), i, np.uint8), offset=corner)
+        for i, corner in enumerate(corners, 1):
+            assert (view.read(corner, (32, 32, 32)) == i).all()
+        fresh = wkdask.open(str(empty.path), storage_options=empty.json.storage_options)
+        assert [int(n) for n in np.unique(fresh["new"][1].read())] == [0, 1, 2, 3, 4, 5]
+
+    def test_a_part_of_what_was_deleted(self, empty: wkdask.Dataset) -> None:
+        for name in ("lz4", "zarr3"):
+            kind, block_type, _ = STORED[name]
+            box = wkdask.BoundingBox((0, 0, 0), (64, 64, 64))
+            layer = empty.add_layer(name, "color", "uint8", bounding_box=box, data_format=kind)
+            view = layer.add_mag(1, block_type=block_type, blocks_per_file_edge=2).get_view()
+            view.write(np.ones((9, 9, 9), np.uint8))
+            assert view.read().any()
+            view.write(np.zeros((64, 64, 64), np.uint8))
+            view.write(np.full((5, 5, 5), 3, np.uint8))
+            assert view.read().sum() == 3 * 125
 
     def test_two_change_the_json(self, empty: wkdask.Dataset) -> None:
         def add(i: int) -> None:
@@ -671,6 +814,7 @@ class TestS3Writes:
             lambda: mag.compress("raw"),
             lambda: mag.rechunk(blocks_per_file_edge=2),
             lambda: mag.get_view().store(mag.get_view().to_dask() + 1, resume=True),
+            lambda: wkdask.copy(empty["new"], empty, layer_name="other", resume=True),
         ):
             with pytest.raises(ArgumentError, match="remote"):
                 change()

@@ -150,7 +150,7 @@ def chunked(handle: VolumeArray, lengths: Chunks) -> da.Array:
     lengths = tuple(map(tuple, lengths))
     # The version gives a changed volume another name, so that dask returns no older voxels.
     token = dask.base.tokenize(
-        volume.path, volume.layout, handle.positions, handle.axes, lengths, volume.version()
+        volume.identity, volume.layout, handle.positions, handle.axes, lengths, volume.version()
     )
     name = f"wkdask-{volume.key}-{token}"
     _HANDLES[name] = handle

@@ -49,7 +49,7 @@ class LazyVoxels(BackendArray):
     def __dask_tokenize__(self) -> tuple[object, ...]:
         volume = self.handle.volume
         handle = (self.handle.positions, self.handle.axes)
-        return (volume.path, volume.layout, *handle, volume.version())
+        return (volume.identity, volume.layout, *handle, volume.version())
 
 
 class VoxelVariable(xr.Variable):

@@ -232,7 +232,7 @@ def _copy_view(source: View, target: View, run: Run, resume: bool) -> RunReport:
     starts = zip(source.bounding_box.topleft, target.bounding_box.topleft, strict=True)
     x, y, z = (a - b for a, b in starts)
     shift: Vec3 = (x, y, z)
-    if source.path == target.path:
+    if source.volume.identity == target.volume.identity:
         common = source.bounding_box.intersected_with(target.bounding_box, dont_assert=True)
         if not common.is_empty:
             raise ArgumentError(f"the views overlap in {common}: read and write it by yourself.")

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from wkdask.dataset.dataset import Dataset, Layer, MagView, open_mag
-from wkdask.dataset.lookup import is_bare_mag
+from wkdask.dataset.lookup import find, is_bare_mag
 from wkdask.errors import WkdaskError
 from wkdask.geometry import Mag, is_remote
 from wkdask.show.text import bytes_text, times
@@ -17,7 +17,9 @@ __all__ = ["as_text", "describe", "has_errors"]
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return what a dataset, or a bare mag directory, holds; ready for JSON."""
     if is_bare_mag(path):
-        mag = open_mag(path)
+        # At an address, the dataset around it may know the box.
+        found = find(path).views().values() if is_remote(os.fspath(path)) else [open_mag(path)]
+        [mag] = found
         return {"path": mag.path, "mags": [_describe_mag(mag)]}
     dataset = Dataset(path)
     known = dataset.json.content

@@ -128,6 +128,11 @@ class MagDirectories:
             If one of them is listed, or its directory holds voxels.
         """
         self.json.check_writable()
+        if resume and isinstance(self.json.directory, Address):
+            raise ArgumentError(
+                f"resume is {resume!r}, but {self.json.directory} is remote, and a journal lies "
+                "beside the files on this machine. Leave resume out."
+            )
         with contextlib.ExitStack() as claimed:
             for each in new:
                 claimed.enter_context(self._claimed(self._path(each.entry), doing))
@@ -255,6 +260,10 @@ class MagDirectories:
                 "directory, or open it with wkdask.open_mag."
             )
         header, place = os.path.join(volume.path, volume.names.head), self.json.place
+        if isinstance(path, Address):
+            # Nobody has claimed it: another process may be about to list it.
+            create_volume(path, layout, box.bottomright, options)
+            return None
         try:
             older = place.read(header, _MOST_HEAD_BYTES) if place.size_bytes(header) else None
             place.remove(header)

@@ -49,7 +49,7 @@ __all__ = ["FileVolume"]
 class FileVolume(Volume):
     """Voxels in a grid of files. Making one touches no disk."""
 
-    place: Place = field(default=LOCAL, kw_only=True, compare=False, repr=False)
+    place: Place = field(default=LOCAL, kw_only=True, repr=False)
     """How the files are reached."""
 
     def __post_init__(self) -> None:
@@ -59,6 +59,11 @@ class FileVolume(Volume):
     def depth(self) -> int:
         """How many directories lie between a file and `path`."""
         return len(self.names.patterns) - 1
+
+    @property
+    def identity(self) -> str:
+        """What tells the volume from all others."""
+        return f"{self.place.store}{self.path}"
 
     @property
     def can_be_written(self) -> bool:
@@ -129,10 +134,15 @@ class FileVolume(Volume):
 
     def _read_part(self, out: Voxels, part: Overlap) -> bool:
         """Read what lies in one file; return whether there is one."""
+        is_begun = False
         try:
             with self.open_file(part.cell) as file:
+                is_begun = True
                 file.read_into(out, part.source)
         except FileNotFoundError:
+            if is_begun:
+                # Deleted meanwhile: what was read before is no part of anything.
+                out[...] = self.layout.fill_value
             return False
         return True
 
@@ -326,7 +336,10 @@ def _merged(
         return voxels
     out = np.full((layout.num_channels, *piece.size), background, layout.dtype, order="F")
     if old is not None:
-        old.read_into(out, region_of(piece))
+        try:
+            old.read_into(out, region_of(piece))
+        except FileNotFoundError as error:
+            raise atomic.OvertakenError(error.filename) from None
     if not common.is_empty:
         out[(slice(None), *slices_in(common, piece.topleft))] = 0 if voxels is None else voxels
     return out

@@ -7,11 +7,13 @@ again what may pass, and finds credentials; it is imported at the first request.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import errno
 import os
 import re
 import threading
+import uuid
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -40,7 +42,9 @@ _CLIENT = {"timeout": "120s", "connect_timeout": "10s"}
 _RETRY = {"max_retries": 5, "retry_timeout": timedelta(seconds=120)}
 _CONCURRENT = 256
 _OUTSIDE = "416 Range Not Satisfiable"
-_SCHEMES = ("http", "https", "s3", "s3a", "gs", "az", "abfs", "abfss")
+# What says which store an address is in, and is no secret.
+_STORES = ("endpoint", "endpoint_url", "aws_endpoint", "aws_endpoint_url", "account_name")
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 
 T = TypeVar("T")
 
@@ -79,6 +83,17 @@ class Credentials:
 
     def __dask_tokenize__(self) -> str:
         return "credentials"
+
+    def endpoint(self) -> str:
+        """Return the address of the store's server, if it is not the usual one."""
+        given = (self.options.get(name) for name in _STORES[:-1])
+        found = (os.environ.get(name) for name in _ENDPOINTS)
+        return str(next((each for each in (*given, *found) if each), ""))
+
+    def store(self) -> str:
+        """Return what tells the store from others with the same addresses; nothing secret."""
+        endpoint = self.endpoint().rpartition("@")[2]
+        return " ".join(filter(None, [endpoint, str(self.options.get("account_name") or "")]))
 
     def text(self) -> str:
         """Return a text that differs for other options, for use within this process only."""
@@ -179,7 +194,7 @@ class Object:
         Else two writers of parts of one file could lose what the other has written.
         """
         base, _ = _parted(self.url)
-        if not _has_preconditions(Object(f"{self.url}.wkdask-probe", self.credentials), base):
+        if not _has_preconditions(self, base):
             raise RemoteError(
                 errno.ENOTSUP,
                 "the store can't make a write depend on what is there (If-Match), so that two "
@@ -194,21 +209,26 @@ class Object:
 
 
 _PRECONDITIONS: dict[tuple[str, str], bool] = {}
+_probing = threading.Lock()
 
 
-def _has_preconditions(probe: Object, base: str) -> bool:
+def _has_preconditions(of: Object, base: str) -> bool:
     """Return whether a store keeps preconditions, which is tried once in each process."""
-    key = base, probe.credentials.text()
-    if key not in _PRECONDITIONS:
-        try:
+    key = base, of.credentials.text()
+    with _probing:
+        if key not in _PRECONDITIONS:
+            probe = Object(f"{of.url}.{uuid.uuid4().hex}.wkdask-probe", of.credentials)
             probe.put(b"1", None)
-            is_refused = not probe.put(b"2", False) and not probe.put(b"3", '"none"')
-            _PRECONDITIONS[key] = is_refused
-        except RemoteError:
-            _PRECONDITIONS[key] = False
-        finally:
-            probe.delete()
-    return _PRECONDITIONS[key]
+            try:
+                is_kept = not probe.put(b"2", False) and not probe.put(b"3", '"none"')
+            except RemoteError as error:
+                if not re.search("NotImplemented|not implemented|501", str(error)):
+                    raise
+                is_kept = False
+            finally:
+                probe.delete()
+            _PRECONDITIONS[key] = is_kept
+        return _PRECONDITIONS[key]
 
 
 def list_objects(url: str, credentials: Credentials) -> Iterator[tuple[str, int]]:
@@ -268,10 +288,12 @@ async def _first_part(store: ObjectStore, path: str, start: int, count: int | No
         if not isinstance(error, NotSupportedError) and _OUTSIDE not in str(error):
             raise
         # Stores without ranges from the end, and objects that are too short for any range.
-        size_bytes = (await _version(store, path)).size_bytes
-        if start < 0 and size_bytes >= count:
-            return await _part(store, path, (size_bytes - count, size_bytes))
-        if size_bytes > abs(start):
+        version = await _version(store, path)
+        if start < 0 and version.size_bytes >= count:
+            return await _part(store, path, (version.size_bytes - count, version.size_bytes))
+        if start > 0 and version.size_bytes <= start:
+            return Part(start, b"", version)
+        if version.size_bytes > max(start, 0) + count:
             raise
         return await _part(store, path, None)
 
@@ -327,7 +349,7 @@ def _parted(url: str) -> tuple[str, str]:
 
 
 def _store(base: str, credentials: Credentials) -> ObjectStore:
-    return _stores(base, credentials.text(), os.getpid()).get(base, credentials)
+    return _stores(base, credentials.text()).get(base, credentials)
 
 
 class _Stores:
@@ -343,7 +365,7 @@ class _Stores:
 
 
 @lru_cache(maxsize=16)
-def _stores(base: str, options: str, process: int) -> _Stores:
+def _stores(base: str, options: str) -> _Stores:
     return _Stores()
 
 
@@ -353,11 +375,14 @@ def _new_store(base: str, options: Mapping[str, Any]) -> ObjectStore:
     from obstore.store import HTTPStore, from_url
 
     rest = dict(options)
+    for name in ("client_options", "retry_config", "headers"):
+        if not isinstance(rest.get(name, {}), Mapping):
+            raise ArgumentError(f"storage_options has {name} {rest[name]!r}, no dictionary.")
     client: Any = {**_CLIENT, **rest.pop("client_options", {})}
     headers = rest.pop("headers", None)
     if headers is not None:
         client["default_headers"] = {**client.get("default_headers", {}), **headers}
-    if base.startswith("http://") or str(rest.get("endpoint", "")).startswith("http://"):
+    if base.startswith("http://") or Credentials(options).endpoint().startswith("http://"):
         client.setdefault("allow_http", True)
     retry: Any = {**_RETRY, **rest.pop("retry_config", {})}
     try:
@@ -385,12 +410,21 @@ def _new_store(base: str, options: Mapping[str, Any]) -> ObjectStore:
 
 # --- the loop -----------------------------------------------------------------------------------
 
-_loops: dict[int, tuple[asyncio.AbstractEventLoop, asyncio.Semaphore]] = {}
+_Loop = tuple[asyncio.AbstractEventLoop, asyncio.Semaphore]
+_loops: list[_Loop] = []
 _starting = threading.Lock()
+_forked: list[bool] = []
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on the thread of this process that sends requests."""
+    if _forked:
+        work.close()
+        raise RemoteError(
+            errno.ENOTSUP,
+            "this process was forked from one that has read from servers, whose connections a "
+            "fork does not have. Start processes by spawn: multiprocessing.get_context('spawn')",
+        )
     future = asyncio.run_coroutine_threadsafe(work, _loop()[0])
     try:
         return future.result()
@@ -404,14 +438,22 @@ def _gate() -> asyncio.Semaphore:
     return _loop()[1]
 
 
-def _loop() -> tuple[asyncio.AbstractEventLoop, asyncio.Semaphore]:
+def _loop() -> _Loop:
     with _starting:
-        if os.getpid() not in _loops:
+        if not _loops:
             loop = asyncio.new_event_loop()
-            name = "wkdask-requests"
-            threading.Thread(target=loop.run_forever, daemon=True, name=name).start()
-            _loops[os.getpid()] = loop, asyncio.Semaphore(_CONCURRENT)
-        return _loops[os.getpid()]
+            thread = threading.Thread(target=loop.run_forever, daemon=True, name="wkdask-requests")
+            thread.start()
+            # A thread that still runs while Python ends can bring the process down.
+            atexit.register(_end, loop, thread)
+            os.register_at_fork(after_in_child=lambda: _forked.append(True))
+            _loops.append((loop, asyncio.Semaphore(_CONCURRENT)))
+        return _loops[0]
+
+
+def _end(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(10)
 
 
 # --- errors -------------------------------------------------------------------------------------
@@ -447,7 +489,7 @@ def _remote_error(error: Exception, url: str, doing: str) -> Exception:
         reason += (
             " (the server answers no byte ranges, which are needed; nginx and all object stores do)"
         )
-    if isinstance(error, _ShortError) or type(error).__module__.startswith("obstore"):
+    if isinstance(error, _ShortError | ValueError) or type(error).__module__.startswith("obstore"):
         return RemoteError(errno.EREMOTEIO, f"{reason}, while {doing}", url)
     return error
 

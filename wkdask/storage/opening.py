@@ -52,7 +52,7 @@ def open_volume(
     """
     where, place = place_of(path, storage_options)
     open_wkw = partial(WkwVolume.open, where, place)
-    open_zarr = partial(_open_zarr, where, place, axes)
+    open_zarr = partial(_open_zarr, where, place, axes, data_format)
     if place is LOCAL:
         is_wkw = os.path.lexists(os.path.join(where, HEADER_NAME))
         is_there = (os.path.lexists(os.path.join(where, name)) for name in HEAD_NAMES.values())
@@ -69,11 +69,11 @@ def open_volume(
     )
 
 
-def _open_zarr(where: str, place: Place, axes: str | None) -> Volume:
+def _open_zarr(where: str, place: Place, axes: str | None, data_format: str | None) -> Volume:
     """Return a zarr array by our own reader, or by zarr-python where its layout is another."""
     if axes in (None, "cxyz"):
         with contextlib.suppress(UnusualError):
-            return ZarrVolume.open(where, place)
+            return ZarrVolume.open(where, place, data_format)
     return ArrayVolume.open(where, place, axes)
 
 

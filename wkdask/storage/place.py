@@ -89,7 +89,10 @@ class Address(os.PathLike[str]):
 
     def __truediv__(self, path: str | os.PathLike[str]) -> Address:
         scheme, _, rest = self.url.partition("://")
-        return Address(f"{scheme}://{posixpath.normpath(posixpath.join(rest, os.fspath(path)))}")
+        host, _, place = rest.partition("/")
+        # No step up leads out of the host.
+        joined = posixpath.normpath(posixpath.join("/", place, os.fspath(path)))
+        return Address(f"{scheme}://{host}{joined}".rstrip("/"))
 
     def __fspath__(self) -> str:
         return self.url
@@ -238,6 +241,10 @@ class Place(Protocol):
         """Make `version` differ from now on."""
 
     @property
+    def store(self) -> str:
+        """What tells paths here from the same ones elsewhere; empty if nothing has to."""
+
+    @property
     def can_be_written(self) -> bool:
         """Whether anything can be written here."""
 
@@ -345,6 +352,11 @@ class LocalPlace:
             if os.stat(directory).st_mtime_ns > before:
                 return
         _CHANGES[directory] += 1
+
+    @property
+    def store(self) -> str:
+        """Nothing: paths are those of this machine."""
+        return ""
 
     @property
     def can_be_written(self) -> bool:

@@ -14,6 +14,7 @@ import base64
 import contextlib
 import errno
 import os
+import posixpath
 import re
 import tempfile
 import threading
@@ -75,6 +76,8 @@ class RemotePlace:
     """How stores are asked."""
     can_be_written: bool = True
     """Whether it is a store, and no web server."""
+    store: str = ""
+    """Which one, where the address does not tell, such as by an endpoint."""
 
     def absolute(self, path: str) -> str:
         """Return the address without a slash at its end."""
@@ -103,6 +106,13 @@ class RemotePlace:
 
     def files(self, directory: str, patterns: Sequence[str]) -> Iterator[FoundFile]:
         """Yield the objects whose paths below an address match."""
+        if not self.can_be_written:
+            raise RemoteError(
+                errno.ENOTSUP,
+                "web servers can't list files. Give the box, bounding_box=, or open the dataset "
+                "around it",
+                directory,
+            )
         pattern = re.compile("/".join(patterns), re.ASCII)
         for path, size_bytes in list_objects(directory, self.credentials):
             if match := pattern.fullmatch(path):
@@ -202,13 +212,18 @@ def place_of(
         If the address is of no kind that wkdask knows, or options are given for a local path.
     """
     text = os.fspath(path)
+    if storage_options is not None and not isinstance(storage_options, Mapping):
+        raise ArgumentError(f"storage_options are {storage_options!r}, but must be a dictionary.")
     if not is_remote(text):
         if storage_options:
             raise ArgumentError(
-                f"storage_options are for addresses, but {text} is on this machine."
+                f"storage_options are for addresses, but {text} is a path of this machine."
             )
         return LOCAL.absolute(text), LOCAL
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError as error:
+        raise ArgumentError(f"the address can't be understood: {error}.") from None
     if parts.scheme not in _SCHEMES:
         raise ArgumentError(
             f"{parts.scheme}:// is not known; addresses begin with one of "
@@ -220,13 +235,22 @@ def place_of(
             'tokens as headers: storage_options={"headers": {"Authorization": ...}}.'
         )
     options, host = dict(storage_options or {}), parts.netloc
-    if "@" in host and parts.scheme in ("http", "https"):
+    is_web = parts.scheme in ("http", "https")
+    if "@" in host:
+        if not is_web:
+            raise ArgumentError(
+                f"a {parts.scheme}:// address has no name and password. Give credentials by "
+                "storage_options=, or as the store's own programs find them."
+            )
         user, _, host = host.rpartition("@")
         code = base64.b64encode(unquote(user).encode()).decode()
-        options["headers"] = {"Authorization": f"Basic {code}", **options.get("headers", {})}
-    url = urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", ""))
-    is_web = parts.scheme in ("http", "https")
-    return url, RemotePlace(Credentials(options), can_be_written=not is_web)
+        headers = options.get("headers") or {}
+        if isinstance(headers, Mapping):
+            options["headers"] = {"Authorization": f"Basic {code}", **headers}
+    where = posixpath.normpath(f"/{parts.path}").rstrip("/")
+    url = urlunsplit((parts.scheme, host, where.replace("//", "/"), "", ""))
+    credentials = Credentials(options)
+    return url, RemotePlace(credentials, not is_web, "" if is_web else credentials.store())
 
 
 _SCHEMES = ("http", "https", "s3", "gs", "az")
@@ -260,17 +284,25 @@ class _RemoteFile:
         for _ in range(_ATTEMPTS):
             try:
                 self._read(out, region)
+                # Blocks that the head calls missing are not asked for, and may be there by now.
+                self._mirror.verify()
             except _ReplacedError:
                 self._mirror.close()
                 self._file, self._mirror = self._opened(is_new=True)
+            except FileNotFoundError:
+                _HEADS.drop(self._source)
+                raise
             else:
                 return
         raise self._restless()
 
     def decode_all(self) -> None:
         """Read every block and keep nothing."""
-        self._mirror.fetch(np.array([[0, self._mirror.version.size_bytes]]))
-        self._file.decode_all()
+        try:
+            self._mirror.fetch(np.array([[0, self._mirror.version.size_bytes]]))
+            self._file.decode_all()
+        except _ReplacedError:
+            raise self._restless() from None
 
     def trailing_bytes(self) -> int:
         """Return how many bytes belong to nothing."""
@@ -326,6 +358,7 @@ class _Mirror:
     def __init__(self, source: Object, version: Version) -> None:
         self.version = version
         self._source = source
+        self._is_current = False
         self._held: list[tuple[int, int]] = []
         self.descriptor = _memory_file()
         os.ftruncate(self.descriptor, version.size_bytes)
@@ -340,11 +373,22 @@ class _Mirror:
         """Keep a part of the object."""
         if part.version != self.version:
             raise _ReplacedError
+        self._is_current = True
         view, at = memoryview(part.data), part.start
         self._held.append((at, at + len(view)))
         while view:
             count = os.pwrite(self.descriptor, view, at)
             view, at = view[count:], at + count
+
+    def verify(self) -> None:
+        """Raise unless the object was seen to be the same since the mirror was made."""
+        if not self._is_current:
+            version = self._source.version()
+            if version is None:
+                raise FileNotFoundError(errno.ENOENT, "no such object", self._source.url)
+            if version != self.version:
+                raise _ReplacedError
+            self._is_current = True
 
     def fetch(self, spans: Spans) -> None:
         """Bring parts that are not there yet."""
@@ -459,6 +503,11 @@ class _Heads:
             if head := self._heads.get(_key(source)):
                 self._heads.move_to_end(_key(source))
             return head
+
+    def drop(self, source: Object) -> None:
+        with self._lock:
+            if head := self._heads.pop(_key(source), None):
+                self._size_bytes -= head.file.head_bytes
 
     def put(self, source: Object, head: _Head) -> None:
         key = _key(source)

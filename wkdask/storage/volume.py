@@ -302,9 +302,14 @@ class Volume(ABC):
         return replace(self, options=replace(self.options, **changes))
 
     @property
+    def identity(self) -> str:
+        """What tells the volume from all others: its path, and at an address the store too."""
+        return self.path
+
+    @property
     def key(self) -> str:
-        """A short text that stands for the path in the names of tasks."""
-        return hashlib.blake2b(self.path.encode(), digest_size=6).hexdigest()
+        """A short text that stands for the volume in the names of tasks."""
+        return hashlib.blake2b(self.identity.encode(), digest_size=6).hexdigest()
 
     def cells(self, box: BoundingBox) -> Iterator[Vec3]:
         """Yield the cells `(x, y, z)` of the files that a box touches."""

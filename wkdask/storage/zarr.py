@@ -22,7 +22,7 @@ from wkdask.storage.files import FileVolume
 from wkdask.storage.place import LOCAL, Fetch, Place
 from wkdask.storage.shard import ShardFile, ShardFormat, bound
 from wkdask.storage.volume import FileNames, WriteOptions
-from wkdask.storage.zarr_layout import ZarrLayout, from_metadata
+from wkdask.storage.zarr_layout import UnusualError, ZarrLayout, from_metadata
 
 __all__ = ["HEAD_NAMES", "ZarrVolume", "is_array"]
 
@@ -52,7 +52,9 @@ class ZarrVolume(FileVolume):
     """Voxels `(x, y, z)` of the array when the volume was opened; it may have grown since."""
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], place: Place = LOCAL) -> ZarrVolume:
+    def open(
+        cls, path: str | os.PathLike[str], place: Place = LOCAL, data_format: str | None = None
+    ) -> ZarrVolume:
         """Return the volume of an existing array, after reading its metadata.
 
         Raises
@@ -63,7 +65,8 @@ class ZarrVolume(FileVolume):
             If it is stored in a way that wkdask does not read.
         """
         directory = place.absolute(os.fspath(path))
-        for name in HEAD_NAMES.values():
+        first = HEAD_NAMES.get(data_format or "")
+        for name in sorted(HEAD_NAMES.values(), key=lambda name: name != first):
             with contextlib.suppress(MissingError):
                 layout, extent = _read_head(os.path.join(directory, name), place)
                 return cls(directory, layout, extent=extent, place=place)
@@ -210,9 +213,14 @@ class ZarrVolume(FileVolume):
 
 def is_array(path: str | os.PathLike[str], place: Place = LOCAL) -> bool:
     """Return whether a zarr array lies in a directory that can be a mag."""
+    # Of a server only "no such object" says that there is none.
+    no_file: type[OSError] = OSError if place is LOCAL else FileNotFoundError
     for name in HEAD_NAMES.values():
-        with contextlib.suppress(OSError, FormatError):
-            from_metadata(place.read(os.path.join(path, name), _MOST_HEAD_BYTES))
+        with contextlib.suppress(no_file, FormatError):
+            data = place.read(os.path.join(path, name), _MOST_HEAD_BYTES)
+            # One of another layout is read through zarr-python.
+            with contextlib.suppress(UnusualError):
+                from_metadata(data)
             return True
     return False
 

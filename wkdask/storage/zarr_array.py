@@ -202,6 +202,8 @@ class ArrayVolume(FileVolume):
             voxels = found.transpose([order.index(a) for a in "cxyz" if a in order])
             target = (slice(None), *(slice(len(inside[a])) for a in "xyz"))
             out[target] = voxels if "c" in order else voxels[None]
+        # Of an array that is gone by now, all chunks would be missing.
+        self.check()
         return out
 
     def check_file(self, cell: Vec3, *, decode: bool = False) -> int:
@@ -369,7 +371,7 @@ def _arrays(directory: str, key: str, head: tuple[str, bytes], holder: _Holder) 
         raise extra_error("zarr", "zarr") from None
     name, data = head
     try:
-        has_length = "blosc" in json.dumps(json.loads(data)).lower() and b"sharding" not in data
+        has_length = _ends_with_blosc(json.loads(data))
         store = _store(directory, holder.place, has_length=has_length)
         return zarr.open_array(store, mode="r", zarr_format=3 if name == "zarr.json" else 2)
     except WkdaskError:
@@ -378,6 +380,12 @@ def _arrays(directory: str, key: str, head: tuple[str, bytes], holder: _Holder) 
         raise FormatError(
             f"{os.path.join(directory, name)} can't be understood by zarr ({error!r})."
         ) from None
+
+
+def _ends_with_blosc(said: Any) -> bool:
+    """Return whether the bytes of a chunk are those of Blosc."""
+    last = said.get("compressor") if said.get("zarr_format") == 2 else said["codecs"][-1]
+    return isinstance(last, dict) and "blosc" in (last.get("id"), last.get("name"))
 
 
 def _store(directory: str, place: Place, *, has_length: bool) -> Any:
@@ -413,9 +421,8 @@ def _store(directory: str, place: Place, *, has_length: bool) -> Any:
                 data = await asyncio.to_thread(place.part, path, start, count)
             except FileNotFoundError:
                 return None
-            is_chunk = os.path.basename(key) not in (*_HEADS, ".zattrs")
-            if has_length and is_chunk and byte_range is None:
-                _check_blosc(path, data)
+            if os.path.basename(key) not in (*_HEADS, ".zattrs"):
+                _check_whole(path, data, count, has_length=has_length and byte_range is None)
             return prototype.buffer.from_bytes(data)
 
         async def get_partial_values(self, prototype: Any, key_ranges: Iterable[Any]) -> list[Any]:
@@ -448,9 +455,13 @@ def _store(directory: str, place: Place, *, has_length: bool) -> Any:
     return PlaceStore()
 
 
-def _check_blosc(path: str, data: bytes) -> None:
-    if len(data) < 16 or int.from_bytes(data[_BLOSC_LENGTH], "little") != len(data):
+def _check_whole(path: str, data: bytes, count: int | None, *, has_length: bool) -> None:
+    """Raise unless all of a chunk came that was asked for, and as much as Blosc says."""
+    is_cut = not data or (count is not None and len(data) < count)
+    if has_length and not is_cut:
+        is_cut = len(data) < 16 or int.from_bytes(data[_BLOSC_LENGTH], "little") != len(data)
+    if is_cut:
         raise FormatError(
-            f"{path} is cut or broken: it has {len(data)} bytes. It is not read as zeros: restore "
+            f"{path} is cut or broken: {len(data)} bytes came. It is not read as zeros: restore "
             "it, or delete it to make it zeros."
         )
