@@ -501,6 +501,10 @@ process.join()
 
 
 class TestAddresses:
+    def test_passwords_in_paths_are_not_shown(self) -> None:
+        entry = MagProperties(wkdask.Mag(1), "http://someone:hush@host/tissue/1")
+        assert repr(entry) == "MagProperties(Mag('1'), 'http://host/tissue/1', {})"
+
     def test_stores_are_told_apart(self) -> None:
         layout = VolumeHeader("uint8")
         volumes = [

@@ -125,6 +125,11 @@ class MagProperties:
     def __post_init__(self) -> None:
         _check_extra(self.extra, _MAG_KEYS)
 
+    def __repr__(self) -> str:
+        # An address may have a password in it.
+        path = None if self.path is None else re.sub("//[^/@]*@", "//", self.path)
+        return f"MagProperties({self.mag!r}, {path!r}, {self.extra!r})"
+
 
 @dataclass(frozen=True, slots=True)
 class LayerProperties:
