@@ -31,6 +31,7 @@ WINDOW = 512
 """Blocks of an array that are taken from its graph at a time."""
 
 _PAUSE_SECONDS = 0.1
+_LEAST_PAUSE_SECONDS = 0.002
 _LOOK_SECONDS = 10
 _WARN_SECONDS = 30
 
@@ -154,10 +155,17 @@ class _Window:
 
 
 def _finished(flying: Collection[Future[object]], window: _Window) -> list[Future[object]]:
-    """Wait for some futures; short tasks end in quick succession, and are taken together."""
+    """Wait for some futures; short tasks end in quick succession, and are taken together.
+
+    Few tasks are looked at often, since others may wait for them to begin, and many less often: one
+    look at all of them costs less than one message for each.
+    """
+    least = min(_PAUSE_SECONDS, max(_LEAST_PAUSE_SECONDS, len(flying) * _PAUSE_SECONDS / WINDOW))
+    start = time.monotonic()
     while True:
-        # One look at all of them costs less than one message for each.
-        time.sleep(_PAUSE_SECONDS if len(flying) > 1 else _PAUSE_SECONDS / 5)
+        # Who has waited for long waits a twentieth longer.
+        waited = time.monotonic() - start
+        time.sleep(min(_PAUSE_SECONDS, max(least, waited / 20)))
         if done := [future for future in flying if future.done()]:
             return done
         window.look()
