@@ -6,19 +6,19 @@ again what may pass, and finds credentials; it is imported at the first request.
 
 from __future__ import annotations
 
-import asyncio
-import atexit
 import contextlib
 import errno
 import os
 import re
 import threading
+import time
 import uuid
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from wkdask.errors import (
@@ -45,8 +45,6 @@ _OUTSIDE = "416 Range Not Satisfiable"
 # What says which store an address is in, and is no secret.
 _STORES = ("endpoint", "endpoint_url", "aws_endpoint", "aws_endpoint_url", "account_name")
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
-
-T = TypeVar("T")
 
 
 class Version(NamedTuple):
@@ -113,15 +111,14 @@ class Object:
         """Return the bytes of a small object; see `Place.read` for errors."""
         with _errors(self.url, "reading"):
             store, path = self._at()
-            result = _run(_whole(store, path, most_bytes, self.url))
-        return bytes(result)
+            return _whole(store, path, most_bytes, self.url)
 
     def version(self) -> Version | None:
         """Return which version of the object there is; None if there is no object."""
         try:
             with _errors(self.url, "looking for the object"):
                 store, path = self._at()
-                return _run(_version(store, path))
+                return _version(store, path)
         except FileNotFoundError:
             return None
 
@@ -146,13 +143,13 @@ class Object:
         """
         with _errors(self.url, "reading"):
             store, path = self._at()
-            return _run(_first_part(store, path, start, count))
+            return _first_part(store, path, start, count)
 
     def parts(self, spans: Sequence[tuple[int, int]]) -> list[Part]:
         """Return several parts, each a start and a number of bytes, asked for at the same time."""
         with _errors(self.url, "reading"):
             store, path = self._at()
-            return _run(_all_parts(store, path, spans))
+            return _all_parts(store, path, spans)
 
     def put(self, data: bytes | BinaryIO, old: str | Literal[False] | None) -> bool:
         """Write the object whole; return False, and write nothing, if another one is there.
@@ -204,6 +201,7 @@ class Object:
             )
 
     def _at(self) -> tuple[ObjectStore, str]:
+        _check_not_forked()
         base, path = _parted(self.url)
         return _store(base, self.credentials), path
 
@@ -254,77 +252,73 @@ def _import_obstore() -> None:
 # --- requests -----------------------------------------------------------------------------------
 
 
-async def _whole(store: ObjectStore, path: str, most_bytes: int, url: str) -> Any:
+def _whole(store: ObjectStore, path: str, most_bytes: int, url: str) -> bytes:
     import obstore
 
-    result = await obstore.get_async(store, path)
+    result = obstore.get(store, path)
     if result.meta["size"] > most_bytes:
         raise FormatError(
             f"{url} has {result.meta['size']} bytes, but at most {most_bytes} are plausible."
         )
-    return await result.bytes_async()
+    return bytes(result.bytes())
 
 
-async def _version(store: ObjectStore, path: str) -> Version:
+def _version(store: ObjectStore, path: str) -> Version:
     import obstore
 
-    return _version_of(await obstore.head_async(store, path))
+    return _version_of(obstore.head(store, path))
 
 
 def _version_of(meta: ObjectMeta) -> Version:
     return Version(int(meta["size"]), meta["e_tag"], meta["last_modified"].timestamp())
 
 
-async def _first_part(store: ObjectStore, path: str, start: int, count: int | None) -> Part:
+def _first_part(store: ObjectStore, path: str, start: int, count: int | None) -> Part:
     """Return a part of an object of which nothing is known, such as whether it is long enough."""
     from obstore.exceptions import BaseError, NotSupportedError
 
     if count is None:
-        return await _part(store, path, {"offset": start} if start else None)
+        return _part(store, path, {"offset": start} if start else None)
     asked: Any = {"suffix": count} if start < 0 else (start, start + count)
     try:
-        return await _part(store, path, asked)
+        return _part(store, path, asked)
     except BaseError as error:
         if not isinstance(error, NotSupportedError) and _OUTSIDE not in str(error):
             raise
         # Stores without ranges from the end, and objects that are too short for any range.
-        version = await _version(store, path)
+        version = _version(store, path)
         if start < 0 and version.size_bytes >= count:
-            return await _part(store, path, (version.size_bytes - count, version.size_bytes))
+            return _part(store, path, (version.size_bytes - count, version.size_bytes))
         if start > 0 and version.size_bytes <= start:
             return Part(start, b"", version)
         if version.size_bytes > max(start, 0) + count:
             raise
-        return await _part(store, path, None)
+        return _part(store, path, None)
 
 
-async def _all_parts(store: ObjectStore, path: str, spans: Sequence[tuple[int, int]]) -> list[Part]:
-    gate = _gate()
-
-    async def one(start: int, count: int) -> Part:
-        async with gate:
-            return await _part(store, path, (start, start + count))
-
+def _all_parts(store: ObjectStore, path: str, spans: Sequence[tuple[int, int]]) -> list[Part]:
+    if len(spans) == 1:
+        return [_part(store, path, (spans[0][0], sum(spans[0])))]
+    futures = [_threads().submit(_part, store, path, (at, at + count)) for at, count in spans]
     try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(*span)) for span in spans]
-    except BaseExceptionGroup as failed:
-        raise failed.exceptions[0] from None
-    return [task.result() for task in tasks]
+        return [future.result() for future in futures]
+    finally:
+        for future in futures:
+            future.cancel()
 
 
-async def _part(store: ObjectStore, path: str, asked: Any) -> Part:
+def _part(store: ObjectStore, path: str, asked: Any) -> Part:
     """Return what was asked for, and see that all of it came."""
     import obstore
 
     for attempt in range(_ATTEMPTS):
         if attempt:
-            await asyncio.sleep(0.1 * 4**attempt)
+            time.sleep(0.1 * 4**attempt)
         options: Any = None if asked is None else {"range": asked}
-        result = await obstore.get_async(store, path, options=options)
+        result = obstore.get(store, path, options=options)
         start, stop = result.range
         try:
-            data = await result.bytes_async()
+            data = result.bytes()
         except obstore.exceptions.BaseError:
             if attempt == _ATTEMPTS - 1:
                 raise
@@ -408,52 +402,34 @@ def _new_store(base: str, options: Mapping[str, Any]) -> ObjectStore:
         ) from None
 
 
-# --- the loop -----------------------------------------------------------------------------------
+# --- threads ------------------------------------------------------------------------------------
 
-_Loop = tuple[asyncio.AbstractEventLoop, asyncio.Semaphore]
-_loops: list[_Loop] = []
-_starting = threading.Lock()
 _forked: list[bool] = []
 
 
-def _run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine on the thread of this process that sends requests."""
+@lru_cache(maxsize=1)
+def _threads() -> ThreadPoolExecutor:
+    """Return what sends the requests of this process that are under way at the same time.
+
+    Not by asyncio: threads of obstore would touch Python's objects, also while Python ends.
+    """
+    return ThreadPoolExecutor(_CONCURRENT, thread_name_prefix="wkdask-requests")
+
+
+@lru_cache(maxsize=1)
+def _note_forks() -> None:
+    os.register_at_fork(after_in_child=lambda: _forked.append(True))
+
+
+def _check_not_forked() -> None:
+    """Raise in a fork of a process that has sent requests; it would wait for ever."""
+    _note_forks()
     if _forked:
-        work.close()
         raise RemoteError(
             errno.ENOTSUP,
             "this process was forked from one that has read from servers, whose connections a "
             "fork does not have. Start processes by spawn: multiprocessing.get_context('spawn')",
         )
-    future = asyncio.run_coroutine_threadsafe(work, _loop()[0])
-    try:
-        return future.result()
-    except BaseException:
-        future.cancel()
-        raise
-
-
-def _gate() -> asyncio.Semaphore:
-    """Return what bounds the requests of this process that are sent at the same time."""
-    return _loop()[1]
-
-
-def _loop() -> _Loop:
-    with _starting:
-        if not _loops:
-            loop = asyncio.new_event_loop()
-            thread = threading.Thread(target=loop.run_forever, daemon=True, name="wkdask-requests")
-            thread.start()
-            # A thread that still runs while Python ends can bring the process down.
-            atexit.register(_end, loop, thread)
-            os.register_at_fork(after_in_child=lambda: _forked.append(True))
-            _loops.append((loop, asyncio.Semaphore(_CONCURRENT)))
-        return _loops[0]
-
-
-def _end(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(10)
 
 
 # --- errors -------------------------------------------------------------------------------------
