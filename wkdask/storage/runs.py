@@ -122,13 +122,20 @@ def pack_runs(
     heads[:] = -1
     costs[: block[0] + 1] = _UNREACHED
     costs[0] = 0
+    # Up to where a long match goes on from the start of a run: nothing is looked for inside of it.
+    known = 0
     for run in range(runs):
         pair, alone = _hashes(values, run, runs)
         first = heads[0, pair]
-        count = _candidates(starts, values, links, found, (run, runs), first, voxel_bytes)
-        same = _same_label(starts, values, links, run, heads[1, alone], voxel_bytes)
         span = starts[run], starts[run + 1]
-        for at in range(span[0], span[1]):
+        count = best = 0
+        same = 0, 0
+        if span[1] > known:
+            count, best = _candidates(starts, values, links, found, (run, runs), first, voxel_bytes)
+            same = _same_label(starts, values, links, run, heads[1, alone], voxel_bytes)
+            if best >= _GOOD and costs[span[0]] < _UNREACHED:
+                known = min(span[1] + best, _last_end(block))
+        for at in range(span[0], span[1] if span[1] > known or best >= _GOOD else span[0]):
             if costs[at] < _UNREACHED:
                 _go_on(costs, origins, offsets, found, at, span, block, (count, same[0], same[1]))
         links[run, 0], links[run, 1] = heads[0, pair], heads[1, alone]
@@ -175,8 +182,11 @@ def _candidates(
     of: tuple[int, int],
     other: int,
     size: int,
-) -> int:
-    """Collect earlier runs of the same label that, laid end to end with a run, go on as it does."""
+) -> tuple[int, int]:
+    """Collect earlier runs of the same label that, laid end to end with a run, go on as it does.
+
+    Return how many there are, and how far one goes on that is as long as the run.
+    """
     run, runs = of
     end = starts[run + 1]
     length = end - starts[run]
@@ -213,7 +223,7 @@ def _candidates(
                     if more >= _GOOD:
                         break
         other = links[other, 0]
-    return count
+    return count, best
 
 
 @inlined
@@ -275,12 +285,18 @@ def _go_on(
 
 
 @inlined
+def _last_end(block: tuple[int, int]) -> int:
+    """Return the last voxel at which a match may end."""
+    return block[0] - (_LAST_LITERALS + block[1] - 1) // block[1]
+
+
+@inlined
 def _reach(
     costs: Any, origins: Any, offsets: Any, at: int, to: int, offset: int, block: tuple[int, int]
 ) -> None:
     """Reach a voxel by a match, or the last one at which a match may end."""
-    num_voxels, size = block
-    to = min(to, num_voxels - (_LAST_LITERALS + size - 1) // size)
+    size = block[1]
+    to = min(to, _last_end(block))
     more = (to - at) * size - _LEAST_MATCH_BYTES
     if more < 0:
         return
