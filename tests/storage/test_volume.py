@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import pytest
 
@@ -16,7 +17,8 @@ from wkdask.errors import AlignmentError, ArgumentError, DtypeError
 from wkdask.geometry import BoundingBox, Vec3
 from wkdask.grids import Region, check_apart, chunk_grid, overlaps, region_of, slices_in
 from wkdask.storage.header import VolumeHeader
-from wkdask.storage.opening import create_volume, is_volume, open_volume, volume_at
+from wkdask.storage.opening import create_volume, is_volume, new_layout, open_volume, volume_at
+from wkdask.storage.place import LOCAL
 from wkdask.storage.volume import (
     FileNames,
     Produce,
@@ -197,3 +199,10 @@ def test_volumes_are_found_by_their_path(tmp_path: Any) -> None:
     assert made == planned == open_volume(tmp_path / "1")
     assert isinstance(made, WkwVolume)
     assert np.array_equal(made.read(region_of(BOX)), np.zeros((1, *BOX.size)))
+
+
+def test_the_place_is_the_same_in_other_processes(tmp_path: Any) -> None:
+    for layout in (VolumeHeader("uint8", block_edge=8), new_layout("zarr3", "uint8", 1)):
+        volume = create_volume(tmp_path / layout.data_format, layout)
+        assert pickle.loads(pickle.dumps(volume)).place is LOCAL
+        assert cloudpickle.loads(cloudpickle.dumps(volume)).place is LOCAL

@@ -296,6 +296,10 @@ class Place(Protocol):
 class LocalPlace:
     """The file systems of this machine."""
 
+    def __reduce__(self) -> str:
+        # `LOCAL` stays the only one in other processes too, where it is told by its identity.
+        return "LOCAL"
+
     def absolute(self, path: str) -> str:
         """Return an absolute path; see `geometry.absolute`."""
         return absolute(path)
