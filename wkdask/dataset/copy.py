@@ -7,6 +7,7 @@ error nothing of the copy is left, unless it can be resumed.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -188,7 +189,9 @@ def _box_of(view: View) -> BoundingBox:
     """Return what is copied of a mag: all files, because voxels may lie outside of its box."""
     try:
         return view.volume.box_on_disk()
-    except RemoteError:
+    except RemoteError as error:
+        if error.errno != errno.ENOTSUP:
+            raise
         # Of a web server, which can't list files.
         return view.bounding_box
 
