@@ -17,7 +17,7 @@ from wkdask.storage.volume import Layout, Volume
 from wkdask.storage.wkw import HEADER_NAME, WkwVolume
 from wkdask.storage.zarr import HEAD_NAMES, ZarrVolume, is_array
 from wkdask.storage.zarr_array import ArrayVolume
-from wkdask.storage.zarr_layout import UnusualError, ZarrLayout
+from wkdask.storage.zarr_layout import UnusualError, ZarrLayout, usual_layout
 
 __all__ = ["HEAD_FILES", "create_volume", "is_volume", "new_layout", "open_volume", "volume_at"]
 
@@ -141,14 +141,9 @@ def new_layout(
             32 if blocks_per_file_edge is None else blocks_per_file_edge,
             block_type or "lz4hc",  # type: ignore[arg-type]
         )  # fmt: skip
-    is_sharded = data_format == "zarr3"
-    blocks = 1 if not is_sharded else 32 if blocks_per_file_edge is None else blocks_per_file_edge
-    return ZarrLayout(
-        dtype, num_channels, (block_edge,) * 3, (block_edge * blocks,) * 3,
-        block_type or "zstd",  # type: ignore[arg-type]
-        data_format,  # type: ignore[arg-type]
-        is_sharded, "c/" if is_sharded else "", has_checksum=is_sharded,
-    )  # fmt: skip
+    return usual_layout(
+        data_format, dtype, num_channels, block_edge, blocks_per_file_edge, block_type
+    )
 
 
 def _header(layout: Layout) -> VolumeHeader:

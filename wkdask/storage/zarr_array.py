@@ -34,7 +34,7 @@ from wkdask.storage.header import DTYPES
 from wkdask.storage.memory import new_array
 from wkdask.storage.place import LOCAL, CheckedFile, Fetch, Place
 from wkdask.storage.volume import FileNames, VoxelType
-from wkdask.storage.zarr_layout import ZarrLayout
+from wkdask.storage.zarr_layout import usual_layout
 
 __all__ = ["ArrayLayout", "ArrayVolume"]
 
@@ -91,11 +91,13 @@ class ArrayLayout:
 
     def stored_as(self, block_type: str | None) -> Any:
         """Return how a new mag of the same layer is stored: as WEBKNOSSOS does."""
-        return self._usual(32, 32, block_type)
+        return usual_layout(self.data_format, self.dtype, self.num_channels, codec=block_type)
 
     def with_edges(self, block_edge: int | None, blocks_per_file_edge: int | None) -> Any:
         """Return how a new mag of the same layer is stored, with these edges or the usual ones."""
-        return self._usual(block_edge or 32, blocks_per_file_edge or 32, None)
+        return usual_layout(
+            self.data_format, self.dtype, self.num_channels, block_edge or 32, blocks_per_file_edge
+        )
 
     def difference_to(self, demanded: object) -> str:
         """Return in words what differs from another layout; an empty text if nothing does."""
@@ -109,16 +111,6 @@ class ArrayLayout:
             "file_edge": list(self.file_size),
             "axes": self.axes,
         }
-
-    def _usual(self, block: int, blocks: int, block_type: str | None) -> ZarrLayout:
-        is_sharded = self.data_format == "zarr3"
-        file = block * blocks if is_sharded else block
-        return ZarrLayout(
-            self.dtype, self.num_channels, (block,) * 3, (file,) * 3,
-            block_type or "zstd",  # type: ignore[arg-type]
-            self.data_format,  # type: ignore[arg-type]
-            is_sharded, "c/" if is_sharded else "", has_checksum=is_sharded,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

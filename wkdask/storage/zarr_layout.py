@@ -29,6 +29,7 @@ __all__ = [
     "ZarrFormat",
     "ZarrLayout",
     "from_metadata",
+    "usual_layout",
 ]
 
 ZarrFormat = Literal["zarr3", "zarr"]
@@ -230,6 +231,24 @@ class ZarrLayout:
             "index_location": "end" if self.index_at_end else "start",
         }
         return [{"name": "sharding_indexed", "configuration": sharding}]
+
+
+def usual_layout(
+    data_format: str,
+    dtype: str,
+    num_channels: int,
+    block_edge: int = 32,
+    blocks_per_file_edge: int | None = None,
+    codec: str | None = None,
+) -> ZarrLayout:
+    """Return how WEBKNOSSOS stores a new array; see `opening.new_layout`."""
+    is_sharded = data_format == "zarr3"
+    blocks = 1 if not is_sharded else 32 if blocks_per_file_edge is None else blocks_per_file_edge
+    return ZarrLayout(
+        dtype, num_channels, (block_edge,) * 3, (block_edge * blocks,) * 3,
+        cast(Codec, codec or "zstd"), cast(ZarrFormat, data_format),
+        is_sharded, "c/" if is_sharded else "", has_checksum=is_sharded,
+    )  # fmt: skip
 
 
 _COMPARED = (
