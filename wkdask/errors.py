@@ -207,6 +207,9 @@ def storage_error(error: OSError, path: str | os.PathLike[str], doing: str) -> S
     >>> isinstance(error, WkdaskError), error.errno == errno.ENOSPC, error.filename
     (True, True, 'x0.wkw')
     """
+    if isinstance(error, StorageError):
+        # Of a server, which has said all of it.
+        return error
     code = error.errno or 0
     kind, advice = _STORAGE_ERRORS.get(code, (StorageError, ""))
     text = f"{error.strerror or error}, while {doing}" + (f" ({advice})" if advice else "")

@@ -17,7 +17,6 @@ from wkdask.errors import (
     ExistsError,
     FormatError,
     MissingError,
-    StorageError,
     storage_error,
 )
 from wkdask.geometry import BoundingBox, Vec3, is_remote
@@ -171,8 +170,6 @@ def _read_header(directory: str, place: Place) -> VolumeHeader:
         data = place.read(path, _MOST_HEADER_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         raise _no_header(directory) from None
-    except StorageError:
-        raise
     except OSError as error:
         raise storage_error(error, path, "reading the header") from None
     try:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from wkdask.errors import ExistsError, FormatError, MissingError, StorageError, storage_error
+from wkdask.errors import ExistsError, FormatError, MissingError, storage_error
 from wkdask.geometry import BoundingBox, Vec3, is_remote
 from wkdask.grids import Region
 from wkdask.storage.files import FileVolume
@@ -235,8 +235,6 @@ def _head_bytes(path: str, place: Place) -> bytes:
         return place.read(path, _MOST_HEAD_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         raise _no_head(os.path.dirname(path)) from None
-    except StorageError:
-        raise
     except OSError as error:
         raise storage_error(error, path, "reading the metadata") from None
 

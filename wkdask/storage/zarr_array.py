@@ -22,7 +22,6 @@ from wkdask.errors import (
     FormatError,
     MissingError,
     ReadOnlyError,
-    StorageError,
     WkdaskError,
     extra_error,
     storage_error,
@@ -269,8 +268,6 @@ def _head(directory: str, place: Place) -> tuple[str, bytes]:
             return name, place.read(path, _MOST_HEAD_BYTES)
         except FileNotFoundError:
             continue
-        except StorageError:
-            raise
         except OSError as error:
             raise storage_error(error, path, "reading the metadata") from None
     raise _no_array(directory)
