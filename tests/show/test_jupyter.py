@@ -103,10 +103,32 @@ def wait_for(page: Any, value: int) -> float:
 
 
 def run_cell(page: Any, number: int) -> None:
-    page.locator(".jp-Notebook .jp-CodeCell").nth(number).locator(".cm-content").click(
-        timeout=180_000
-    )
-    page.keyboard.press("Control+Enter")
+    """Run a cell; again where JupyterLab took no notice, as it may before its kernel is there."""
+    cell = page.locator(".jp-Notebook .jp-CodeCell").nth(number)
+    prompt = cell.locator(".jp-InputPrompt")
+    for _ in range(12):
+        cell.locator(".cm-content").click(timeout=180_000)
+        page.keyboard.press("Control+Enter")
+        for _ in range(100):
+            if prompt.inner_text().strip() not in ("[ ]:", ""):
+                return
+            page.wait_for_timeout(100)
+    raise AssertionError(f"cell {number} does not run; the page says:\n{said(page)}")
+
+
+def said(page: Any) -> str:
+    """Return what a page says, for a message."""
+    return str(page.locator("body").inner_text())[-3000:]
+
+
+def shown(page: Any, selector: str) -> None:
+    """Wait until something is on the page, or tell what is there instead."""
+    from playwright.sync_api import TimeoutError as Late
+
+    try:
+        page.locator(selector).first.wait_for(timeout=120_000)
+    except Late:
+        raise AssertionError(f"no {selector}; the page says:\n{said(page)}") from None
 
 
 def test_slider_to_pixels(
@@ -119,9 +141,9 @@ def test_slider_to_pixels(
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(f"{address}/lab/tree/viewer.ipynb?token={TOKEN}")
         run_cell(page, 0)
-        page.locator(".wk-box").first.wait_for(timeout=180_000)
+        shown(page, ".wk-box")
         run_cell(page, 1)
-        page.locator("canvas[data-plane=xy]").wait_for(timeout=180_000)
+        shown(page, "canvas[data-plane=xy]")
         wait_for(page, 70)
         assert not page.locator("[data-wkdask-viewer]").first.is_visible()
         slider = page.locator("input[data-axis=z]")
@@ -132,6 +154,7 @@ def test_slider_to_pixels(
         assert np.median(seconds) < 1.0, "planes come as one looks"
         with capsys.disabled():
             sys.stdout.write(f" {1 / np.median(seconds):.0f} planes per second ")
+        page.wait_for_timeout(2000)  # a position under way from the slider would win
         run_cell(page, 2)
         wait_for(page, 140)
         slider.fill("77")
