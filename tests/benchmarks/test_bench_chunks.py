@@ -11,13 +11,17 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import dask
 import pytest
 
 import wkdask
+from wkdask.runtime.cluster import launch_calls, on_cluster
+from wkdask.runtime.pickling import unpacked
+from wkdask.runtime.queues import WAITING
 from wkdask.storage.header import VolumeHeader
 
 pytest.importorskip("pytest_benchmark")
@@ -113,6 +117,35 @@ def test_time_to_the_first_chunk(client: Any, is_measured: bool) -> None:
         view.for_each_chunk(tell, EDGE, client)
     if is_measured:
         say(f"first of a million chunks after {raised.value.args[0] - start:.2f} s")
+
+
+def test_time_between_stages(client: Any, is_measured: bool) -> None:
+    """Each task waits for the one before, as stages of a pyramid do; 20 ms were asked for."""
+    count, length = (20, 0.5) if is_measured else (3, 0.05)
+
+    def slow(_: object) -> tuple[float, float]:
+        start = time.time()
+        time.sleep(length)
+        return start, time.time()
+
+    ended: list[bool] = []
+
+    def stages() -> Iterator[object]:
+        for i in range(count):
+            while len(ended) < i:
+                yield WAITING
+            yield i
+
+    times = []
+    for outcome in on_cluster(
+        client, launch_calls(client, slow, "stage"), stages(), unpack=unpacked
+    ):
+        times.append(outcome.value)
+        ended.append(True)
+    gaps = [start - end for (_, end), (start, _) in pairwise(times)]
+    assert len(times) == count
+    if is_measured:
+        say(f"the next stage begins after {1000 * statistics.median(gaps):.1f} ms, {gaps}")
 
 
 def nothing_here() -> Callable[[object], None]:

@@ -12,6 +12,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakSet
 
@@ -31,7 +32,7 @@ WINDOW = 512
 """Blocks of an array that are taken from its graph at a time."""
 
 _PAUSE_SECONDS = 0.1
-_LEAST_PAUSE_SECONDS = 0.002
+_FEW = 32
 _LOOK_SECONDS = 10
 _WARN_SECONDS = 30
 
@@ -71,6 +72,7 @@ def on_cluster(
         Returns the value of a result, and the error that stands for it; None takes it as it is.
     """
     window = _Window(client, least or config.window())
+    ends = _Ends(window)
     source = Items(items, retries)
     flying: dict[Future[object], Any] = {}
     suspects: deque[Any] = deque()
@@ -90,7 +92,7 @@ def on_cluster(
             if not flying:
                 source.check_end()
                 return
-            done = {future: flying.pop(future) for future in _finished(flying, window)}
+            done = {future: flying.pop(future) for future in ends.of(flying)}
             for outcome in _results(client, done, unpack):
                 if isinstance(outcome.error, WorkerLostError) and not is_alone:
                     # Another task on the same workers may have killed them: it is tried alone.
@@ -154,21 +156,38 @@ class _Window:
             )
 
 
-def _finished(flying: Collection[Future[object]], window: _Window) -> list[Future[object]]:
-    """Wait for some futures; short tasks end in quick succession, and are taken together.
+class _Ends:
+    """Waits for the ends of futures.
 
-    Few tasks are looked at often, since others may wait for them to begin, and many less often: one
-    look at all of them costs less than one message for each.
+    While few tasks are in flight, others may wait for them to begin, or a whole stage for the last
+    one: the end of any wakes this thread at once. While they are many, workers have enough to do,
+    and a look at all of them from time to time costs less than a message for each.
     """
-    least = min(_PAUSE_SECONDS, max(_LEAST_PAUSE_SECONDS, len(flying) * _PAUSE_SECONDS / WINDOW))
-    start = time.monotonic()
-    while True:
-        # Who has waited for long waits a twentieth longer.
-        waited = time.monotonic() - start
-        time.sleep(min(_PAUSE_SECONDS, max(least, waited / 20)))
-        if done := [future for future in flying if future.done()]:
-            return done
-        window.look()
+
+    def __init__(self, window: _Window) -> None:
+        self._window = window
+        self._ended: SimpleQueue[Future[object]] = SimpleQueue()
+        self._watched: WeakSet[Future[object]] = WeakSet()
+
+    def of(self, flying: Collection[Future[object]]) -> list[Future[object]]:
+        """Return those that have ended, well or not; at least one."""
+        while True:
+            if len(flying) <= _FEW:
+                self._wait(flying)
+            else:
+                time.sleep(min(_PAUSE_SECONDS, len(flying) * _PAUSE_SECONDS / WINDOW))
+            if done := [future for future in flying if future.done()]:
+                return done
+            self._window.look()
+
+    def _wait(self, flying: Collection[Future[object]]) -> None:
+        for future in flying:
+            if future not in self._watched:
+                self._watched.add(future)
+                future.add_done_callback(self._ended.put)
+        # Not for ever: a cluster may lose its last worker.
+        with contextlib.suppress(Empty):
+            self._ended.get(timeout=_PAUSE_SECONDS)
 
 
 async def _release(futures: list[Future[object]]) -> None:
