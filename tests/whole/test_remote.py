@@ -537,6 +537,8 @@ class TestAddresses:
             str(mag.to_xarray().encoding), repr(mag.to_xarray()), dask.base.tokenize(mag.volume),
         ]  # fmt: skip
         assert not [text for text in shown if secret in text or "someone" in text]
+        other = mag.to_xarray().wkw.at_mag(1)
+        assert other.encoding["credentials"].options == mag.volume.credentials.options
         nginx_down = wkdask.open(address, storage_options=options)
         with pytest.raises(WkdaskError) as failed:
             nginx_down["none"]

@@ -221,5 +221,6 @@ def _encoding(volume: Volume, box: BoundingBox, labels: Labels) -> dict[str, obj
         "source": volume.path,
         "dataset": labels.dataset,
         "layer": labels.name,
+        "credentials": volume.credentials,
     }
     return {key: value for key, value in known.items() if value is not None}

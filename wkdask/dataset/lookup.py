@@ -201,7 +201,9 @@ def can_open(path: Any) -> bool:
 def other_mag(encoding: Any, mag: MagLike) -> MagView:
     """Return another mag of the layer from which lazy voxels come, by what xarray keeps of them."""
     if "dataset" in encoding and "layer" in encoding:
-        return Dataset(encoding["dataset"])[encoding["layer"]][mag]
+        credentials = encoding.get("credentials")
+        options = credentials and credentials.options
+        return Dataset(encoding["dataset"], options)[encoding["layer"]][mag]
     if "source" not in encoding:
         raise MissingError(
             "the array does not know from which layer it comes: it was computed, or not opened by "

@@ -12,6 +12,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,9 @@ from wkdask.storage.volume import (
 )
 from wkdask.storage.writer import FileFormat
 
+if TYPE_CHECKING:
+    from wkdask.storage.objects import Credentials
+
 __all__ = ["FileVolume"]
 
 
@@ -64,6 +68,11 @@ class FileVolume(Volume):
     def identity(self) -> str:
         """What tells the volume from all others."""
         return f"{self.place.store}{self.path}"
+
+    @property
+    def credentials(self) -> Credentials | None:
+        """How the place of the files is asked; None if that is this machine."""
+        return self.place.credentials
 
     @property
     def can_be_written(self) -> bool:

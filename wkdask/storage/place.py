@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,9 @@ from wkdask.storage import atomic
 from wkdask.storage.reader import create_head, opening, regular_bytes
 from wkdask.storage.volume import Layout, Voxels, WriteOptions
 from wkdask.storage.writer import FileFormat, PieceWriter, writing_as
+
+if TYPE_CHECKING:
+    from wkdask.storage.objects import Credentials
 
 __all__ = [
     "ANY",
@@ -245,6 +248,10 @@ class Place(Protocol):
         """What tells paths here from the same ones elsewhere; empty if nothing has to."""
 
     @property
+    def credentials(self) -> Credentials | None:
+        """How the place is asked; None if it is this machine."""
+
+    @property
     def can_be_written(self) -> bool:
         """Whether anything can be written here."""
 
@@ -295,6 +302,9 @@ class Place(Protocol):
 @dataclass(frozen=True, slots=True)
 class LocalPlace:
     """The file systems of this machine."""
+
+    credentials = None
+    """No one is asked."""
 
     def __reduce__(self) -> str:
         # `LOCAL` stays the only one in other processes too, where it is told by its identity.

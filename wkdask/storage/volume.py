@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,9 @@ from wkdask.geometry import BoundingBox, Vec3, is_remote, whole
 from wkdask.grids import Region, overlaps, region_of
 from wkdask.storage import claims
 from wkdask.storage.atomic import tagged
+
+if TYPE_CHECKING:
+    from wkdask.storage.objects import Credentials
 
 __all__ = [
     "JOURNALS_NAME",
@@ -179,6 +182,11 @@ class Volume(ABC):
     """How files are written; what they hold does not depend on it."""
     is_claimed: bool = field(default=False, kw_only=True)
     """Whether this value belongs to the run that has claimed the volume whole."""
+
+    @property
+    def credentials(self) -> Credentials | None:
+        """How the place of the volume is asked; None if that is this machine."""
+        return None
 
     # --- voxels -----------------------------------------------------------------------------
 

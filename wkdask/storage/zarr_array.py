@@ -335,7 +335,7 @@ def _vec3(lengths: Mapping[str, int]) -> Vec3:
 
 def _array(directory: str, place: Place, head: tuple[str, bytes]) -> Any:
     """Return the array of zarr-python; one with the same metadata is made once."""
-    key = repr(getattr(place, "credentials", None) and place.credentials.text())  # type: ignore[attr-defined]
+    key = place.credentials.text() if place.credentials else ""
     return _arrays(directory, key, head, _Holder(place))
 
 
