@@ -22,21 +22,18 @@ from typing import Any
 import numpy as np
 import pytest
 import wkw
+from voxels import DTYPES, Voxels, voxels_of
 
 import wkdask
 from wkdask.geometry import BoundingBox
 from wkdask.grids import region_of
 from wkdask.storage.header import BlockType, VolumeHeader
 from wkdask.storage.wkw import WkwVolume
-from wkdask.testing import Tissue
 
 pytest.importorskip("pytest_benchmark")
 
-Voxels = np.ndarray[Any, Any]
-
 SMALL_EDGE, FULL_EDGE = 64, 512
 WHO = ("wkdask", "libwkw")
-DTYPES = ("uint8", "uint32")
 # The order of axes is that of (x, y, z): the plane is one voxel thick along the axis of the 1.
 PLANES = {"xy": (0, 0, 1), "xz": (0, 1, 0), "yz": (1, 0, 0)}
 
@@ -96,35 +93,13 @@ def scene(
     try:
         path = request.getfixturevalue("real_volume")
     except pytest.skip.Exception:
-        voxels = synthetic(edge)
-    else:
-        voxels = mirrored(path, edge)
+        path = None
+    voxels = {dtype: voxels_of(path, name, edge)[np.newaxis] for name, dtype in DTYPES.items()}
     directory = tmp_path_factory.mktemp("files")
     scene = Scene(edge, rounds if is_measured else 1, voxels, directory, {}, {})
     yield scene
     for file in directory.rglob("*.wkw"):
         file.unlink()
-
-
-def mirrored(path: Path, edge: int) -> dict[str, Voxels]:
-    dataset = wkdask.open(path)
-    found = {}
-    for name, dtype in zip(("color", "segmentation"), DTYPES, strict=True):
-        mag = dataset[name][1]
-        voxels = mag.read(mag.bounding_box.topleft, mag.bounding_box.size)[0].astype(dtype)
-        few = voxels[:edge, :edge, :edge]
-        few = few.T  # so that what NumPy makes in C order is in Fortran order at the end
-        for axis, length in enumerate(few.shape):
-            places = np.pad(np.arange(length), (0, edge - length), mode="symmetric")
-            few = few.take(places, axis)
-        found[dtype] = few.T[np.newaxis]
-    return found
-
-
-def synthetic(edge: int) -> dict[str, Voxels]:
-    tissue = Tissue(seed=7)
-    box = (0, 0, 0), (edge,) * 3
-    return {"uint8": tissue.grey(*box)[np.newaxis], "uint32": tissue.labels(*box)[np.newaxis]}
 
 
 def measure(
@@ -159,7 +134,7 @@ def reader(who: str, volume: WkwVolume, box: BoundingBox) -> Callable[[], Voxels
 
 
 @pytest.mark.parametrize("who", WHO)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES.values())
 @pytest.mark.parametrize("kind", ["raw", "lz4"])
 def test_read(benchmark: Any, scene: Scene, kind: BlockType, dtype: str, who: str) -> None:
     call = reader(who, scene.written(dtype, kind), scene.box)
@@ -168,7 +143,7 @@ def test_read(benchmark: Any, scene: Scene, kind: BlockType, dtype: str, who: st
 
 
 @pytest.mark.parametrize("who", WHO)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES.values())
 @pytest.mark.parametrize("kind", ["raw", "lz4"])
 def test_read_with_two_threads(
     benchmark: Any, scene: Scene, kind: BlockType, dtype: str, who: str
@@ -210,7 +185,7 @@ def test_plane(benchmark: Any, scene: Scene, kind: BlockType, plane: str, who: s
 
 
 @pytest.mark.parametrize("who", WHO)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES.values())
 @pytest.mark.parametrize("kind", ["raw", "lz4", "lz4hc"])
 def test_write(
     benchmark: Any, scene: Scene, tmp_path: Path, kind: BlockType, dtype: str, who: str

@@ -22,19 +22,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from voxels import DTYPES, voxels_of
 
 import wkdask
 from wkdask.geometry import BoundingBox, Mag
 from wkdask.pyramid.sampling import Downsampling
 from wkdask.storage import codec
-from wkdask.testing import Tissue
-
-Voxels = np.ndarray[Any, Any]
 
 SMALL_EDGE, FULL_EDGE = 128, 1024
-LAYERS = {"color": "uint8", "segmentation": "uint32"}
 MAGS = (2, 4, 8)
 JOBS = 2
 # What `webknossos` asks of a command line.
@@ -92,28 +88,13 @@ def scene(
     scene = Scene(edge, rounds, tmp_path_factory.mktemp("pyramid"))
     box = BoundingBox((0, 0, 0), (edge,) * 3)
     dataset = wkdask.create(scene.directory / "source", (8, 8, 8))
-    for name, dtype in LAYERS.items():
+    for name, dtype in DTYPES.items():
         layer = dataset.add_layer(name, name, dtype, bounding_box=box, largest_segment_id=None)
         layer.add_mag(1, block_type="raw" if name == "color" else "lz4hc").get_view().write(
             voxels_of(path, name, edge)
         )
     yield scene
     shutil.rmtree(scene.directory)
-
-
-def voxels_of(path: Path | None, name: str, edge: int) -> Voxels:
-    """Return a real layer, tiled by mirrored copies, or else synthetic tissue."""
-    if path is None:
-        tissue = Tissue(seed=7)
-        make = tissue.grey if name == "color" else tissue.labels
-        return make((0, 0, 0), (edge,) * 3)
-    mag = wkdask.open(path)[name][1]
-    voxels = mag.read(mag.bounding_box.topleft, mag.bounding_box.size)[0].astype(LAYERS[name])
-    few = voxels[:edge, :edge, :edge].T  # so that what NumPy makes is in Fortran order at the end
-    for axis, length in enumerate(few.shape):
-        places = np.pad(np.arange(length), (0, edge - length), mode="symmetric")
-        few = few.take(places, axis)
-    return few.T
 
 
 def timed(call: Callable[[], object]) -> float:
@@ -131,7 +112,7 @@ def median_of(scene: Scene, prepare: Callable[[], Any], call: Callable[[Any], ob
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", DTYPES)
 def test_pyramid(scene: Scene, webknossos: Any, name: str) -> None:
     ours = median_of(
         scene,
@@ -153,7 +134,7 @@ def test_pyramid(scene: Scene, webknossos: Any, name: str) -> None:
         assert wkdask.equal(found[mag], expected[mag])
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", DTYPES)
 def test_sum_of_parts(scene: Scene, name: str) -> None:
     """Read, kernel and write of all pieces by bare threads, beside the whole run of mag 2."""
     layer = wkdask.open(scene.fresh("ours"))[name]
