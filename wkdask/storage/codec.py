@@ -208,7 +208,7 @@ class BlockPacker:
         self._hc = address_of("LZ4_compress_HC_extStateHC") if is_hc else 0
         batch = max(1, _ROW_BYTES // block_bound(header))
         self._sizes = np.zeros(min(batch, header.blocks_per_file), dtype=np.int64)
-        # One block more: LZ4HC writes behind what fast LZ4 wrote.
+        # One block more: each encoder writes behind the one before.
         self._packed = np.empty((len(self._sizes) + 1) * block_bound(header), dtype=np.uint8)
         self._state = _working_memory("LZ4_sizeofState", bool(self._lz4))
         self._hc_state = _working_memory("LZ4_sizeofStateHC", bool(self._hc))
@@ -268,7 +268,7 @@ def _working_memory(name: str, is_needed: bool) -> Bytes:
 
 _CLASSES = 16
 _SAMPLE_EVERY = 32
-_CONSTANT = 240  # fast LZ4 makes a block of one value 255 times smaller, and nothing better
+_FEW_RUNS = 8  # runs that make a block so many times smaller leave nothing to fast LZ4
 _WORTH = 16  # LZ4HC must save a sixteenth of what fast LZ4 makes of a block
 
 
@@ -675,34 +675,40 @@ def _pack(
             )
         size: Any = block_bytes
         if lz4:
-            size = np.int64(call_lz4(lz4, (state, block, target, block_bytes, bound, 1)))
-            if size <= 0:
-                return -1
-            of_runs = 0
-            if len(starts) and _CONSTANT * size > block_bytes:
-                of_runs = pack_runs(
-                    starts,
-                    values,
-                    heads,
-                    links,
-                    costs,
-                    origins,
-                    offsets,
-                    found,
-                    raw,
-                    voxel_bytes,
-                    target + size,
+            of_runs: Any = np.int64(0)
+            if len(starts):
+                of_runs = np.int64(
+                    pack_runs(
+                        starts,
+                        values,
+                        heads,
+                        links,
+                        costs,
+                        origins,
+                        offsets,
+                        found,
+                        raw,
+                        voxel_bytes,
+                        target,
+                    )
                 )
-            if of_runs:
-                if of_runs < size:
-                    copy_bytes(target, target + size, of_runs)
+            size = of_runs
+            # Fast LZ4 makes less of a block only where every run is something new.
+            if of_runs == 0 or _FEW_RUNS * of_runs > block_bytes:
+                behind = target + of_runs
+                size = np.int64(call_lz4(lz4, (state, block, behind, block_bytes, bound, 1)))
+                if size <= 0:
+                    return -1
+                if 0 < of_runs <= size:
                     size = of_runs
-            elif hc and size < block_bytes:
-                sample = samples[size * _CLASSES // block_bytes]
-                if _is_worth(sample):
-                    level = levels[0] if 16 * size < block_bytes else levels[1]
-                    arguments = (hc_state, block, target + size, block_bytes, bound, level)
-                    size = _smaller(target, size, np.int64(call_lz4(hc, arguments)), sample)
+                elif of_runs:
+                    copy_bytes(target, behind, size)
+                elif hc and size < block_bytes:
+                    sample = samples[size * _CLASSES // block_bytes]
+                    if _is_worth(sample):
+                        level = levels[0] if 16 * size < block_bytes else levels[1]
+                        arguments = (hc_state, block, target + size, block_bytes, bound, level)
+                        size = _smaller(target, size, np.int64(call_lz4(hc, arguments)), sample)
         sizes[k] = size
         used += size
     return used

@@ -29,10 +29,16 @@ _MOST_VOXELS = 2**18
 _LEAST_VOXELS = 64
 # A block of more runs is no block of labels.
 _VOXELS_PER_RUN = 4
-# Earlier runs that are compared: those before the same next label, and those of the same label.
-_TRIES, _TRIES_ALONE = 16, 8
-# Voxels after a run, from which on a match is not worth a further search.
-_GOOD = 512
+# Which earlier runs are compared with a run. They are chained by what they have in common: label,
+# next label and length of the next run; label and next label; the label alone.
+_NEXT_RUN, _NEXT_LABEL, _LABEL = range(3)
+# How many are compared, more in a block of few runs; up to which one those of the first chain; and
+# how many of the third.
+_LEAST_TRIES, _MOST_TRIES, _TRIES_PER_BLOCK = 4, 128, 2**13
+_TRIES_NEXT_RUN, _TRIES_LABEL = 3, 8
+# Voxels behind the run: from so many on, per try, others are not compared; and from so many on
+# nothing is looked for inside of the match.
+_ENOUGH_PER_TRY, _GOOD = 8, 256
 _HASH_BITS = 12
 _FARTHEST_BYTES = 65535
 _LEAST_MATCH_BYTES, _LAST_LITERALS, _LAST_MATCH_START = 4, 5, 12
@@ -48,9 +54,9 @@ class Workspace(NamedTuple):
     values: NDArray[np.uint64]
     """Of each run, its voxel."""
     heads: NDArray[np.int32]
-    """The latest run per hash: of a voxel and the next run's voxel, and of a voxel alone."""
+    """The latest run of each chain, by the hash of what its runs have in common."""
     links: NDArray[np.int32]
-    """Of each run, the run before it of the same hash, likewise."""
+    """Of each run, the one before it in each chain."""
     costs: NDArray[np.int32]
     """Of each voxel, the bytes of the cheapest way to it; when the way is known, where it goes on.
     """
@@ -70,12 +76,12 @@ def workspace(num_voxels: int, voxel_bytes: int) -> Workspace:
     return Workspace(
         np.empty(count, np.int32),
         np.empty(count, np.uint64),
-        np.empty((2, 2**_HASH_BITS), np.int32),
-        np.empty((count, 2), np.int32),
+        np.empty((3, 2**_HASH_BITS), np.int32),
+        np.empty((count, 3), np.int32),
         np.empty(count, np.int32),
         np.empty(count, np.int32),
         np.empty(count, np.int32),
-        np.empty((_TRIES, 4), np.int32),
+        np.empty((_MOST_TRIES + 1, 4), np.int32),
     )
 
 
@@ -116,30 +122,46 @@ def pack_runs(
         runs = _find_runs(raw.view(np.uint32), starts, values)
     else:
         runs = _find_runs(raw.view(np.uint64), starts, values)
-    if not runs:
+    # Of a block of one value fast LZ4 makes the same.
+    if runs < 2:
         return 0
-    block = len(raw) // voxel_bytes, voxel_bytes
+    num_voxels = len(raw) // voxel_bytes
+    # Divided once, which is slow: voxels, bytes of one, and the last one at which a match may end.
+    last_end = num_voxels - (_LAST_LITERALS + voxel_bytes - 1) // voxel_bytes
+    block = num_voxels, voxel_bytes, last_end
+    farthest = _FARTHEST_BYTES // voxel_bytes
+    tries = min(max(_LEAST_TRIES, _TRIES_PER_BLOCK // runs), _MOST_TRIES)
     heads[:] = -1
-    costs[: block[0] + 1] = _UNREACHED
+    costs[: num_voxels + 1] = _UNREACHED
     costs[0] = 0
     # Up to where a long match goes on from the start of a run: nothing is looked for inside of it.
     known = 0
+    # What is best for a run goes on, most often, with what is best for the next one.
+    following = -1
     for run in range(runs):
-        pair, alone = _hashes(values, run, runs)
-        first = heads[0, pair]
+        hashes = _hashes(starts, values, run, runs)
         span = starts[run], starts[run + 1]
         count = best = 0
         same = 0, 0
+        chosen = following
         if span[1] > known:
-            count, best = _candidates(starts, values, links, found, (run, runs), first, voxel_bytes)
-            same = _same_label(starts, values, links, run, heads[1, alone], voxel_bytes)
+            firsts = following, heads[_NEXT_RUN, hashes[0]], heads[_NEXT_LABEL, hashes[1]]
+            count, best, chosen = _candidates(
+                starts, values, links, found, (run, runs), firsts, (tries, farthest)
+            )
+            if best < 0:
+                first = heads[_LABEL, hashes[2]]
+                same = _same_label(starts, values, links, run, first, farthest)
             if best >= _GOOD and costs[span[0]] < _UNREACHED:
-                known = min(span[1] + best, _last_end(block))
+                known = min(span[1] + best, last_end)
+        following = chosen + 1 if chosen >= 0 else -1
         for at in range(span[0], span[1] if span[1] > known or best >= _GOOD else span[0]):
             if costs[at] < _UNREACHED:
                 _go_on(costs, origins, offsets, found, at, span, block, (count, same[0], same[1]))
-        links[run, 0], links[run, 1] = heads[0, pair], heads[1, alone]
-        heads[0, pair] = heads[1, alone] = run
+        links[run, _NEXT_RUN] = heads[_NEXT_RUN, hashes[0]]
+        links[run, _NEXT_LABEL] = heads[_NEXT_LABEL, hashes[1]]
+        links[run, _LABEL] = heads[_LABEL, hashes[2]]
+        heads[_NEXT_RUN, hashes[0]] = heads[_NEXT_LABEL, hashes[1]] = heads[_LABEL, hashes[2]] = run
     return _write(costs, origins, offsets, raw, block, target)
 
 
@@ -158,19 +180,25 @@ def _find_runs(voxels: Any, starts: Any, values: Any) -> int:
             starts[count], values[count] = i, voxel
             count += 1
             last = voxel
-    starts[count] = len(voxels)
+    starts[count], values[count] = len(voxels), last
     return count
 
 
 @inlined
-def _hashes(values: Any, run: int, runs: int) -> tuple[int, int]:
-    """Return the hashes of a run's voxel with the next one, and of the voxel alone."""
+def _hashes(starts: Any, values: Any, run: int, runs: int) -> tuple[int, int, int]:
+    """Return the hashes of what a run has in common with others of its chains."""
     value = values[run]
     following = values[run + 1] if run + 1 < runs else ~value
-    one = value * np.uint64(0x9E3779B185EBCA87)
-    both = one ^ (following * np.uint64(0xC2B2AE3D27D4EB4F))
+    length = np.uint64(starts[run + 2] - starts[run + 1]) if run + 1 < runs else np.uint64(0)
+    label = value * np.uint64(0x9E3779B185EBCA87)
+    next_label = label ^ (following * np.uint64(0xC2B2AE3D27D4EB4F))
+    next_run = next_label ^ (length * np.uint64(0x9E3779B185EBCA87))
     shift = np.uint64(64 - _HASH_BITS)
-    return np.int64(both >> shift), np.int64(one >> shift)  # type: ignore[return-value]
+    return (  # type: ignore[return-value]
+        np.int64(next_run >> shift),
+        np.int64(next_label >> shift),
+        np.int64(label >> shift),
+    )
 
 
 @inlined
@@ -180,68 +208,83 @@ def _candidates(
     links: Any,
     found: Any,
     of: tuple[int, int],
-    other: int,
-    size: int,
-) -> tuple[int, int]:
+    firsts: tuple[int, int, int],
+    limits: tuple[int, int],
+) -> tuple[int, int, int]:
     """Collect earlier runs of the same label that, laid end to end with a run, go on as it does.
 
-    Return how many there are, and how far one goes on that is as long as the run.
+    Return how many there are, how far one goes on that is as long as the run, and which one it is.
+    `firsts` are a run that may be a good one, and the latest of the first two chains.
     """
     run, runs = of
+    tries, farthest = limits
+    enough = _ENOUGH_PER_TRY * tries
     end = starts[run + 1]
     length = end - starts[run]
+    nearest = end - farthest
     value = values[run]
-    farthest = _FARTHEST_BYTES // size
     count = 0
-    best = -1
-    for _ in range(_TRIES):
-        if other < 0:
+    best = chosen = -1
+    # Of what follows the run, the whole runs that the best one shares: how many, what comes behind
+    # them, and where that begins.
+    shared = 0
+    wanted, place = values[run + 1], 0
+    other, chain = firsts[0], -1
+    for i in range(tries):
+        if chain < 0 and (i > 0 or other < 0 or starts[other + 1] < nearest):
+            other, chain = firsts[1], _NEXT_RUN
+        if chain == _NEXT_RUN and (i > _TRIES_NEXT_RUN or other < 0 or starts[other + 1] < nearest):
+            other, chain = firsts[2], _NEXT_LABEL
+        if other < 0 or starts[other + 1] < nearest:
             break
-        offset = end - starts[other + 1]
-        if offset > farthest:
-            break
-        if values[other] == value:
-            other_length = starts[other + 1] - starts[other]
+        its_end = starts[other + 1]
+        # A better one must share those runs too, and go on with the same label.
+        if (
+            (values[other] == value)
+            & (values[other + 1 + shared] == wanted)
+            & (starts[other + 1 + shared] - its_end == place)
+        ):
             # Of what follows both: how many voxels are equal, and how many of them are whole runs.
-            more = whole = 0
-            k = 1
-            while run + k < runs and values[run + k] == values[other + k]:
-                mine = starts[run + k + 1] - starts[run + k]
-                theirs = starts[other + k + 1] - starts[other + k]
-                more += min(mine, theirs)
+            more = whole = k = 0
+            while run + 1 + k < runs and values[run + 1 + k] == values[other + 1 + k]:
+                mine = starts[run + 2 + k] - end
+                theirs = starts[other + 2 + k] - its_end
+                more = min(mine, theirs)
                 if mine != theirs:
                     break
                 whole = more
                 k += 1
             # One that is as long as the run and goes on farther is better everywhere in it.
             if more > best:
-                found[count, 0], found[count, 1] = other_length, offset
+                other_length = its_end - starts[other]
+                found[count, 0], found[count, 1] = other_length, end - its_end
                 found[count, 2], found[count, 3] = more, whole
                 count += 1
                 if other_length >= length:
-                    best = more
-                    if more >= _GOOD:
+                    best, shared, chosen = more, k, other
+                    wanted, place = values[run + 1 + k], starts[run + 1 + k] - end
+                    if more >= enough or run + 1 + k >= runs:
                         break
-        other = links[other, 0]
-    return count, best
+        if chain >= 0:
+            other = links[other, chain]
+    return count, best, chosen
 
 
 @inlined
 def _same_label(
-    starts: Any, values: Any, links: Any, run: int, other: int, size: int
+    starts: Any, values: Any, links: Any, run: int, other: int, farthest: int
 ) -> tuple[int, int]:
     """Return offset and length of the longest of the last runs of a label, from start to start."""
     length = starts[run + 1] - starts[run]
-    farthest = _FARTHEST_BYTES // size
     offset = longest = 0
-    for _ in range(_TRIES_ALONE):
+    for _ in range(_TRIES_LABEL):
         if other < 0 or starts[run] - starts[other] > farthest:
             break
         if values[other] == values[run] and starts[other + 1] - starts[other] > longest:
             offset, longest = starts[run] - starts[other], starts[other + 1] - starts[other]
             if longest >= length:
                 break
-        other = links[other, 1]
+        other = links[other, _LABEL]
     return offset, longest
 
 
@@ -253,12 +296,12 @@ def _go_on(
     found: Any,
     at: int,
     span: tuple[int, int],
-    block: tuple[int, int],
+    block: tuple[int, int, int],
     options: tuple[int, int, int],
 ) -> None:
     """Reach further voxels from one: by literals, by a match, or by the voxel before it."""
     start, end = span
-    num_voxels, size = block
+    num_voxels, size, _ = block
     count, same, same_voxels = options
     rest = end - at
     can_match = (num_voxels - at) * size >= _LAST_MATCH_START
@@ -274,9 +317,10 @@ def _go_on(
         if found[i, 0] >= rest and found[i, 2] > best:
             best, chosen = found[i, 2], i
     if best >= 0:
-        _reach(costs, origins, offsets, at, end + best, found[chosen, 1], block)
-        if found[chosen, 3] < best:
-            _reach(costs, origins, offsets, at, end + found[chosen, 3], found[chosen, 1], block)
+        offset, whole = found[chosen, 1], found[chosen, 3]
+        _reach(costs, origins, offsets, at, end + best, offset, block)
+        if whole < best:
+            _reach(costs, origins, offsets, at, end + whole, offset, block)
     if at > start:
         if best <= 0:
             _reach(costs, origins, offsets, at, end, 1, block)
@@ -285,18 +329,18 @@ def _go_on(
 
 
 @inlined
-def _last_end(block: tuple[int, int]) -> int:
-    """Return the last voxel at which a match may end."""
-    return block[0] - (_LAST_LITERALS + block[1] - 1) // block[1]
-
-
-@inlined
 def _reach(
-    costs: Any, origins: Any, offsets: Any, at: int, to: int, offset: int, block: tuple[int, int]
+    costs: Any,
+    origins: Any,
+    offsets: Any,
+    at: int,
+    to: int,
+    offset: int,
+    block: tuple[int, int, int],
 ) -> None:
     """Reach a voxel by a match, or the last one at which a match may end."""
-    size = block[1]
-    to = min(to, _last_end(block))
+    _, size, last_end = block
+    to = min(to, last_end)
     more = (to - at) * size - _LEAST_MATCH_BYTES
     if more < 0:
         return
@@ -309,10 +353,10 @@ def _reach(
 
 @inlined
 def _write(
-    onwards: Any, origins: Any, offsets: Any, raw: Any, block: tuple[int, int], target: int
+    onwards: Any, origins: Any, offsets: Any, raw: Any, block: tuple[int, int, int], target: int
 ) -> int:
     """Write the sequences of the cheapest way; return their bytes."""
-    num_voxels, size = block
+    num_voxels, size, _ = block
     at = num_voxels
     while at > 0:
         onwards[origins[at]] = at
