@@ -206,7 +206,7 @@ def pyramids(scene: Scene) -> Iterator[Case]:
     dataset = wkdask.create(scene.path("pyramid"), (8, 8, 8))
     for name, dtype in DTYPES.items():
         layer = dataset.add_layer(name, name, dtype, bounding_box=scene.box)
-        layer.add_mag(1, block_type="lz4").write(scene.voxels[name])
+        layer.add_mag(1, block_type="lz4", blocks_per_file_edge=16).write(scene.voxels[name])
     cluster = LocalCluster(
         n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
     )

@@ -182,6 +182,18 @@ def test_upsampling_refusal(array: np.ndarray, factor: Any, mode: str, message: 
         upsample(array, factor, mode)
 
 
+@pytest.mark.parametrize("call", [downsample, upsample])
+def test_out(call: Callable[..., np.ndarray]) -> None:
+    array = np.asfortranarray(np.arange(64, dtype=np.uint8).reshape(1, 4, 4, 4))
+    expected = call(array, (2, 2, 1), "nearest")
+    out = np.full_like(expected, 9, order="F")
+    assert call(array, (2, 2, 1), "nearest", out=out) is out
+    np.testing.assert_array_equal(out, expected)
+    for wrong in (out[:, 1:], out.astype(np.uint16), np.ascontiguousarray(out)):
+        with pytest.raises(ArgumentError, match=r"out has shape .* Make it by np\.empty"):
+            call(array, (2, 2, 1), "nearest", out=wrong)
+
+
 # --- properties -------------------------------------------------------------------------------
 
 

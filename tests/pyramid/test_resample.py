@@ -404,9 +404,9 @@ class TestIndependence:
         sizes: list[int] = []
         kernel = kernels.downsample
 
-        def watched(array: Voxels, *args: Any) -> Voxels:
+        def watched(array: Voxels, *args: Any, **keys: Any) -> Voxels:
             sizes.append(array[0].size)
-            return kernel(array, *args)
+            return kernel(array, *args, **keys)
 
         monkeypatch.setattr(sampling, "_SOURCE_BYTES", 4096 * voxels.itemsize * len(voxels))
         monkeypatch.setattr(sampling.kernels, "downsample", watched)

@@ -45,7 +45,9 @@ _MOST_VOXELS = 2**27
 """Voxels per block, so that sums of weights, at most 8 per voxel, times 2**32 fit into int64."""
 
 
-def downsample(array: Voxels, factor: Sequence[int], mode: str) -> Voxels:
+def downsample(
+    array: Voxels, factor: Sequence[int], mode: str, *, out: Voxels | None = None
+) -> Voxels:
     """Reduce every block of `factor` voxels to one voxel, each channel separately.
 
     Parameters
@@ -77,17 +79,20 @@ def downsample(array: Voxels, factor: Sequence[int], mode: str) -> Voxels:
 
         Interpolated integers are exact, rounded half to even once and clipped to the dtype; floats
         are computed in float64 and cast.
+    out
+        Where the result is put, an array like the one that is returned; None makes a new one.
 
     Returns
     -------
     ndarray
-        A new array of shape `(c, x // fx, y // fy, z // fz)` in Fortran order, same dtype, where
+        An array of shape `(c, x // fx, y // fy, z // fz)` in Fortran order, same dtype, where
         x, y and z do not count the halo.
 
     Raises
     ------
     ArgumentError
-        Unknown `mode`, not four axes, not three positive factors, or a size that is no multiple.
+        Unknown `mode`, not four axes, not three positive factors, a size that is no multiple, or
+        an `out` of another kind.
     DtypeError
         A dtype that WKW lacks.
 
@@ -114,7 +119,7 @@ def downsample(array: Voxels, factor: Sequence[int], mode: str) -> Voxels:
     >>> downsample(line, (2, 1, 1), "bicubic").ravel().tolist()
     [15, 56]
     """
-    return _sampled(MODES, array, factor, mode, shrinks=True)
+    return _sampled(MODES, array, factor, mode, operator.floordiv, out)
 
 
 def halo(mode: str, factor: Sequence[int]) -> Factor:
@@ -128,7 +133,9 @@ def halo(mode: str, factor: Sequence[int]) -> Factor:
     return _kernel(MODES, mode).halo(_checked_factor(factor))
 
 
-def upsample(array: Voxels, factor: Sequence[int], mode: str) -> Voxels:
+def upsample(
+    array: Voxels, factor: Sequence[int], mode: str, *, out: Voxels | None = None
+) -> Voxels:
     """Make `factor` voxels of every voxel, each channel separately.
 
     Parameters
@@ -145,17 +152,20 @@ def upsample(array: Voxels, factor: Sequence[int], mode: str) -> Voxels:
         * `bilinear`: linear interpolation at `(t + 0.5) / factor - 0.5` for the voxel `t` of the
           result, along each axis. Integers are exact, rounded half to even once; floats are
           computed in float64 and cast.
+    out
+        Where the result is put, an array like the one that is returned; None makes a new one.
 
     Returns
     -------
     ndarray
-        A new array of shape `(c, x * fx, y * fy, z * fz)` in Fortran order, same dtype, where x, y
+        An array of shape `(c, x * fx, y * fy, z * fz)` in Fortran order, same dtype, where x, y
         and z do not count the halo.
 
     Raises
     ------
     ArgumentError
-        Unknown `mode`, not four axes, not three positive factors, or no place for the halo.
+        Unknown `mode`, not four axes, not three positive factors, no place for the halo, or an
+        `out` of another kind.
     DtypeError
         A dtype that WKW lacks.
 
@@ -168,7 +178,7 @@ def upsample(array: Voxels, factor: Sequence[int], mode: str) -> Voxels:
     >>> upsample(line, (2, 1, 1), "nearest").ravel().tolist()
     [0, 0, 0, 0, 80, 80, 80, 80]
     """
-    return _sampled(UPSAMPLING_MODES, array, factor, mode, shrinks=False)
+    return _sampled(UPSAMPLING_MODES, array, factor, mode, operator.mul, out)
 
 
 def upsampling_halo(mode: str, factor: Sequence[int]) -> Factor:
@@ -211,21 +221,31 @@ class Kernel:
 
 
 def _sampled(
-    modes: Mapping[str, Kernel], array: Voxels, factor: Sequence[int], mode: str, *, shrinks: bool
+    modes: Mapping[str, Kernel],
+    array: Voxels,
+    factor: Sequence[int],
+    mode: str,
+    resize: Callable[[int, int], int],
+    out: Voxels | None,
 ) -> Voxels:
     kernel = _kernel(modes, mode)
     array = np.asarray(array)
     _check_voxels(array)
     checked = _checked_factor(factor)
     sizes = _without_halo(array.shape, kernel.halo(checked))
-    if shrinks:
+    if modes is MODES:
         _check_multiple(sizes, checked)
-    resize = operator.floordiv if shrinks else operator.mul
     shape = (len(array), *map(resize, sizes, checked))
-    result: Voxels = np.empty(shape, array.dtype, order="F")
-    if result.size:
-        kernel.fill(array, result, checked)
-    return result
+    if out is None:
+        out = np.empty(shape, array.dtype, order="F")
+    elif (out.shape, out.dtype) != (shape, array.dtype) or not out.flags.f_contiguous:
+        raise ArgumentError(
+            f"out has shape {out.shape} and dtype {out.dtype}, but the result has {shape} and "
+            f'{array.dtype}, in Fortran order. Make it by np.empty(shape, dtype, order="F").'
+        )
+    if out.size:
+        kernel.fill(array, out, checked)
+    return out
 
 
 def _kernel(modes: Mapping[str, Kernel], mode: str) -> Kernel:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from wkdask import kernels
 from wkdask.geometry import BoundingBox, Vec3
 from wkdask.grids import ChunkGrid, region_of, slices_in
+from wkdask.storage.memory import new_array
 from wkdask.storage.volume import Volume, is_zero
 
 __all__ = ["Downsampling", "Upsampling"]
@@ -62,7 +63,10 @@ class Downsampling:
 
     def _piece(self, box: BoundingBox) -> Voxels | None:
         voxels = _read(self.source, self._around(box), self.layer_box)
-        return None if voxels is None else kernels.downsample(voxels, self.factors, self.mode)
+        if voxels is None:
+            return None
+        out, _ = new_array((len(voxels), *box.size), voxels.dtype)
+        return kernels.downsample(voxels, self.factors, self.mode, out=out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +103,8 @@ class Upsampling:
         voxels = _read(self.source, around, self.layer_box)
         if voxels is None:
             return None
-        fine = kernels.upsample(voxels, self.factors, self.mode)
+        out, _ = new_array((len(voxels), *coarse.scaled_by(self.factors).size), voxels.dtype)
+        fine = kernels.upsample(voxels, self.factors, self.mode, out=out)
         start = coarse.scaled_by(self.factors).topleft
         return fine[(slice(None), *slices_in(box, start))]
 

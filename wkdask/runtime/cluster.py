@@ -76,9 +76,16 @@ def on_cluster(
     source = Items(items, retries)
     flying: dict[Future[object], Any] = {}
     suspects: deque[Any] = deque()
+    ended: list[Future[object]] = []
 
     def send(some: list[Any]) -> None:
         flying.update(zip(launch(some), some, strict=True))
+
+    def release() -> None:
+        # Not left to the garbage collector, in which a Ctrl-C would be lost; and all at once, since
+        # each would wake the client's thread.
+        client.sync(_release, ended)
+        ended.clear()
 
     try:
         while True:
@@ -89,6 +96,8 @@ def on_cluster(
                 some = list(source.take(window.free(len(flying))))
                 if some:
                     send(some)
+            if ended:
+                release()
             if not flying:
                 source.check_end()
                 return
@@ -99,10 +108,12 @@ def on_cluster(
                     suspects.append(outcome.item)
                 else:
                     yield from source.judged(outcome)
-            # Not left to the garbage collector, in which a Ctrl-C would be lost; and all at once,
-            # since each would wake the client's thread.
-            client.sync(_release, list(done))
+            ended += done
             del done
+            if len(flying) > _FEW:
+                # Before more is sent, or the scheduler would know too many tasks. Of few tasks,
+                # the next one would wait for ten milliseconds, until the client sends again.
+                release()
     except KeyboardInterrupt:
         client.cancel(list(flying))
         raise

@@ -3,6 +3,9 @@
 The system hands out memory page by page and zeroed, which takes a third of the time of a large
 read. A process that reads chunk after chunk pays that once: the memory of an array that is gone is
 kept for the next one. It is marked as free, so that the system takes it when it needs it.
+
+In workers of dask that goes for all arrays of a MiB and more: their `MALLOC_TRIM_THRESHOLD_` makes
+the C library give each of them back at once.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from wkdask.storage.volume import Voxels
 
 __all__ = ["KEPT_BYTES", "SMALLEST_BYTES", "new_array"]
 
-SMALLEST_BYTES = 2**22
+SMALLEST_BYTES = 2**20
 """Smaller arrays are left to NumPy, whose allocator keeps them itself."""
 
 _PAGE_BYTES = 2**21
@@ -59,10 +62,11 @@ def new_array(shape: tuple[int, ...], dtype: DTypeLike) -> tuple[Voxels, bool]:
     size_bytes = math.prod(shape) * np.dtype(dtype).itemsize
     if not SMALLEST_BYTES <= size_bytes <= KEPT_BYTES:
         return np.zeros(shape, dtype, order="F"), True
-    buffer = _taken(size_bytes)
+    whole_bytes = -(-size_bytes // _PAGE_BYTES) * _PAGE_BYTES
+    buffer = _taken(whole_bytes)
     is_new = buffer is None
     if buffer is None:
-        buffer = _mapped(-(-size_bytes // _PAGE_BYTES) * _PAGE_BYTES)
+        buffer = _mapped(whole_bytes)
     owner = np.frombuffer(buffer, np.uint8)
     # All views of an array keep alive the one at the end of their bases, which is this one.
     weakref.finalize(owner, _keep, buffer).atexit = False

@@ -27,6 +27,7 @@ from wkdask.geometry import BoundingBox
 from wkdask.storage import codec
 from wkdask.storage.atomic import commit, os_errors, private, remove, try_fallocate, write_all
 from wkdask.storage.header import VolumeHeader
+from wkdask.storage.memory import new_array
 from wkdask.storage.volume import Produce, Voxels, WriteOptions, is_zero
 
 __all__ = [
@@ -167,7 +168,7 @@ class PieceWriter:
         if voxels is None:
             return None
         self._check(voxels, box)
-        batches = [(memoryview(bytes(data)), sizes.copy()) for data, sizes in packer.pack(voxels)]
+        batches = [(_copy(data), sizes.copy()) for data, sizes in packer.pack(voxels)]
         return is_zero(voxels), batches
 
     def _append(self, packed: _Packed | None) -> None:
@@ -210,6 +211,13 @@ class PieceWriter:
     def finish(self) -> None:
         """Write what stands around the blocks."""
         self._format.finish(self._output, np.concatenate(self._sizes))
+
+
+def _copy(data: memoryview) -> memoryview:
+    """Return a copy, in memory that is used again and again."""
+    copy, _ = new_array((len(data),), np.uint8)
+    copy[:] = data
+    return copy.data
 
 
 def _in_order(
