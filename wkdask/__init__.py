@@ -53,7 +53,7 @@ _HOMES = {
     "Difference": "dataset.compare",
     "Finding": "dataset.check",
     "Image": "formats.image",
-    "JournalInfo": "runtime.journal",
+    "JournalInfo": "runtime.journals",
     "Layer": "dataset.dataset",
     "Level": "formats.image",
     "Mag": "geometry",
@@ -65,13 +65,13 @@ _HOMES = {
     "Volume": "storage.volume",
     "VolumeHeader": "storage.header",
     "check": "dataset.check",
-    "clear_journals": "runtime.journal",
+    "clear_journals": "runtime.journals",
     "convert": "formats.convert",
     "copy": "dataset.copy",
     "create": "dataset.dataset",
     "downsample": "pyramid.resample",
     "equal": "dataset.compare",
-    "journals": "runtime.journal",
+    "journals": "runtime.journals",
     "open": "dataset.dataset",
     "open_mag": "dataset.dataset",
     "upsample": "pyramid.resample",
@@ -89,7 +89,7 @@ if TYPE_CHECKING:
     from wkdask.geometry import BoundingBox, Mag
     from wkdask.pyramid.plan import PlannedMag, PyramidPlan
     from wkdask.pyramid.resample import downsample, upsample
-    from wkdask.runtime.journal import JournalInfo, clear_journals, journals
+    from wkdask.runtime.journals import JournalInfo, clear_journals, journals
     from wkdask.runtime.run import ChunkFailure, RunReport
     from wkdask.storage.header import VolumeHeader
     from wkdask.storage.volume import Volume

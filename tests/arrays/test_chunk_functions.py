@@ -32,6 +32,7 @@ import numpy as np
 import pytest
 import wkw
 from dask.blockwise import Blockwise
+from dask.utils import key_split
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -577,8 +578,17 @@ class TestGraph:
 
     def test_names_of_tasks_are_readable(self) -> None:
         """They are what a dashboard shows."""
-        graph = planned((16, 8, 8)).for_each_chunk(print, 8, compute=False)
-        assert graph.name.startswith("wkdask-chunks-")
+        view = planned((16, 8, 8))
+        layer = Path(view.path).parent.name.replace("-", "_")
+        for function, name in (
+            (print, "print"),
+            (partial(print, 1), "print"),
+            (lambda _: 0, "lambda"),
+        ):
+            graph = view.for_each_chunk(function, 8, compute=False)
+            assert key_split(graph.name) == f"{name} {layer} {Path(view.path).name}"
+            graph = view.for_zipped_chunks(function, view, 8, 8, compute=False)
+            assert key_split(graph.name).startswith(f"{name} ")
 
     def test_failures_of_a_composed_graph_reach_the_caller(self) -> None:
         graph = planned((16, 8, 8)).for_each_chunk(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ import wkdask
 from wkdask.cli.main import main
 from wkdask.errors import ArgumentError, ChunkErrors, MissingError, ReadOnlyError
 from wkdask.geometry import BoundingBox
-from wkdask.runtime.journal import Journal
+from wkdask.runtime.journal import JOB_NAME, Journal
 from wkdask.storage.header import VolumeHeader
 from wkdask.storage.volume import JOURNALS_NAME
 from wkdask.storage.wkw import WkwVolume
@@ -531,7 +534,7 @@ class TestShrink:
 
     def files(self, dataset: wkdask.Dataset) -> list[str]:
         found = dataset.path.rglob(f"{JOURNALS_NAME}/*/**/*")
-        return sorted(file.name for file in found if file.is_file())
+        return sorted(file.name for file in found if file.is_file() and file.name != JOB_NAME)
 
     def test_a_complete_job(self, tissue: wkdask.Dataset) -> None:
         runs = Runs(tissue)
@@ -644,7 +647,11 @@ class TestList:
                 {"a": 6, "b": 1, "c": 1}[name] for name in names
             ]
             assert [each.size_bytes for each in found] == [
-                sum(file.stat().st_size for file in Path(each.path).rglob("*") if file.is_file())
+                sum(
+                    file.stat().st_size
+                    for file in Path(each.path).rglob("*")
+                    if file.is_file() and file.name != JOB_NAME
+                )
                 for each in found
             ]
 
@@ -677,7 +684,10 @@ class TestList:
         assert listed.exit_code == 0
         lines = listed.output.splitlines()
         assert lines[-1] == f"{len(names)} journals"
-        assert [line.split(": ")[0] for line in lines[:-1]] == [info.path for info in infos]
+        assert lines[1:-1:2] == [f"  {info.path}" for info in infos]
+        assert lines[:-1:2] == [
+            f"{info.name}: {info.records} of {info.chunks} chunks done" for info in infos
+        ]
         as_json = json.loads(command(path, "--json").output)
         assert [each["records"] for each in as_json] == [info.records for info in infos]
         cleared = command(path, "--clear")
@@ -747,3 +757,71 @@ class TestOtherReaders:
         mag = webknossos.Dataset.open(runs.dataset.path).get_layer("color").get_mag(1)
         np.testing.assert_array_equal(mag.read(), runs.voxels())
         assert len([*mag.get_bounding_boxes_on_disk()]) == 6
+
+
+class TestHowFar:
+    """What another process sees of a job while it runs, and after it failed."""
+
+    def test_a_job_that_runs(self, tissue: wkdask.Dataset) -> None:
+        runs = Runs(tissue)
+        seen: list[Any] = []
+
+        def look(chunk: Any) -> None:
+            time.sleep(0.02)
+            seen.append(wkdask.journals(tissue.path)[0])
+
+        runs.mag.for_each_chunk(look, EDGE, ThreadPoolExecutor(1), resume="look")
+        assert [(each.name, each.records, each.chunks) for each in seen] == [
+            ("look color 1", done, 6) for done in range(6)
+        ]
+        assert seen[0].seconds_left is None
+        for each in seen[1:]:
+            assert 0 < each.chunks_per_second < 50
+            assert each.seconds_left == pytest.approx((6 - each.records) / each.chunks_per_second)
+            assert 0 <= each.idle_seconds < 60
+            assert re.match(
+                r"look color 1: \d of 6 chunks done, [\d.]+ per second, 0 s left", str(each)
+            )
+        [after] = wkdask.journals(tissue.path)
+        assert after.is_complete
+        assert "look color 1: 6 of 6 chunks done\n" in command(tissue.path).output
+
+    def test_failures(self, tissue: wkdask.Dataset) -> None:
+        runs = Runs(tissue)
+        runs.failing = {1, 4}
+        assert runs.run(on_error="collect")[1].failed == 2
+        [info] = wkdask.journals(tissue.path)
+        assert (info.records, info.chunks, len(info.failures)) == (4, 6, 2)
+        assert info.failures[0].startswith("chunk 1, x [")
+        assert "2 failed" in command(tissue.path).output
+        assert info.failures[1] in command(tissue.path).output
+        assert json.loads(command(tissue.path, "--json").output)[0]["failures"] == [*info.failures]
+        # What is done in the end is no failure any more, and another run forgets the others.
+        runs.failing = {4}
+        runs.run(on_error="collect")
+        [info] = wkdask.journals(tissue.path)
+        assert [text.split(",")[0] for text in info.failures] == ["chunk 4"]
+        runs.failing = set()
+        runs.run()
+        assert wkdask.journals(tissue.path)[0].failures == ()
+
+    def test_stages_of_a_pyramid(self, tissue: wkdask.Dataset) -> None:
+        layer = Runs(tissue).dataset["color"]
+        layer.downsample(mags=[2, 4], resume=True)
+        names = {each.name: each.chunks for each in wkdask.journals(tissue.path)}
+        assert names.keys() >= {"downsample color 2", "downsample color 4"}
+        assert all(names.values())
+
+    @pytest.mark.parametrize(
+        "data", [b"", b"{", b"[]", b"null", b'{"name": "x"}', b'{"name": 1, "chunks": "many"}',
+        b"\xff", b'{"name": "x", "chunks": 1e999, "started": 0}']
+    )  # fmt: skip
+    def test_a_job_file_that_was_damaged(self, tissue: wkdask.Dataset, data: bytes) -> None:
+        runs = Runs(tissue)
+        runs.run()
+        [path] = tissue.path.rglob(JOB_NAME)
+        path.write_bytes(data)
+        [info] = wkdask.journals(tissue.path)
+        assert (info.records, info.chunks, info.seconds_left) == (6, None, None)
+        assert "6 chunks done" in command(tissue.path).output
+        assert runs.run()[1].skipped == 6

@@ -6,7 +6,7 @@ It knows views by a protocol and the run as a function. It must not know what a 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Protocol
 
@@ -18,6 +18,7 @@ from wkdask.runtime.executors import active_client
 from wkdask.runtime.fingerprint import job_name
 from wkdask.runtime.journal import Journal
 from wkdask.runtime.run import Run, RunReport, told_briefly
+from wkdask.runtime.stream import task_name
 from wkdask.storage.volume import Volume, sharing
 
 __all__ = ["Job", "Tasks", "ViewLike", "bytes_of_chunk", "carry_out", "finish", "journal_of"]
@@ -90,7 +91,9 @@ def carry_out(
     target = job.target
     with sharing(*(() if target.read_only else (target.volume,))):
         journal = journal_of(job, resume)
-        run = run.of(journal)
+        run = replace(run.of(journal), name=task_name(run.name, target.path))
+        if journal is not None:
+            journal.begin(run.name, tasks.count)
         try:
             report = go(run, journal)
         except Exception as error:

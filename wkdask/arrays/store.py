@@ -22,6 +22,7 @@ from wkdask.grids import Chunks, cut_axis
 from wkdask.runtime.executors import refuse_query_planning
 from wkdask.runtime.journal import Journal
 from wkdask.runtime.run import Run, RunReport, run_chunk, run_graph
+from wkdask.runtime.stream import task_name
 from wkdask.storage.volume import Volume, Voxels, as_voxels, sharing
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ def store_graph(array: da.Array, volume: Volume, corner: Vec3) -> da.Array:
     """Return the lazy writes of an array from `aligned_array`: voxels written, per chunk."""
     import dask.array as da
 
-    receipts = _receipts(array, volume, _ArrayGrid(array.chunks[1:], corner), None, "")
+    run = Run(name=task_name("store", volume.path), tag="")
+    receipts = _receipts(array, volume, _ArrayGrid(array.chunks[1:], corner), None, run)
     voxels_of = partial(_voxels_of, array.shape[0])
     meta = np.empty((0,) * 4, np.int64)
     voxels: da.Array = da.map_blocks(voxels_of, receipts, dtype=np.int64, meta=meta)
@@ -93,21 +95,21 @@ def run_store(
     mean of all, for example) that each graph would compute it again. Raises as `run_chunks`.
     """
     grid = _ArrayGrid(array.chunks[1:], corner)
-    return run_graph(_receipts(array, volume, grid, journal, run.tag), grid, run, journal)
+    return run_graph(_receipts(array, volume, grid, journal, run), grid, run, journal)
 
 
 def _receipts(
-    array: da.Array, volume: Volume, grid: _ArrayGrid, journal: Journal | None, tag: str
+    array: da.Array, volume: Volume, grid: _ArrayGrid, journal: Journal | None, run: Run
 ) -> da.Array:
     """Return one block per chunk, whose task writes the chunk and returns its voxels and bytes."""
     import dask.array as da
     from dask.layers import ArrayBlockIdDep
 
     receipts: da.Array = da.blockwise(
-        partial(_store_one, volume, grid, journal, tag), _AXES, array, _AXES,
+        partial(_store_one, volume, grid, journal, run.tag), _AXES, array, _AXES,
         ArrayBlockIdDep(array.chunks), _AXES,
         # A new name each time, because dask does not run a second store of the same name.
-        name=f"wkdask-store-{uuid.uuid4().hex}",
+        name=f"{run.name}-{uuid.uuid4().hex}",
         adjust_chunks={axis: lambda _: 1 for axis in _AXES},
         align_arrays=False, dtype=object, meta=np.empty((0,) * 4, dtype=object),
     )  # fmt: skip

@@ -41,6 +41,7 @@ from wkdask.runtime import config
 from wkdask.runtime.executors import ExecutorLike, active_client
 from wkdask.runtime.memory import TASK_BYTES, auto_size
 from wkdask.runtime.run import OnError, Run, RunReport, chunk_graph, run_chunks
+from wkdask.runtime.stream import task_name
 from wkdask.show import cards
 from wkdask.show.shown import ShownLayer
 from wkdask.storage.header import VolumeHeader, check_addressable
@@ -501,7 +502,7 @@ class View:
         ReadOnlyError, AlignmentError, DtypeError, BoundsError, ArgumentError
             Before anything runs, so that nothing is written.
         """
-        run = Run(executor, "raise", retries, progress)
+        run = Run(executor, "raise", retries, progress, name="store")
         view = self.bounded()
         view.check_writable()
         start = vec3(offset, "offset")
@@ -625,7 +626,7 @@ class View:
             What `work_on_chunk` raised, with a note that names the chunk.
         """
         _check_callable(work_on_chunk)
-        run = Run(executor, on_error, retries, progress)
+        run = Run(executor, on_error, retries, progress, name=_name_of(work_on_chunk))
         view = self.bounded()
         grid = _grid(view, chunk_size, executor)
         if not view.read_only:
@@ -633,7 +634,8 @@ class View:
             check_apart(grid, layout.write_size, layout.write_unit)
         work = partial(_work_on_chunk, view, grid, work_on_chunk)
         if not compute:
-            return chunk_graph(work, grid, on_error=on_error)
+            name = task_name(run.name, view.path)
+            return chunk_graph(work, grid, name=name, on_error=on_error)
         tasks = Tasks(len(grid), grid.chunk_size, 2 * bytes_of_chunk(grid, view.volume))
         job = Job(view, work_on_chunk, (grid.chunk_size,))
         go = partial(run_chunks, work, grid)
@@ -717,7 +719,7 @@ class View:
         _check_callable(work_on_chunk)
         if not isinstance(target_view, View):
             raise ArgumentError(f"target_view is {target_view!r}, but must be a View.")
-        run = Run(executor, on_error, retries, progress)
+        run = Run(executor, on_error, retries, progress, name=_name_of(work_on_chunk))
         source, target = self.bounded(), target_view.bounded()
         grids = paired_grids(
             source.bounding_box,
@@ -729,7 +731,8 @@ class View:
         work = partial(_work_on_pair, source, grids[0], target, grids[1], work_on_chunk)
         grid = grids[1]
         if not compute:
-            return chunk_graph(work, grid, on_error=on_error)
+            name = task_name(run.name, target.path)
+            return chunk_graph(work, grid, name=name, on_error=on_error)
         needed = sum(map(bytes_of_chunk, grids, (source.volume, target.volume)))
         tasks = Tasks(len(grid), grid.chunk_size, needed)
         job = Job(target, work_on_chunk, (grid.chunk_size,), (source,))
@@ -990,6 +993,13 @@ def _grid(
         executor,
     )
     return chunk_grid(box, size)
+
+
+def _name_of(function: Callable[..., object]) -> str:
+    """Return what a function is called; one that is bound to arguments as it would be without."""
+    while isinstance(function, partial):
+        function = function.func
+    return getattr(function, "__name__", type(function).__name__).strip("<>")
 
 
 def _check_callable(function: object) -> None:

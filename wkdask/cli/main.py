@@ -108,25 +108,25 @@ def check(path: str, level: str, sweep: bool, as_json: bool, progress: bool | No
 @click.option("--clear", is_flag=True, help="Delete them; runs then begin from the start.")
 @json_option
 def journals(path: str, clear: bool, as_json: bool) -> None:
-    """List what resumable runs below PATH, a dataset, layer or mag, noted as done.
+    """List how far resumable runs below PATH, a dataset, layer or mag, are, and what failed.
+
+    Any machine that sees the files can ask, also while a run goes on elsewhere.
 
     \b
     Example:
       wkdask journals tissue
     """
-    from dataclasses import asdict
-
-    from wkdask.runtime import journal
+    from wkdask.runtime import journals as all_
 
     with errors_as_text():
-        found = journal.journals(path)
+        found = all_.journals(path)
         if clear:
-            journal.clear_journals(path)
+            all_.clear_journals(path)
     if as_json:
-        print_json([asdict(each) for each in found])
+        print_json([each.as_dict() for each in found])
         return
     for each in found:
-        click.echo(f"{each.path}: {each.records} chunks done, {each.size_bytes} bytes")
+        click.echo(str(each))
     click.echo(f"{len(found)} journals{' deleted' if clear else ''}")
 
 

@@ -195,7 +195,7 @@ def _found_in(
 ) -> list[Finding]:
     """Run tasks in parallel and return what they found, in their order."""
     found: dict[int, list[Finding]] = {}
-    outcomes = stream_calls(_call_numbered, enumerate(tasks), executor, name="wkdask-check")
+    outcomes = stream_calls(_call_numbered, enumerate(tasks), executor, name="check")
     with contextlib.closing(outcomes), Progress(len(tasks), progress) as bar:
         for outcome in outcomes:
             if outcome.error is not None:

@@ -218,7 +218,7 @@ def _search(pairs: list[_Pair], executor: ExecutorLike, retries: int, progress: 
     count = _Count()
     call = partial(_compare_chunk, pairs)
     outcomes = stream_calls(
-        call, _chunks_on_disk(pairs, count), executor, name="wkdask-equal", retries=retries
+        call, _chunks_on_disk(pairs, count), executor, name="equal", retries=retries
     )
     with closing(outcomes), Progress(sum(len(pair.grid) for pair in pairs), progress) as bar:
         for outcome in outcomes:

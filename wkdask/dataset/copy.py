@@ -106,7 +106,7 @@ def copy(
     >>> bool(wkdask.equal(ds, wkdask.open("backup")))
     True
     """
-    run = Run(executor, retries=retries, progress=progress)
+    run = Run(executor, retries=retries, progress=progress, name="copy")
     if data_format is not None:
         check_data_format(data_format)
     stored = _Stored(block_type, data_format)

@@ -652,7 +652,7 @@ class Layer:
         how = build.How(
             mode,
             config.blocks_of_new(block_type, self.data_format),
-            Run(executor, retries=retries, progress=progress),
+            Run(executor, retries=retries, progress=progress, name="downsample"),
         )
         return build.build(self, way, how, resume=resume, force=force, dry_run=dry_run)
 
@@ -742,7 +742,7 @@ class Layer:
         how = build.How(
             mode,
             config.blocks_of_new(block_type, self.data_format),
-            Run(executor, retries=retries, progress=progress),
+            Run(executor, retries=retries, progress=progress, name="upsample"),
         )
         return build.build(self, way, how, resume=resume, force=force, dry_run=dry_run)
 
@@ -1002,7 +1002,7 @@ class MagView(View):
         volume = self.volume
         wanted = block_type or ("lz4hc" if volume.layout.data_format == "wkw" else "zstd")
         layout = volume.layout.stored_as(wanted)
-        run = Run(executor, retries=retries, progress=progress)
+        run = Run(executor, retries=retries, progress=progress, name="compress")
         return self._rewritten(rewrite.recompress(volume, layout, run), layout)
 
     def rechunk(
@@ -1055,7 +1055,7 @@ class MagView(View):
             )
         )
         layout = self.volume.layout.with_edges(block, blocks).stored_as(block_type)
-        run = Run(executor, retries=retries, progress=progress)
+        run = Run(executor, retries=retries, progress=progress, name="rechunk")
         return self._rewritten(rewrite.rechunk(self.volume, layout, run), layout)
 
     def _rewritten(self, report: RunReport, layout: Layout) -> RunReport:

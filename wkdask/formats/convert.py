@@ -139,7 +139,7 @@ def convert(
     >>> int(ds["cells"][1][0, 1, 2, 3].compute())
     4227
     """
-    run = Run(executor, "raise", retries, progress)
+    run = Run(executor, "raise", retries, progress, name="convert")
     kind = _kind(target, to)
     if resume and kind not in _DATASETS:
         raise ArgumentError(f"resume works for WKW only, but the target is {kind}. Leave it out.")

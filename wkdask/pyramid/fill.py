@@ -23,7 +23,7 @@ from wkdask.runtime.executors import threads_of
 from wkdask.runtime.journal import Journal
 from wkdask.runtime.queues import WAITING, Outcomes
 from wkdask.runtime.run import Run, RunReport, Tally, run_chunk
-from wkdask.runtime.stream import stream_calls
+from wkdask.runtime.stream import stream_calls, task_name
 from wkdask.storage.volume import Volume, Voxels, sharing
 
 __all__ = ["Step", "VoxelSource", "fill_volumes"]
@@ -96,8 +96,16 @@ def fill_volumes(
     )
     tally = Tally(job, run)
     plan = _Plan(job, tally)
+    names = [task_name(run.name, step.target.path) for step in steps]
+    for name, step, journal in zip(names, steps, job.journals, strict=True):
+        if journal is not None:
+            journal.begin(name, math.prod(map(len, step.cells)))
     outcomes = stream_calls(
-        partial(_make_file, job), plan, run.executor, name="wkdask-files", retries=run.retries
+        partial(_make_file, job),
+        plan,
+        run.executor,
+        name=lambda place: names[place[0]],
+        retries=run.retries,
     )
     report = tally.follow(plan.followed(outcomes))
     for journal in filter(None, job.journals):

@@ -102,7 +102,7 @@ def downsample(
     9
     """
     views = _two_views(source_view, target_view)
-    run = Run(executor, retries=retries, progress=progress)
+    run = Run(executor, retries=retries, progress=progress, name="downsample")
     return sample_mags(views, mode, "down", run, resume=resume, force=force)
 
 
@@ -154,7 +154,7 @@ def upsample(
     array([0, 0, 4, 4], dtype=uint32)
     """
     views = _two_views(source_view, target_view)
-    run = Run(executor, retries=retries, progress=progress)
+    run = Run(executor, retries=retries, progress=progress, name="upsample")
     return sample_mags(views, mode, "up", run, resume=resume, force=force)
 
 

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import math
 import time
+import uuid
 import warnings
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -221,9 +222,12 @@ def _settle(client: Client, futures: list[Future[object]]) -> None:
 _prepared: WeakSet[Client] = WeakSet()
 
 
-def launch_calls(client: Client, call: Callable[[Any], Any], name: str) -> Launch:
+def launch_calls(
+    client: Client, call: Callable[[Any], Any], name: str | Callable[[Any], str]
+) -> Launch:
     """Return a function that calls `call` on the workers, in tasks with this name."""
     travelling = Portable(call)
+    mark = uuid.uuid4().hex
     sent = 0
     if client not in _prepared:
         _prepared.add(client)
@@ -232,7 +236,8 @@ def launch_calls(client: Client, call: Callable[[Any], Any], name: str) -> Launc
 
     def launch(items: list[Any]) -> list[Future[object]]:
         nonlocal sent
-        keys = [f"{name}-{sent + i}" for i in range(len(items))]
+        names = [name if isinstance(name, str) else name(item) for item in items]
+        keys = [f"{each}-{mark}-{number}" for number, each in enumerate(names, sent)]
         sent += len(items)
         # Failures are results: the log of every worker would tell each of them.
         futures: list[Future[object]] = client.map(travelling.packed, items, key=keys, pure=False)

@@ -13,26 +13,30 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from wkdask.errors import FormatError, MissingError
-from wkdask.geometry import BoundingBox, absolute
+from wkdask.errors import FormatError, StorageError
+from wkdask.geometry import BoundingBox
 from wkdask.grids import overlaps, region_of
 from wkdask.storage import atomic
 from wkdask.storage.volume import JOURNALS_NAME, Volume
 
-__all__ = ["Journal", "JournalInfo", "clear_journals", "journals"]
+__all__ = ["DIGEST_BYTES", "JOB_NAME", "Journal", "digests_of", "failures_of", "records_of"]
 
 _RECORDS_PER_DIRECTORY = 1000
-_DIGEST_BYTES = 16
+DIGEST_BYTES = 16
+"""Bytes of a record in the file of all."""
 _MOST_BYTES = 2**30
+_MOST_ERROR_CHARACTERS = 1000
 # The file of all records of a job that is complete, one after the other.
 _ALL = "all"
+JOB_NAME = "job.json"
+"""The file that says what the job is, how many chunks it has, and when it began."""
+_FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +53,21 @@ class Journal:
         """Its directory."""
         return os.path.join(self.volume.path, JOURNALS_NAME, self.job)
 
+    def begin(self, name: str, chunks: int) -> None:
+        """Note what is done and how much there is to do; earlier failures are forgotten."""
+        shutil.rmtree(os.path.join(self.path, _FAILED), ignore_errors=True)
+        job = {"name": name, "chunks": chunks, "started": time.time()}
+        self._write(os.path.join(self.path, JOB_NAME), json.dumps(job).encode())
+
+    def note_failure(self, index: int, box: BoundingBox, error: Exception) -> None:
+        """Note why a chunk failed; it is no failure any more when it is done after all."""
+        text = f"chunk {index}, {box}: {type(error).__name__}: {error}"[:_MOST_ERROR_CHARACTERS]
+        with contextlib.suppress(OSError, StorageError):
+            self._write(os.path.join(self.path, _FAILED, f"{index}.txt"), text.encode())
+
     def record(self, index: int, box: BoundingBox) -> None:
         """Note that a chunk is done."""
-        with atomic.replacing(self._file(index), fsync=self.volume.options.fsync) as descriptor:
-            atomic.write_all(descriptor, self._text(box), 0)
+        self._write(self._file(index), self._text(box))
 
     def is_done(self, index: int, box: BoundingBox) -> bool:
         """Return whether a chunk was done and its files have not been changed since."""
@@ -64,19 +79,22 @@ class Journal:
 
     def shrink(self) -> None:
         """Put the records into one file; for a job of which all chunks are done."""
-        loose = {int(record.stem): _digest(_read(str(record))) for record in _loose(self.path)}
+        loose = {number: _digest(_read(path)) for number, path in records_of(self.path)}
         if not loose:
             return
         whole = os.path.join(self.path, _ALL)
         data = bytearray(_read(whole))
-        data.extend(bytes(max(0, (max(loose) + 1) * _DIGEST_BYTES - len(data))))
+        data.extend(bytes(max(0, (max(loose) + 1) * DIGEST_BYTES - len(data))))
         for index, digest in loose.items():
-            data[index * _DIGEST_BYTES : (index + 1) * _DIGEST_BYTES] = digest
-        with atomic.replacing(whole, fsync=self.volume.options.fsync) as descriptor:
-            atomic.write_all(descriptor, data, 0)
+            data[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES] = digest
+        self._write(whole, data)
         for index in loose:
             atomic.remove(self._file(index), fsync=False)
             atomic.remove_empty([os.path.dirname(self._file(index))])
+
+    def _write(self, path: str, data: bytes | bytearray) -> None:
+        with atomic.replacing(path, fsync=self.volume.options.fsync) as descriptor:
+            atomic.write_all(descriptor, data, 0)
 
     def _file(self, index: int) -> str:
         directory = str(index // _RECORDS_PER_DIRECTORY)
@@ -89,7 +107,7 @@ class Journal:
         with contextlib.suppress(OSError):
             descriptor = os.open(os.path.join(self.path, _ALL), os.O_RDONLY | os.O_NONBLOCK)
             try:
-                return os.pread(descriptor, _DIGEST_BYTES, index * _DIGEST_BYTES)
+                return os.pread(descriptor, DIGEST_BYTES, index * DIGEST_BYTES)
             finally:
                 os.close(descriptor)
         return None
@@ -117,92 +135,24 @@ class Journal:
         return hashlib.blake2b(voxels.T.data, digest_size=16).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class JournalInfo:
-    """A journal on disk."""
-
-    path: str
-    """Its directory, inside the mag directory that it tells of."""
-    records: int
-    """How many chunks it says are done."""
-    size_bytes: int
-    """Bytes of its records."""
+def records_of(directory: str) -> Iterator[tuple[int, str]]:
+    """Yield the files of single records, each with the number of its chunk."""
+    for each in Path(directory).glob("*/*.json"):
+        if each.stem.isdigit():
+            yield int(each.stem), str(each)
 
 
-def journals(path: str | os.PathLike[str]) -> list[JournalInfo]:
-    """List the journals of resumable runs below a directory.
-
-    Parameters
-    ----------
-    path
-        A mag directory, a layer or a dataset.
-
-    Raises
-    ------
-    MissingError
-        If there is no such directory.
-
-    Examples
-    --------
-    >>> ds = wkdask.create("tissue", voxel_size=(8, 8, 8))
-    >>> box = wkdask.BoundingBox((0, 0, 0), (64, 64, 64))
-    >>> mag = ds.add_layer("color", "color", "uint8", bounding_box=box).add_mag(1)
-    >>> def brighten(chunk):
-    ...     view, _ = chunk
-    ...     view.write(np.full(view.size, 200, np.uint8))
-    >>> mag.for_each_chunk(brighten, resume=True).done
-    1
-    >>> mag.for_each_chunk(brighten, resume=True).skipped
-    1
-    >>> [journal.records for journal in wkdask.journals("tissue")]
-    [1]
-    >>> wkdask.clear_journals("tissue")
-    1
-    """
-    return [_info(directory) for directory in _directories(path)]
+def failures_of(directory: str) -> dict[int, str]:
+    """Return what is noted of chunks that failed, by their numbers."""
+    found = Path(directory, _FAILED).glob("*.txt")
+    return {
+        int(e.stem): _read(str(e)).decode("utf-8", "replace") for e in found if e.stem.isdigit()
+    }
 
 
-def clear_journals(path: str | os.PathLike[str]) -> int:
-    """Delete the journals below a directory, and return how many there were.
-
-    Runs with `resume=True` then begin from the start. No voxel is touched.
-
-    Raises
-    ------
-    MissingError
-        If there is no such directory.
-    """
-    found = list(_directories(path))
-    for directory in found:
-        shutil.rmtree(directory)
-        # The directory of all journals, if this was the last one.
-        if not os.listdir(directory.parent):
-            directory.parent.rmdir()
-    return len(found)
-
-
-def _directories(path: str | os.PathLike[str]) -> Iterator[Path]:
-    root = Path(absolute(path))
-    if not root.is_dir():
-        raise MissingError(f"{root} is not a directory; a dataset, layer or mag was expected.")
-    # A journal lies in a mag, a mag in a layer, a layer in a dataset.
-    for depth in ("", "*/", "*/*/"):
-        yield from sorted(each for each in root.glob(f"{depth}{JOURNALS_NAME}/*") if each.is_dir())
-
-
-def _info(directory: Path) -> JournalInfo:
-    loose = {int(record.stem): record.stat().st_size for record in _loose(str(directory))}
-    whole = directory / _ALL
-    data = _read(str(whole))
-    cut = len(data) // _DIGEST_BYTES * _DIGEST_BYTES
-    done = np.frombuffer(data[:cut], f"V{_DIGEST_BYTES}").astype(bool)
-    count = len(loose.keys() | set(np.flatnonzero(done).tolist()))
-    return JournalInfo(str(directory), count, sum(loose.values()) + len(data))
-
-
-def _loose(directory: str) -> Iterator[Path]:
-    """Yield the files of single records."""
-    return (each for each in Path(directory).glob("*/*.json") if each.stem.isdigit())
+def digests_of(directory: str) -> bytes:
+    """Return the file of all records, of which only whole ones count."""
+    return _read(os.path.join(directory, _ALL))
 
 
 def _read(path: str) -> bytes:
@@ -214,7 +164,7 @@ def _read(path: str) -> bytes:
 
 
 def _digest(text: bytes) -> bytes:
-    return hashlib.blake2b(text, digest_size=_DIGEST_BYTES).digest()
+    return hashlib.blake2b(text, digest_size=DIGEST_BYTES).digest()
 
 
 def _identity(path: str) -> list[int]:

@@ -6,6 +6,7 @@ caller's secret: the work is any function of a chunk's position.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 import traceback
@@ -55,6 +56,7 @@ __all__ = [
 OnError = Literal["raise", "collect"]
 Work = Callable[[Vec3], object]
 
+_LOG = logging.getLogger("wkdask")
 _SHOWN_FAILURES = 5
 
 # Where the code lies that runs a user's function.
@@ -80,6 +82,8 @@ class Run:
     """What marks unfinished files of this run, so that those of dead workers can be swept."""
     is_resumed: bool = False
     """Whether an earlier run of the same job may have left some."""
+    name: str = "chunks"
+    """What is done, for dashboards: an operation, or what `task_name` makes of it."""
 
     def __post_init__(self) -> None:
         check_executor(self.executor)
@@ -189,7 +193,7 @@ def run_chunks(work: Work, grid: ChunkGrid, run: Run, journal: Journal | None = 
     tally = Tally(grid, run)
     call = partial(run_chunk, work, grid, journal, run.tag)
     outcomes = stream_calls(
-        call, _to_do(grid, journal, tally), run.executor, name="wkdask-chunks", retries=run.retries
+        call, _to_do(grid, journal, tally), run.executor, name=run.name, retries=run.retries
     )
     return tally.follow(outcomes)
 
@@ -320,7 +324,9 @@ def told_briefly(error: Exception) -> Exception:
     return error if trace is None else error.with_traceback(trace)
 
 
-def chunk_graph(work: Work, grid: ChunkGrid, *, on_error: OnError = "raise") -> da.Array:
+def chunk_graph(
+    work: Work, grid: ChunkGrid, *, name: str = "chunks", on_error: OnError = "raise"
+) -> da.Array:
     """Return the lazy run of `work` over a grid: an object array of receipts, one per chunk.
 
     The function is not called while the graph is built. A graph of many thousand chunks costs the
@@ -332,6 +338,8 @@ def chunk_graph(work: Work, grid: ChunkGrid, *, on_error: OnError = "raise") -> 
         Called with the position of each chunk in the grid; what it returns is dropped.
     grid
         The chunks.
+    name
+        What tasks are called on a dashboard.
     on_error
         `"raise"`: an exception of `work` is that of its task. `"collect"`: it is in the receipt.
     """
@@ -346,7 +354,7 @@ def chunk_graph(work: Work, grid: ChunkGrid, *, on_error: OnError = "raise") -> 
         "xyz",
         ArrayBlockIdDep(ones),
         "xyz",
-        name=f"wkdask-chunks-{uuid.uuid4().hex}",
+        name=f"{name}-{uuid.uuid4().hex}",
         align_arrays=False,
         dtype=object,
         meta=np.empty((0,) * 3, dtype=object),
@@ -360,16 +368,23 @@ def run_chunk(
     """Run one chunk, where its task runs, and return the voxels and bytes that it wrote.
 
     An exception gets a note that names the chunk. The journal, if any, learns of its end, and
-    unfinished files carry the tag.
+    unfinished files carry the tag. The log `wkdask` of the process tells of each chunk.
     """
+    index, box = grid.index(position), grid.chunk_box(position)
+    start = time.perf_counter()
     with count_writes(tag) as written:
         try:
             work(position)
             if journal is not None:
-                journal.record(grid.index(position), grid.chunk_box(position))
+                journal.record(index, box)
         except Exception as error:
-            error.add_note(_note(grid.index(position), grid.chunk_box(position)))
+            _LOG.info("chunk %d, %s: failed: %r", index, box, error)
+            if journal is not None:
+                journal.note_failure(index, box, error)
+            error.add_note(_note(index, box))
             raise
+    seconds = time.perf_counter() - start
+    _LOG.info("chunk %d, %s: %d bytes in %.2f s", index, box, written.size_bytes, seconds)
     return written.voxels, written.size_bytes
 
 

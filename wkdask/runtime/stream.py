@@ -6,7 +6,6 @@ iterator as places get free, so that a million of them cost no more memory than 
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from typing import Any
@@ -16,7 +15,23 @@ from wkdask.runtime.executors import ExecutorLike, active_client, check_cluster,
 from wkdask.runtime.pickling import unpacked
 from wkdask.runtime.queues import WAITING, Outcomes, on_pool
 
-__all__ = ["WAITING", "stream_calls"]
+__all__ = ["WAITING", "stream_calls", "task_name"]
+
+
+def task_name(operation: str, directory: str) -> str:
+    """Return what the tasks of a mag are called: operation, layer and mag.
+
+    Dask's dashboard has one colour and one bar for all tasks whose names are the same before the
+    first hyphen. So the name has none.
+
+    Examples
+    --------
+    >>> task_name("downsample", "/lab/tissue/my-cells/2-2-1")
+    'downsample my_cells 2x2x1'
+    """
+    layer, mag = ("", *directory.split("/"))[-2:]
+    mag = mag.partition(".")[0].replace("-", "x")
+    return f"{operation} {layer} {mag}".replace("-", "_")
 
 
 def stream_calls(
@@ -24,7 +39,7 @@ def stream_calls(
     items: Iterable[Any],
     executor: ExecutorLike = None,
     *,
-    name: str,
+    name: str | Callable[[Any], str],
     retries: int = 0,
 ) -> Outcomes:
     """Call a function on each item, on a cluster or in a pool; see `on_cluster` and `on_pool`.
@@ -35,12 +50,12 @@ def stream_calls(
     Parameters
     ----------
     name
-        What tasks are called on a dashboard.
+        What tasks are called on a dashboard, all of them or the one of an item; see `task_name`.
     """
     client = active_client(executor)
     if client is not None:
         check_cluster(client)
-        launch = launch_calls(client, call, f"{name}-{uuid.uuid4().hex}")
+        launch = launch_calls(client, call, name)
         yield from on_cluster(client, launch, items, retries=retries, unpack=unpacked)
         return
     with local_pool(executor if isinstance(executor, Executor) else None) as pool:
