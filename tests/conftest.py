@@ -122,6 +122,7 @@ def run_commands(
     folder: Path,
     *,
     workers: int = 2,
+    threads: int = 1,
     scheduler_environment: Mapping[str, str] | None = None,
     worker_environment: Mapping[str, str] | None = None,
 ) -> Iterator[CommandedCluster]:
@@ -143,7 +144,7 @@ def run_commands(
         scheduler = start(
             "scheduler.log", scheduler_environment, "scheduler", *common, "--port", "0", "--no-show"
         )
-        options = (*common, "--no-nanny", "--nthreads", "1")
+        options = (*common, "--no-nanny", "--nthreads", str(threads))
         started = [
             start(
                 f"worker-{i}.log", worker_environment, "worker", *options, "--name", str(i),

@@ -19,7 +19,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-__all__ = ["QUICK", "S3", "FaultyServer", "Nginx", "program", "run_rclone", "run_s3"]
+__all__ = [
+    "QUICK",
+    "S3",
+    "FaultyServer",
+    "Nginx",
+    "mounted_twice",
+    "program",
+    "run_rclone",
+    "run_s3",
+]
 
 QUICK: dict[str, Any] = {
     "retry_config": {
@@ -303,3 +312,35 @@ def _has_bucket(endpoint: str) -> bool:
             return True
         time.sleep(0.3)
     return False
+
+
+_SFTP_SERVERS = ("/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server")
+
+
+@contextlib.contextmanager
+def mounted_twice(folder: Path, seconds: int = 3) -> Iterator[list[Path] | None]:
+    """Mount a directory at two places, as two machines would; None where that can't be done.
+
+    The file system is sshfs, without ssh. Each mount keeps what it knows of files for some seconds,
+    as NFS does, and a lock is seen within its mount only.
+    """
+    server = next((each for each in _SFTP_SERVERS if Path(each).exists()), None)
+    if program("sshfs") is None or server is None or not os.access("/dev/fuse", os.W_OK):
+        yield None
+        return
+    command = folder / "server"
+    command.write_text(f"#!/bin/sh\nexec {server}\n")
+    command.chmod(0o755)
+    shared = folder / "shared"
+    shared.mkdir()
+    places = [folder / "one", folder / "other"]
+    with contextlib.ExitStack() as stack:
+        for place in places:
+            place.mkdir()
+            options = ["-o", f"ssh_command={command},dcache_timeout={seconds}"]
+            done = subprocess.run(["sshfs", f"x:{shared}", place, *options], check=False)
+            if done.returncode:
+                yield None
+                return
+            stack.callback(subprocess.run, ["fusermount3", "-u", "-z", place], check=False)
+        yield [shared, *places]

@@ -334,5 +334,7 @@ def _remove(volume: Volume, box: BoundingBox, older_header: bytes | None) -> Non
     with contextlib.suppress(StorageError):
         volume.remove(box)
     if older_header is not None and not is_remote(volume.path):
-        Path(volume.path).mkdir(exist_ok=True)
-        (Path(volume.path) / volume.names.head).write_bytes(older_header)
+        # Where it can't be put back, the error that comes to this tells more.
+        with contextlib.suppress(OSError):
+            Path(volume.path).mkdir(exist_ok=True)
+            (Path(volume.path) / volume.names.head).write_bytes(older_header)

@@ -821,7 +821,8 @@ def _json_number(text: str) -> float:
 
 def _not_json(source: str | os.PathLike[str], error: Exception) -> PropertiesError:
     return PropertiesError(
-        f"{os.fspath(source)} is not JSON in UTF-8: {error}. Repair it, or restore a copy."
+        f"{os.fspath(source)} is not JSON in UTF-8: {error}. If another machine has written it, "
+        "this one may still see its old size: try again. Else repair it, or restore a copy."
     )
 
 
