@@ -20,6 +20,7 @@ from weakref import WeakSet
 from wkdask.errors import ClusterError, WorkerLostError
 from wkdask.runtime import config
 from wkdask.runtime.executors import cluster_errors
+from wkdask.runtime.jobs import Jobs
 from wkdask.runtime.pickling import Portable, portable
 from wkdask.runtime.queues import Items, Outcome, Outcomes
 
@@ -129,6 +130,7 @@ class _Window:
 
     def __init__(self, client: Client, least: int) -> None:
         self._client, self._least = client, least
+        self._jobs = Jobs(client)
         self._size = least
         self._next = -math.inf
         self._seen = time.monotonic()
@@ -147,6 +149,7 @@ class _Window:
             return
         with cluster_errors():
             threads = sum(self._client.nthreads().values())
+            self._jobs.look()
         self._size = max(self._least, 2 * threads)
         self._next = now + (_LOOK_SECONDS if threads else 1)
         if threads:
