@@ -79,7 +79,9 @@ class Slurm:
 
     def node_of(self, job: str) -> str:
         """Return the node on which a job runs or ran."""
-        return self.call("squeue", "--noheader", "--states=all", "--format=%N", f"--jobs={job}").strip()
+        return self.call(
+            "squeue", "--noheader", "--states=all", "--format=%N", f"--jobs={job}"
+        ).strip()
 
     def state_of(self, node: str) -> str:
         """Return the state of a node, such as `"idle"` or `"drained"`."""

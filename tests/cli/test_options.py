@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 from distributed import Client
 
-from wkdask.cli import options as cli_options
+from wkdask.cli import clusters
 from wkdask.cli.options import Scheduler, errors_as_text, scheduler_options, shows_bar
 from wkdask.errors import ClusterError, FormatError
 from wkdask.runtime.executors import active_client
@@ -86,7 +86,7 @@ def test_wrong_options_are_refused(arguments, words):
 
 
 def test_a_scheduler_that_does_not_answer(monkeypatch):
-    monkeypatch.setattr(cli_options, "_CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(clusters, "_CONNECT_SECONDS", 0.2)
     result = run("--scheduler", "tcp://127.0.0.1:1")
     assert result.exit_code == 2
     assert result.output.startswith("Error: no dask scheduler answers at tcp://127.0.0.1:1")

@@ -10,18 +10,17 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from wkdask.errors import ClusterError, WkdaskError
+from wkdask.cli.clusters import ClusterFile, connected, read_cluster_file
+from wkdask.errors import ArgumentError, WkdaskError
 
 if TYPE_CHECKING:
-    from distributed import Client
-
     from wkdask.runtime.executors import ExecutorLike
 
 __all__ = [
@@ -35,8 +34,6 @@ __all__ = [
 ]
 
 _Command = Callable[..., Any]
-
-_CONNECT_SECONDS = 30
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 """Gives a command the argument `as_json`."""
@@ -55,11 +52,20 @@ class Scheduler:
     """`"threads"`, `"processes"`, the address of a cluster, or None for what dask is set to."""
     jobs: int | None = None
     """How many threads or processes; None is one per core."""
+    cluster: ClusterFile | None = None
+    """A cluster that a file describes, in place of both."""
 
     @contextmanager
     def executor(self) -> Iterator[ExecutorLike]:
         """Provide what takes the tasks, for the `executor` of a function; end it afterwards."""
-        if self.name is None and self.jobs is None:
+        if self.cluster is not None:
+            with ExitStack() as stack:
+                try:
+                    client = stack.enter_context(self.cluster.client(_tell))
+                except ArgumentError as error:
+                    raise click.UsageError(str(error)) from None
+                yield client
+        elif self.name is None and self.jobs is None:
             yield None
         elif self.name == "processes":
             import multiprocessing
@@ -72,7 +78,7 @@ class Scheduler:
             with ThreadPoolExecutor(self._workers(), thread_name_prefix="wkdask") as threads:
                 yield threads
         else:
-            with _connected(str(self.name)) as client:
+            with connected(str(self.name)) as client:
                 yield client
 
     def _workers(self) -> int:
@@ -82,7 +88,7 @@ class Scheduler:
 
 
 def scheduler_options(command: _Command) -> _Command:
-    """Give a command the options `--scheduler` and `--jobs`, as one argument `scheduler`.
+    """Give a command `--scheduler`, `--jobs` and `--cluster`, as one argument `scheduler`.
 
     Examples
     --------
@@ -108,14 +114,31 @@ def scheduler_options(command: _Command) -> _Command:
         type=click.IntRange(min=1),
         help="How many threads or processes run here.  [default: one per core]",
     )
+    @click.option(
+        "--cluster",
+        metavar="FILE",
+        callback=_checked_cluster,
+        help="A YAML file that says which dask cluster to start, such as one on SLURM, in place of "
+        "--scheduler.",
+    )
     @wraps(command)
-    def with_scheduler(*args: Any, scheduler: str | None, jobs: int | None, **kwargs: Any) -> Any:
+    def with_scheduler(
+        *args: Any,
+        scheduler: str | None,
+        jobs: int | None,
+        cluster: ClusterFile | None,
+        **kwargs: Any,
+    ) -> Any:
+        if cluster is not None and (scheduler, jobs) != (None, None):
+            raise click.UsageError(
+                f"--cluster {cluster.path} says where tasks run. Leave --scheduler and --jobs out."
+            )
         if jobs is not None and scheduler not in (None, "threads", "processes"):
             raise click.UsageError(
                 f"--jobs counts threads or processes here, but --scheduler is {scheduler}, which "
                 "has its own workers. Leave --jobs out."
             )
-        return command(*args, scheduler=Scheduler(scheduler, jobs), **kwargs)
+        return command(*args, scheduler=Scheduler(scheduler, jobs, cluster), **kwargs)
 
     return with_scheduler
 
@@ -160,17 +183,13 @@ def _checked_scheduler(_context: Any, _option: Any, value: str | None) -> str | 
     )
 
 
-@contextmanager
-def _connected(address: str) -> Iterator[Client]:
-    from distributed import Client
-
+def _checked_cluster(_context: Any, _option: Any, value: str | None) -> ClusterFile | None:
     try:
-        # One that does not get through would stay dask's default.
-        client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise ClusterError(
-            f"no dask scheduler answers at {address} within {_CONNECT_SECONDS} s ({error}). Start "
-            "one with `dask scheduler`, or use --scheduler threads."
-        ) from None
-    with client:
-        yield client
+        return None if value is None else read_cluster_file(value)
+    except ArgumentError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _tell(text: str) -> None:
+    if not _is_given("quiet"):
+        click.echo(text, err=True)

@@ -140,15 +140,16 @@ def compress(
     """
     edges: dict[str, Any] = {"block_edge": block_edge, "blocks_per_file_edge": blocks_per_file_edge}
     is_rechunked = edges != dict.fromkeys(edges)
-    with errors_as_text(), scheduler.executor() as executor:
-        keys: dict[str, Any] = {"block_type": block_type, "executor": executor}
-        keys |= {"retries": retries, "progress": shows_bar(progress, as_json)}
-        # All of them first: what can't be opened is told before anything is changed.
+    with errors_as_text():
+        # All of them first: what can't be opened is told before anything is changed or started.
         views = dict(_mags_of(path, layer_names, mags))
-        reports = {
-            name: view.rechunk(**edges, **keys) if is_rechunked else view.compress(**keys)
-            for name, view in views.items()
-        }
+        with scheduler.executor() as executor:
+            keys: dict[str, Any] = {"block_type": block_type, "executor": executor}
+            keys |= {"retries": retries, "progress": shows_bar(progress, as_json)}
+            reports = {
+                name: view.rechunk(**edges, **keys) if is_rechunked else view.compress(**keys)
+                for name, view in views.items()
+            }
         _tell(reports, as_json)
 
 
@@ -164,17 +165,19 @@ def _sample(
     dry_run: bool,
     **options: Any,
 ) -> None:
-    with errors_as_text(), scheduler.executor() as executor:
-        options |= {"mags": mags or None, "executor": executor}
-        # All plans first: what is wrong with one is told before anything is made.
+    with errors_as_text():
+        options |= {"mags": mags or None}
+        # All plans first: what is wrong with one is told before anything is made or started.
         plans = list(_plans(_layers_of(path, layer_names), verb, options))
-        if not dry_run:
-            options["progress"] = shows_bar(progress, as_json)
-            _tell({layer.name: getattr(layer, verb)(**options) for layer, _ in plans}, as_json)
-        elif as_json:
+        if dry_run and as_json:
             print_json([plan.as_dict() for _, plan in plans])
-        elif plans:
+        elif dry_run and plans:
             click.echo("\n\n".join(str(plan) for _, plan in plans))
+        if dry_run:
+            return
+        with (scheduler if plans else Scheduler()).executor() as executor:
+            options |= {"executor": executor, "progress": shows_bar(progress, as_json)}
+            _tell({layer.name: getattr(layer, verb)(**options) for layer, _ in plans}, as_json)
 
 
 def _plans(
