@@ -36,7 +36,7 @@ from wkdask.errors import (
     FormatError,
     WorkerLostError,
 )
-from wkdask.runtime.cluster import WINDOW
+from wkdask.runtime.cluster import WINDOW, _Window
 from wkdask.storage.atomic import TEMPORARY_SUFFIX
 
 # Functions for workers are closures: what a module of tests defines they could not import.
@@ -387,6 +387,24 @@ def test_ctrl_c_leaves_whole_files(job: Job, address: str) -> None:
     time.sleep(0.3)
     assert job.files_done() == done
     finish(job, address, skipping=done - 2)
+
+
+@slow
+def test_results_that_died_with_the_last_worker(tmp_path: Path, commanded_cluster: Any) -> None:
+    """They are computed again, for which a run does not wait longer than for any worker."""
+    with (
+        commanded_cluster(tmp_path / "commands", workers=1) as cluster,
+        Client(scheduler_file=cluster.file) as client,
+        dask.config.set({"wkdask.no-workers-timeout": "2s"}),
+    ):
+        client.wait_for_workers(1, timeout=60)
+        window = _Window(client, 1)
+        future = client.submit(np.ones, 5)
+        wait_for(future.done, "a result")
+        window.look()
+        cluster.workers[0].kill()
+        with pytest.raises(ClusterError, match=r"had no worker for \d+ s"):
+            window.gathered([future])
 
 
 # --- schedulers that die ------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import uuid
 import warnings
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import wait
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakSet
@@ -104,7 +105,7 @@ def on_cluster(
                 source.check_end()
                 return
             done = {future: flying.pop(future) for future in ends.of(flying)}
-            for outcome in _results(client, done, unpack):
+            for outcome in _results(window, done, unpack):
                 if isinstance(outcome.error, WorkerLostError) and not is_alone:
                     # Another task on the same workers may have killed them: it is tried alone.
                     suspects.append(outcome.item)
@@ -141,6 +142,19 @@ class _Window:
         self.look()
         free = self._size - flying
         return free if free >= self._size // 8 else 0
+
+    def gathered(self, futures: list[Future[object]]) -> list[Any]:
+        """Return results, and meanwhile look: those that died with a worker are computed again."""
+        loop: Any = self._client.loop
+        gathering = asyncio.run_coroutine_threadsafe(
+            self._client.gather(futures, asynchronous=True), loop.asyncio_loop
+        )
+        try:
+            while not wait([gathering], _LOOK_SECONDS / 10).done:
+                self.look()
+            return list(gathering.result())
+        finally:
+            gathering.cancel()
 
     def look(self) -> None:
         """Ask from time to time how large the cluster is."""
@@ -250,30 +264,34 @@ def launch_calls(
 
 
 def _results(
-    client: Client, done: dict[Future[object], Any], unpack: Unpack | None
+    window: _Window, done: dict[Future[object], Any], unpack: Unpack | None
 ) -> Iterator[Outcome]:
     """Yield what became of futures that are finished, fetched in one message."""
     good = [future for future in done if future.status == "finished"]
     try:
-        values = dict(zip(good, client.gather(good), strict=True))
+        values = dict(zip(good, window.gathered(good), strict=True))
     except Exception:
         # A result was lost with its worker, and its task failed when it ran again.
         values = {}
     for future, item in done.items():
-        outcome = Outcome(item, values[future]) if future in values else _single(future, item)
+        outcome = (
+            Outcome(item, values[future]) if future in values else _single(window, future, item)
+        )
         if unpack is not None and outcome.error is None:
             outcome = Outcome(item, *unpack(outcome.value))
         yield outcome
 
 
-def _single(future: Future[object], item: Any) -> Outcome:
+def _single(window: _Window, future: Future[object], item: Any) -> Outcome:
     from distributed.scheduler import KilledWorker
 
     try:
-        return Outcome(item, future.result())
+        return Outcome(item, window.gathered([future])[0])
     except KilledWorker as error:
         return Outcome(item, error=_worker_lost(error))
     except Exception as error:
+        if isinstance(error, ClusterError) and future.status != "error":
+            raise  # not of the task
         if future.status in ("cancelled", "lost"):
             raise ClusterError(
                 f"the cluster no longer knows a task ({error}): the scheduler was lost, or "

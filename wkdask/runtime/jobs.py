@@ -61,8 +61,9 @@ class Jobs:
             return False
         error, self._renewal = self._renewal.exception(), None
         if error is not None:
+            text = " ".join(str(error).split())
             warnings.warn(
-                f"a job could not be submitted, and will be tried again: {error}",
+                f"a job could not be submitted, and will be tried again: {text}",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -76,7 +77,7 @@ class Jobs:
         for name, job in list(self._cluster.workers.items()):
             if name in present:
                 self._last_seen[job] = now
-            elif now - self._last_seen.get(job, now) >= patience or job.status.name == "created":
+            elif now - self._last_seen.get(job, now) >= patience or _has_failed(job):
                 gone[name] = job
         return gone
 
@@ -93,6 +94,11 @@ def _has_jobs(cluster: object) -> bool:
     return core is not None and isinstance(cluster, core.JobQueueCluster)
 
 
+def _has_failed(job: Any) -> bool:
+    """Return whether a job of the cluster was not submitted."""
+    return job.status.name in ("created", "failed")
+
+
 async def _renew(cluster: Any, gone: dict[str, Any]) -> None:
     """Forget jobs, and submit what the cluster lacks."""
     from distributed.core import Status
@@ -103,5 +109,11 @@ async def _renew(cluster: Any, gone: dict[str, Any]) -> None:
             del cluster.workers[name]
             job.status = Status.closed
             await job.close()
-    if cluster.status == Status.running:
-        await cluster
+    try:
+        if cluster.status == Status.running:
+            await cluster
+    finally:
+        for job in cluster.workers.values():
+            if _has_failed(job):
+                # As the cluster expects it of one that is left.
+                job.status = Status.failed
