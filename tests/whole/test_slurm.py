@@ -26,6 +26,7 @@ from slurm import NODES, Slurm, run_slurm, wait_until, why_not
 
 import wkdask
 from wkdask.storage.atomic import TEMPORARY_SUFFIX
+from wkdask.storage.volume import JOURNALS_NAME
 
 pytestmark = pytest.mark.slow
 
@@ -91,7 +92,13 @@ class Tissue:
 
     def check_rest(self) -> None:
         """Raise if anything is left of runs, or is not as it must be."""
-        assert list(self.path.rglob(f"*{TEMPORARY_SUFFIX}")) == []
+        assert list(self.path.rglob(f"*{TEMPORARY_SUFFIX}")) == [], "unfinished files, or claims"
+        files = {path for path in self.path.rglob("*") if path.is_file()}
+        voxels = {path for path in files if path.suffix == ".wkw"}
+        # A finished job is one record, by which the same call again knows that all is done.
+        journals = {path for path in files if JOURNALS_NAME in path.parts}
+        assert files - voxels - journals == {self.path / "datasource-properties.json"}
+        assert len(journals) <= len(wkdask.journals(self.path))
         with dask.config.set(scheduler="threads"):
             assert wkdask.check(self.path, level=2).findings == ()
 

@@ -5,6 +5,7 @@ It knows the file and the classes of dask's clusters, and must not know commands
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import inspect
 import json
@@ -272,15 +273,20 @@ def _wait_for_worker(cluster: Any, client: Client, tell: Callable[[str], None]) 
 
 
 async def _submit(cluster: Any) -> None:
-    """Raise if a worker could not be started; the cluster itself would only log it."""
+    """Raise if workers could not be started; the cluster itself would only log it."""
     from distributed.core import Status
 
-    for worker in list(getattr(cluster, "workers", {}).values()):
-        try:
-            await worker
-        except (OSError, RuntimeError) as error:
-            # As the cluster expects it of one that is left.
-            worker.status = Status.failed
-            text = " ".join(str(error).split())
-            name = type(cluster).__name__
-            raise ClusterError(f"a worker of {name} can't be started: {text}") from None
+    workers = list(getattr(cluster, "workers", {}).values())
+    errors = await asyncio.gather(*workers, return_exceptions=True)
+    failed = {
+        worker: error
+        for worker, error in zip(workers, errors, strict=True)
+        if isinstance(error, Exception)
+    }
+    for worker in failed:
+        # As the cluster expects it of those that are left.
+        worker.status = Status.failed
+    for error in failed.values():
+        text = " ".join(str(error).split())
+        name = type(cluster).__name__
+        raise ClusterError(f"a worker of {name} can't be started: {text}")

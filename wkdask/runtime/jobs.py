@@ -7,6 +7,7 @@ not know tasks.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 import warnings
@@ -108,7 +109,9 @@ async def _renew(cluster: Any, gone: dict[str, Any]) -> None:
         if cluster.workers.get(name) is job:
             del cluster.workers[name]
             job.status = Status.closed
-            await job.close()
+            # Most often it is over, and there is nothing to cancel.
+            with contextlib.suppress(Exception):
+                await job.close()
     try:
         if cluster.status == Status.running:
             await cluster
