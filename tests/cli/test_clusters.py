@@ -141,6 +141,10 @@ BAD = {
         "cluster: distributed.LocalCluster\noptions: [1]",
         "options is [1], but must be names with values.",
     ),
+    "a time without quotes": (
+        "cluster: dask_jobqueue.SLURMCluster\noptions: {walltime: 04:00:00}",
+        "walltime is 14400, but must be text, as YAML takes 04:00:00 for a number. Put it in",
+    ),
     "scale is a number": ("cluster: distributed.LocalCluster\nscale: 4", "scale is 4, but must be"),
     "scale and adapt": (LOCAL + "scale: {n: 1}\nadapt: {maximum: 2}", "either scale or adapt"),
     "options of an address": ("cluster: tcp://a:1\nscale: {n: 2}", "runs already"),
@@ -162,8 +166,8 @@ BAD = {
         "scale of distributed.LocalCluster does not know",
     ),
     "unknown adapt": (
-        LOCAL + "adapt: {minimun: 4}",
-        "does not know minimun, but interval, maximum",
+        LOCAL + "adapt: {minimal: 4}",
+        "does not know minimal, but interval, maximum",
     ),
     "no workers": (
         LOCAL.replace("options: {", "options: {n_workers: 0, "),

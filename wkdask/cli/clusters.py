@@ -63,6 +63,12 @@ own workers. Leave options, scale and adapt out.
             value = getattr(self, name)
             if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
                 self._refuse(f"{name} is {value!r}, but must be names with values.")
+        walltime = self.options.get("walltime", "")
+        if not isinstance(walltime, str):
+            self._refuse(
+                f"walltime is {walltime!r}, but must be text, as YAML takes 04:00:00 for a number. "
+                'Put it in quotes: walltime: "04:00:00".'
+            )
         if self.is_running and (self.options or self.scale or self.adapt):
             self._refuse(
                 f"the cluster {self.cluster} runs already, and has its own workers. Leave options, "
