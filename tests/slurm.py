@@ -13,7 +13,7 @@ from pathlib import Path
 
 from servers import free_port, program
 
-__all__ = ["NODES", "Slurm", "run_slurm", "why_not"]
+__all__ = ["NODES", "Slurm", "run_slurm", "wait_until", "why_not"]
 
 NODES = ("n1", "n2", "n3")
 _PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scancel", "scontrol", "squeue")

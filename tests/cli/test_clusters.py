@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Callable
@@ -104,6 +105,13 @@ def test_a_cluster_of_processes(run: Command) -> None:
     assert (result.exit_code, result.stdout) == (0, "False\n1\n"), result.stderr
 
 
+def test_the_file_of_the_page(run: Command) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text("utf-8")
+    (text,) = re.findall(r"^```yaml\n(cluster:.*?)^```", page, re.DOTALL | re.MULTILINE)
+    result = run(text)
+    assert (result.exit_code, result.stdout) == (0, "False\n2\n"), result.stderr
+
+
 def test_adapting_from_no_worker_waits_for_the_first(run: Command) -> None:
     text = LOCAL.replace("options: {", "options: {n_workers: 0, ") + "adapt: {maximum: 2}"
     result = run(text)
@@ -142,8 +150,8 @@ BAD = {
         "options is [1], but must be names with values.",
     ),
     "a time without quotes": (
-        "cluster: dask_jobqueue.SLURMCluster\noptions: {walltime: 04:00:00}",
-        "walltime is 14400, but must be text, as YAML takes 04:00:00 for a number. Put it in",
+        "cluster: dask_jobqueue.SLURMCluster\noptions: {walltime: 10:00:00}",
+        "walltime is 36000, but must be text, as YAML takes 10:00:00 for a number. Put it in",
     ),
     "scale is a number": ("cluster: distributed.LocalCluster\nscale: 4", "scale is 4, but must be"),
     "scale and adapt": (LOCAL + "scale: {n: 1}\nadapt: {maximum: 2}", "either scale or adapt"),

@@ -66,8 +66,8 @@ own workers. Leave options, scale and adapt out.
         walltime = self.options.get("walltime", "")
         if not isinstance(walltime, str):
             self._refuse(
-                f"walltime is {walltime!r}, but must be text, as YAML takes 04:00:00 for a number. "
-                'Put it in quotes: walltime: "04:00:00".'
+                f"walltime is {walltime!r}, but must be text, as YAML takes 10:00:00 for a number. "
+                'Put it in quotes: walltime: "10:00:00".'
             )
         if self.is_running and (self.options or self.scale or self.adapt):
             self._refuse(
@@ -151,7 +151,7 @@ own workers. Leave options, scale and adapt out.
         try:
             cluster = kind(**self.options)
         except (AttributeError, OSError, RuntimeError, TypeError, ValueError) as error:
-            self._refuse(f"{self.cluster} does not take these options: {_first(error)}")
+            self._refuse(f"{self.cluster} does not take these options: {_in_a_line(error)}")
         with cluster:
             yield cluster
 
@@ -250,11 +250,11 @@ def _parameters(kind: type, method: str) -> set[str]:
     }
 
 
-def _first(error: BaseException) -> BaseException:
+def _in_a_line(error: BaseException) -> str:
     """Return what an error comes from; clusters only say that they failed to start."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return error
+    return " ".join(str(error).split())
 
 
 @contextlib.contextmanager
@@ -293,6 +293,5 @@ async def _submit(cluster: Any) -> None:
         # As the cluster expects it of those that are left.
         worker.status = Status.failed
     for error in failed.values():
-        text = " ".join(str(error).split())
         name = type(cluster).__name__
-        raise ClusterError(f"a worker of {name} can't be started: {text}")
+        raise ClusterError(f"a worker of {name} can't be started: {_in_a_line(error)}")
