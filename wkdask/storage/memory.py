@@ -27,7 +27,9 @@ __all__ = ["KEPT_BYTES", "SMALLEST_BYTES", "new_array"]
 SMALLEST_BYTES = 2**20
 """Smaller arrays are left to NumPy, whose allocator keeps them itself."""
 
-_PAGE_BYTES = 2**21
+# Large pages where little of the last one is lost.
+_PAGE_BYTES, _LARGE_PAGE_BYTES = 2**16, 2**21
+_LARGE_FROM_BYTES = 2**22
 # A buffer serves arrays that fill at least so much of it.
 _LEAST_SHARE = 0.75
 
@@ -62,7 +64,8 @@ def new_array(shape: tuple[int, ...], dtype: DTypeLike) -> tuple[Voxels, bool]:
     size_bytes = math.prod(shape) * np.dtype(dtype).itemsize
     if not SMALLEST_BYTES <= size_bytes <= KEPT_BYTES:
         return np.zeros(shape, dtype, order="F"), True
-    whole_bytes = -(-size_bytes // _PAGE_BYTES) * _PAGE_BYTES
+    page_bytes = _LARGE_PAGE_BYTES if size_bytes >= _LARGE_FROM_BYTES else _PAGE_BYTES
+    whole_bytes = -(-size_bytes // page_bytes) * page_bytes
     buffer = _taken(whole_bytes)
     is_new = buffer is None
     if buffer is None:
@@ -88,7 +91,8 @@ def _taken(size_bytes: int) -> mmap.mmap | None:
 
 def _mapped(size_bytes: int) -> mmap.mmap:
     buffer = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    _advise(buffer, "MADV_HUGEPAGE")
+    if size_bytes >= _LARGE_FROM_BYTES:
+        _advise(buffer, "MADV_HUGEPAGE")
     return buffer
 
 
